@@ -1,0 +1,1 @@
+"""Ready-made runs in YAML, and the typed schema that checks them."""

@@ -1,0 +1,159 @@
+"""Every setting of a run: its type, its range, its default and what it means.
+
+Sections hold fields only, so the command line can read a part of them as overrides; `RunConfig` adds the checks that
+need several fields at once. Nothing here reads a file: see `configs.loading`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values never change, docstrings are the documentation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataSettings(Section):
+    """The text to learn from and how it is split."""
+
+    source: str | list[str] = "builtin:python-topics"
+    """A file, a folder, a glob, a list of those, or builtin:python-topics."""
+    validation: Annotated[float, Field(gt=0.0, le=0.5)] = 0.1
+    """Share of the text held out for validation, chosen by document hash."""
+
+
+class TokenizerSettings(Section):
+    """The vocabulary."""
+
+    source: str = "train"
+    """'train' makes a byte-level BPE from the corpus, 'base' takes the base model's; else a folder or tokenizer.json."""
+    vocab_size: Annotated[int, Field(ge=257, le=1_000_000)] = 2048
+    """Entries of a trained vocabulary, the 256 bytes and <|endoftext|> included; 257 means no merges (byte level)."""
+
+
+class ModelSettings(Section):
+    """The network: from scratch by its sizes, or a base model to fine-tune."""
+
+    base: str = "scratch"
+    """'scratch', a folder (OpenAI, Hugging Face or gpt2flow layout), hub:OWNER/NAME, or a registry URI models:/NAME@ALIAS."""
+    n_ctx: Positive | None = None
+    """Context length in tokens. Required from scratch; with a base model it may only shorten."""
+    n_embd: Positive | None = None
+    """Width of the residual stream. Required from scratch."""
+    n_head: Positive | None = None
+    """Attention heads; divides n_embd. Required from scratch."""
+    n_layer: Positive | None = None
+    """Transformer blocks. Required from scratch."""
+    dropout: Fraction = 0.0
+    """Dropout on embeddings, attention weights and residual branches while training."""
+
+
+class TrainSettings(Section):
+    """The optimisation."""
+
+    steps: Positive = 1000
+    """Optimizer updates."""
+    batch_size: Positive = 8
+    """Windows of n_ctx tokens in one forward pass."""
+    accumulate: Positive = 1
+    """Forward passes averaged into one update."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 3e-4
+    """Peak learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the learning rate after warm-up."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps over which the learning rate rises linearly to its peak."""
+    final_learning_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """Learning rate at the last step as a fraction of the peak (cosine and linear)."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    """AdamW's decoupled weight decay, applied to matrices only."""
+    beta1: Fraction = 0.9
+    """AdamW's decay of the first moment."""
+    beta2: Fraction = 0.95
+    """AdamW's decay of the second moment."""
+    clip: Annotated[float, Field(ge=0.0)] = 1.0
+    """Largest norm of the whole gradient; 0 leaves it as it is."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of initial weights, windows and dropout."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    checkpoint_every: Positive = 500
+    """Steps between checkpoints (evaluated steps are checkpointed as well)."""
+    keep_checkpoints: Positive = 5
+    """Newest checkpoints kept, the best by validation loss beside them."""
+
+
+class SampleSettings(Section):
+    """How text is generated."""
+
+    max_new_tokens: Positive = 100
+    """Tokens to generate."""
+    temperature: Annotated[float, Field(ge=0.0)] = 0.8
+    """Divides the logits; 0 always takes the likeliest token."""
+    top_k: Annotated[int, Field(ge=0)] = 40
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Then keep the likeliest tokens that together reach probability p; 0 keeps all."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the draw; the same seed gives the same text."""
+
+
+class EvaluateSettings(SampleSettings):
+    """Validation and samples, at step 0, every `every` steps and at the end."""
+
+    every: Positive = 250
+    """Steps between evaluations."""
+    max_windows: Positive = 512
+    """Validation windows used at most, spread evenly over the split."""
+    prompts: list[str] = ["The", "\n"]
+    """Fixed prompts, completed at every evaluation with the same seed so that samples can be compared."""
+
+
+class RegistrySettings(Section):
+    """The model registry."""
+
+    enabled: bool = True
+    """Whether the best checkpoint becomes a registered version."""
+    model: str | None = None
+    """Registered model's name; the run's name unless given."""
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "candidate"
+    """Alias set on the new version once it has loaded and generated in a fresh process."""
+
+
+class RunSettings(BaseModel):
+    """All sections of a run. Every field has a default, so this type also holds a part of a config (overrides)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "gpt2"
+    """Name of the run; also the MLflow experiment."""
+    data: DataSettings = DataSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    registry: RegistrySettings = RegistrySettings()
+
+
+class RunConfig(RunSettings):
+    """A complete and consistent run."""
+
+    @model_validator(mode="after")
+    def _sizes_are_consistent(self) -> Self:
+        sizes = self.model
+        if sizes.base == "scratch":
+            missing = [k for k in ("n_ctx", "n_embd", "n_head", "n_layer") if getattr(sizes, k) is None]
+            if missing:
+                raise ValueError(f"model.{missing[0]} is missing: a model from scratch needs n_ctx, n_embd, n_head and n_layer")
+            if self.tokenizer.source == "base":
+                raise ValueError("tokenizer.source is 'base' but model.base is 'scratch': use 'train' or a tokenizer folder")
+        if sizes.n_embd and sizes.n_head and sizes.n_embd % sizes.n_head:
+            raise ValueError(f"model.n_embd {sizes.n_embd} is not divisible by model.n_head {sizes.n_head}: change one of them")
+        return self

@@ -1,0 +1,50 @@
+"""GPT-2 in PyTorch: model, tokenizer, token store, batches, trainer, checkpoints, sampling, evaluation.
+
+It knows neither Prefect nor MLflow and can be used alone. Names are imported on first use, so that a part which needs no
+PyTorch does not wait for it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from configs.errors import UserError
+    from gpt2core.config import RELEASED_SIZES, GPT2Config
+    from gpt2core.model import GPT2, KeyValueCache
+    from gpt2core.sampling import generate
+    from gpt2core.tokenizer import Tokenizer, load_tokenizer
+    from gpt2core.weights import load_model, save_model
+
+_HOME = {
+    "UserError": "configs.errors",
+    "GPT2Config": "gpt2core.config",
+    "RELEASED_SIZES": "gpt2core.config",
+    "GPT2": "gpt2core.model",
+    "KeyValueCache": "gpt2core.model",
+    "generate": "gpt2core.sampling",
+    "Tokenizer": "gpt2core.tokenizer",
+    "load_tokenizer": "gpt2core.tokenizer",
+    "load_model": "gpt2core.weights",
+    "save_model": "gpt2core.weights",
+}
+
+__all__ = [
+    "GPT2",
+    "RELEASED_SIZES",
+    "GPT2Config",
+    "KeyValueCache",
+    "Tokenizer",
+    "UserError",
+    "generate",
+    "load_model",
+    "load_tokenizer",
+    "save_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'gpt2core' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,172 @@
+"""GPT-2, exactly: pre-LayerNorm blocks, tanh GELU, learned positions, output head tied to the token embedding.
+
+Source: openai/gpt-2 src/model.py. Matrices are stored [in, out] as in the released files, so weights are copied, never
+transposed. Shapes: B batch, T new positions, K keys (past and new), C n_embd, H heads, D head size, V n_vocab.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from configs.errors import UserError
+from gpt2core.config import GPT2Config
+
+
+class KeyValueCache:
+    """Keys and values of the positions already seen, preallocated for `capacity` positions.
+
+    `keys` and `values` are [n_layer, B, H, capacity, D]; the first `length` positions are filled.
+    """
+
+    def __init__(self, config: GPT2Config, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
+        shape = (config.n_layer, batch, config.n_head, capacity, config.head_size)
+        self.keys = torch.empty(shape, device=device, dtype=dtype)
+        self.values = torch.empty(shape, device=device, dtype=dtype)
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        """Positions that fit."""
+        return self.keys.shape[3]
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write one layer's new keys and values [B, H, T, D] behind the filled part; return all of them [B, H, K, D]."""
+        end = self.length + key.shape[2]
+        self.keys[layer, :, :, self.length : end] = key
+        self.values[layer, :, :, self.length : end] = value
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class Projection(nn.Module):
+    """A dense layer whose weight is [in, out] (a 1x1 convolution in OpenAI's code)."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_in, n_out))
+        self.bias = nn.Parameter(torch.empty(n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] -> [..., out]."""
+        return F.linear(x, self.weight.t(), self.bias)
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention with one fused projection for query, key and value."""
+
+    def __init__(self, config: GPT2Config, layer: int) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.layer = layer
+        self.dropout = config.dropout
+        self.c_attn = Projection(config.n_embd, 3 * config.n_embd)
+        self.c_proj = Projection(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None) -> Tensor:
+        """[B, T, C] -> [B, T, C]."""
+        batch, length, width = x.shape
+        heads = self.c_attn(x).view(batch, length, 3, self.n_head, width // self.n_head)
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind()  # each [B, H, T, D]
+        if cache is not None:
+            key, value = cache.extend(self.layer, key, value)  # [B, H, K, D]
+        past = key.shape[2] - length
+        # A single query sees every key; several behind a past need the causal mask shifted by that past.
+        mask = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past) if past and length > 1 else None
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, mask, self.dropout if self.training else 0.0, is_causal=past == 0 and length > 1
+        )
+        return self.c_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class MLP(nn.Module):
+    """Two projections, four times as wide in between, with the tanh-approximated GELU."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.c_fc = Projection(config.n_embd, 4 * config.n_embd)
+        self.c_proj = Projection(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, C] -> [B, T, C]."""
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """One transformer block: attention and MLP, each behind a LayerNorm and added to the residual stream."""
+
+    def __init__(self, config: GPT2Config, layer: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=1e-5)
+        self.attn = Attention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=1e-5)
+        self.mlp = MLP(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, cache: KeyValueCache | None) -> Tensor:
+        """[B, T, C] -> [B, T, C]."""
+        x = x + self.drop(self.attn(self.ln_1(x), cache))
+        return x + self.drop(self.mlp(self.ln_2(x)))
+
+
+class GPT2(nn.Module):
+    """The language model. Its parameters are uninitialised until `initialise` or a loader fills them."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.n_vocab, config.n_embd)
+        self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=1e-5)
+
+    def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """Final hidden states [B, T, C], behind ln_f, of tokens int64 [B, T]; `cache` is read and extended.
+
+        Raises UserError where the positions would pass n_ctx.
+        """
+        past = cache.length if cache is not None else 0
+        end = past + tokens.shape[1]
+        if end > self.config.n_ctx:
+            raise UserError(f"{end} tokens do not fit the context of {self.config.n_ctx}: shorten the text.")
+        x = self.drop(self.wte(tokens) + self.wpe.weight[past:end])  # [B, T, C]
+        for block in self.h:
+            x = block(x, cache)
+        if cache is not None:
+            cache.length = end
+        return self.ln_f(x)
+
+    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """Next-token logits: tokens int64 [B, T] -> float32 [B, T, V]."""
+        return F.linear(self.hidden(tokens, cache), self.wte.weight).float()
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats of targets int64 [B, T] (-100 is left out) after tokens int64 [B, T]."""
+        return F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten())
+
+    def parameter_count(self) -> int:
+        """Number of weights; the tied head counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> GPT2:
+        """Fill the weights as for training from scratch, the same on every device; returns the model.
+
+        Normal with deviation 0.02 (positions 0.01), residual projections scaled by 1/sqrt(2 n_layer), zero biases,
+        LayerNorm as the identity: the GPT-2 paper, section 2.3, and OpenAI's model.py.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.ndim == 1:
+                parameter.fill_(1.0)
+            else:
+                deviation = 0.01 if name == "wpe.weight" else 0.02
+                if name.endswith("c_proj.weight"):
+                    deviation /= math.sqrt(2 * self.config.n_layer)
+                parameter.copy_(torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator))
+        return self

@@ -1,0 +1,84 @@
+"""The one folder that holds all state, and the environment that points Prefect and MLflow at it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.errors import UserError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """GPT2FLOW_HOME (default .gpt2flow/): MLflow database and artifacts, Prefect home, tokenizers, token stores, runs."""
+
+    root: Path
+
+    @classmethod
+    def current(cls) -> Workspace:
+        """The workspace that the environment names."""
+        return cls(Path(os.environ.get("GPT2FLOW_HOME", ".gpt2flow")).absolute())
+
+    @property
+    def prefect_home(self) -> Path:
+        """Prefect's database and settings."""
+        return self.root / "prefect"
+
+    @property
+    def mlflow_database(self) -> str:
+        """Tracking URI of the local MLflow database."""
+        return f"sqlite:///{self.root / 'mlflow' / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """Samples, reports and registered models."""
+        return self.root / "mlflow" / "artifacts"
+
+    @property
+    def tokenizers(self) -> Path:
+        """Trained vocabularies, a folder each."""
+        return self.root / "tokenizers"
+
+    @property
+    def stores(self) -> Path:
+        """Published token stores, a folder each, named by the hash of what went in."""
+        return self.root / "stores"
+
+    @property
+    def runs(self) -> Path:
+        """Runs, a folder each: state, checkpoints, metrics, samples."""
+        return self.root / "runs"
+
+    def create(self) -> Workspace:
+        """Make the folders; raises UserError where that is not allowed."""
+        try:
+            for folder in (self.prefect_home, self.mlflow_artifacts, self.tokenizers, self.stores, self.runs):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"The workspace {self.root} cannot be written ({error.strerror}): set GPT2FLOW_HOME to a folder that you own."
+            ) from error
+        return self
+
+
+def point_environment(workspace: Workspace) -> None:
+    """Send Prefect's and MLflow's state to the workspace and switch telemetry off; what the user has set stays.
+
+    Must run before either library is imported.
+    """
+    defaults = {
+        "PREFECT_HOME": str(workspace.prefect_home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_TRACKING_URI": workspace.mlflow_database,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
