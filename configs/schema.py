@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+OneOrMore = Annotated[
+    list[str], Field(min_length=1), BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -17,14 +20,14 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, values never change, docstrings are the documentation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataSettings(Section):
     """The text to learn from and how it is split."""
 
-    source: str | list[str] = "builtin:python-topics"
-    """A file, a folder, a glob, a list of those, or builtin:python-topics."""
+    source: OneOrMore = ["builtin:python-topics"]
+    """A file, a folder, a glob, several of those, or builtin:python-topics."""
     validation: Annotated[float, Field(gt=0.0, le=0.5)] = 0.1
     """Share of the text held out for validation, chosen by document hash."""
 
@@ -130,7 +133,7 @@ class RegistrySettings(Section):
 class RunSettings(BaseModel):
     """All sections of a run. Every field has a default, so this type also holds a part of a config (overrides)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "gpt2"
     """Name of the run; also the MLflow experiment."""

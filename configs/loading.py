@@ -1,0 +1,108 @@
+"""From a YAML file and overrides to a checked RunConfig, with errors that name the file, the key and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from configs.errors import UserError
+from configs.schema import RunConfig, RunSettings
+
+SHIPPED = Path(__file__).parent
+
+
+def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a run's YAML file, lay the overrides (nested like the file) over it and check the result.
+
+    A bare name such as `demo` finds the file shipped with the package. Raises UserError.
+    """
+    path = find_config(path)
+    values = _merge(_read_yaml(path), overrides or {})
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(describe_errors(error, str(path), overrides or {}))) from None
+
+
+def find_config(path: Path) -> Path:
+    """The file itself, or the shipped config of that name; raises UserError that lists the shipped ones."""
+    shipped = SHIPPED / f"{path.stem}.yaml"
+    if path.is_file():
+        return path
+    if shipped.is_file() and len(path.parts) <= 2 and not path.exists():
+        return shipped
+    names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
+    reason = "is a folder" if path.is_dir() else "does not exist"
+    raise UserError(f"The config {path} {reason}: give a YAML file, or one of the ready-made {names}.")
+
+
+def describe_errors(error: ValidationError, file: str, overrides: Mapping[str, Any]) -> Iterator[str]:
+    """One sentence for each mistake, naming the command-line option or the file's key that holds it."""
+    for details in error.errors(include_url=False):
+        where = [str(part) for part in details["loc"] if not isinstance(part, int)]
+        given = _lookup(overrides, where) is not None
+        key = ".".join(where)
+        place = f"--{key}" if given else f"{file}: {key}" if key else file
+        yield f"{place} {_explain(details, where)}" if key else f"{place}: {_explain(details, where)}"
+
+
+def _explain(details: ErrorDetails, where: list[str]) -> str:
+    if details["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where[-1], _known_keys(where[:-1]), n=1)
+        remedy = (
+            f"did you mean {'.'.join([*where[:-1], *near])}?" if near else f"known are {', '.join(_known_keys(where[:-1]))}."
+        )
+        return f"is not a setting: {remedy}"
+    message = details["msg"].removeprefix("Value error, ")
+    if details["type"] == "value_error":
+        return f"{message}."
+    message = message.removeprefix("Input should be ").removeprefix("a valid ").split(", unable")[0]
+    return f"is {details['input']!r} but should be {message}."
+
+
+def _known_keys(section: list[str]) -> list[str]:
+    model: type[BaseModel] = RunSettings
+    for part in section:
+        field = model.model_fields.get(part)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}, line {line}: {error.problem}: correct the YAML there.") from None
+    except (UnicodeDecodeError, yaml.YAMLError):
+        raise UserError(f"{path} is not a YAML text file: give a config such as configs/demo.yaml.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings: start from configs/demo.yaml.")
+    return values
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        inner = merged.get(key)
+        merged[key] = _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _lookup(values: Mapping[str, Any], where: list[str]) -> Any:
+    found: Any = values
+    for part in where:
+        if not isinstance(found, Mapping) or part not in found:
+            return None
+        found = found[part]
+    return found if where else None

@@ -1,0 +1,83 @@
+"""Files and folders that are either there as a whole or not at all, also after a power cut."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from configs.errors import UserError
+
+
+@contextmanager
+def publish_folder(target: Path) -> Iterator[Path]:
+    """Yield `<target>.tmp` to write into; at the end every file is fsynced and the folder renamed to `target`.
+
+    On an error the temporary folder is removed. A stale one is replaced. Raises UserError where the disk is full or
+    writing is not allowed.
+    """
+    temporary = target.with_name(target.name + ".tmp")
+    with named_write_errors(target):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            for path in [*temporary.rglob("*"), temporary]:
+                fsync(path)
+            temporary.rename(target)
+            fsync(target.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` by the value as JSON, atomically and durably."""
+    temporary = path.with_name(path.name + ".tmp")
+    with named_write_errors(path):
+        try:
+            temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            fsync(temporary)
+            temporary.replace(path)
+            fsync(path.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def fsync(path: Path) -> None:
+    """Force a file's or folder's content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_hash(path: Path) -> str:
+    """XXH3-128 of a file's content, read in pieces: finds every accidental change at memory speed."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@contextmanager
+def named_write_errors(target: Path) -> Iterator[None]:
+    """Turn a full disk or a forbidden write into a sentence that names the place and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"The disk is full at {target}: free some space and run the same command again.") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"{target} cannot be written ({error.strerror}): correct its permissions.") from error
+        raise

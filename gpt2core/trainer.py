@@ -1,0 +1,143 @@
+"""The optimisation: a live object whose one verb is `run_until(step)`.
+
+Everything an update consumes (windows, dropout, learning rate) is a function of the seed and the step, so the only state
+is the weights, the optimizer's moments and the step itself.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from configs.errors import UserError
+from configs.schema import TrainSettings
+from gpt2core.batches import Batches
+from gpt2core.model import GPT2
+from gpt2core.schedule import learning_rate
+
+REPORT_EVERY = 10  # steps; reading a loss waits for the device, so it is done in groups
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One optimizer update: its number (1 is the first), mean loss in nats, learning rate and gradient norm before clipping."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+
+
+@dataclass(frozen=True)
+class StepsDone:
+    """The updates since the last report, and how many tokens a second they consumed."""
+
+    updates: list[StepMetrics]
+    tokens_per_second: float
+
+
+class Trainer:
+    """Trains `model` in place; `step` counts the updates made."""
+
+    def __init__(
+        self,
+        model: GPT2,
+        batches: Batches,
+        settings: TrainSettings,
+        report: Callable[[StepsDone], None] = lambda done: None,
+    ) -> None:
+        self.model = model
+        self.batches = batches
+        self.settings = settings
+        self.report = report
+        self.step = 0
+        self.optimizer = build_optimizer(model, settings)
+        self._device = model.wte.weight.device
+        self._stop_requested = False
+        self._pending: list[tuple[Tensor, float, Tensor]] = []
+        self._reported_at = time.perf_counter()
+
+    def run_until(self, step: int) -> None:
+        """Train until `step` updates have been made in all, or until `request_stop`.
+
+        Raises UserError where the loss is no longer finite.
+        """
+        self.model.train()
+        self._reported_at = time.perf_counter()
+        while self.step < step and not self._stop_requested:
+            self._update()
+            if len(self._pending) >= REPORT_EVERY:
+                self._report()
+        self._report()
+
+    def request_stop(self) -> None:
+        """End `run_until` after the update that is under way; safe to call from a signal handler."""
+        self._stop_requested = True
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self._stop_requested
+
+    def _update(self) -> None:
+        rate = learning_rate(self.step, self.settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = torch.zeros((), device=self._device)
+        for part in range(self.settings.accumulate):
+            loss += self._accumulate(self.step * self.settings.accumulate + part)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip or math.inf)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self._pending.append((loss, rate, norm))
+
+    def _accumulate(self, index: int) -> Tensor:
+        """Add the gradient of batch `index`, divided by the number of batches in an update; return its share of the loss."""
+        inputs, targets = (part.to(self._device, non_blocking=True) for part in self.batches.at(index))
+        if self.model.config.dropout:
+            torch.manual_seed(mixed_seed(self.settings.seed, index))
+        loss = self.model.loss(inputs, targets) / self.settings.accumulate
+        loss.backward()
+        return loss.detach()
+
+    def _report(self) -> None:
+        if not self._pending:
+            return
+        values = torch.stack([torch.stack((loss, norm)) for loss, _, norm in self._pending]).tolist()
+        first = self.step - len(self._pending) + 1
+        updates = [
+            StepMetrics(first + i, loss, rate, norm)
+            for i, ((loss, norm), (_, rate, _)) in enumerate(zip(values, self._pending, strict=True))
+        ]
+        now = time.perf_counter()
+        tokens = len(updates) * self.settings.accumulate * self.settings.batch_size * self.model.config.n_ctx
+        speed = tokens / (now - self._reported_at)
+        self._pending, self._reported_at = [], now
+        for update in updates:
+            if not math.isfinite(update.loss) or not math.isfinite(update.gradient_norm):
+                raise UserError(
+                    f"The loss is no longer finite at step {update.step}: lower train.learning_rate "
+                    f"({self.settings.learning_rate:g}) or raise train.warmup_steps, and run again."
+                )
+        self.report(StepsDone(updates, speed))
+
+
+def build_optimizer(model: GPT2, settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW, fused, with weight decay on matrices only (biases and LayerNorm are left alone)."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, settings.learning_rate, (settings.beta1, settings.beta2), fused=True)
+
+
+def mixed_seed(seed: int, index: int) -> int:
+    """A 63-bit seed that is a function of both numbers and differs for neighbours."""
+    low, high = np.random.SeedSequence((seed, index)).generate_state(2)
+    return (int(high) << 32 | int(low)) >> 1
