@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunCo
     A bare name such as `demo` finds the file shipped with the package. Raises UserError.
     """
     path = find_config(path)
-    values = _merge(_read_yaml(path), overrides or {})
+    above = overrides or {}
+
+    def place(keys: list[str]) -> str:
+        return f"--{'.'.join(keys)}" if _has(above, keys) else f"{path}: {'.'.join(keys)}"
+
     try:
-        return RunConfig.model_validate(values)
+        return RunConfig.model_validate(_merge(_read_yaml(path), above))
     except ValidationError as error:
-        raise UserError("\n".join(describe_errors(error, str(path), overrides or {}))) from None
+        raise UserError("\n".join(describe_errors(error, place))) from None
 
 
 def find_config(path: Path) -> Path:
@@ -42,14 +46,11 @@ def find_config(path: Path) -> Path:
     raise UserError(f"The config {path} {reason}: give a YAML file, or one of the ready-made {names}.")
 
 
-def describe_errors(error: ValidationError, file: str, overrides: Mapping[str, Any]) -> Iterator[str]:
-    """One sentence for each mistake, naming the command-line option or the file's key that holds it."""
+def describe_errors(error: ValidationError, place: Callable[[list[str]], str]) -> Iterator[str]:
+    """One sentence for each mistake; `place` names the option or the file's key from the path of keys to it."""
     for details in error.errors(include_url=False):
-        where = [str(part) for part in details["loc"] if not isinstance(part, int)]
-        given = _lookup(overrides, where) is not None
-        key = ".".join(where)
-        place = f"--{key}" if given else f"{file}: {key}" if key else file
-        yield f"{place} {_explain(details, where)}" if key else f"{place}: {_explain(details, where)}"
+        keys = [part for part in details["loc"] if isinstance(part, str)]
+        yield f"{place(keys)} {_explain(details, keys)}" if keys else _explain(details, keys)
 
 
 def _explain(details: ErrorDetails, where: list[str]) -> str:
@@ -62,8 +63,11 @@ def _explain(details: ErrorDetails, where: list[str]) -> str:
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] == "value_error":
         return f"{message}."
-    message = message.removeprefix("Input should be ").removeprefix("a valid ").split(", unable")[0]
-    return f"is {details['input']!r} but should be {message}."
+    if details["type"] == "string_pattern_mismatch":
+        return f"is {details['input']!r}: use letters, digits, '-' and '_', a letter first."
+    if details["type"].startswith(("int", "float")):
+        message = f"a {'whole ' if details['type'].startswith('int') else ''}number"
+    return f"is {details['input']!r} but should be {message.removeprefix('Input should be ').removeprefix('a valid ')}."
 
 
 def _known_keys(section: list[str]) -> list[str]:
@@ -99,10 +103,10 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _lookup(values: Mapping[str, Any], where: list[str]) -> Any:
-    found: Any = values
-    for part in where:
-        if not isinstance(found, Mapping) or part not in found:
-            return None
-        found = found[part]
-    return found if where else None
+def _has(values: Mapping[str, Any], keys: list[str]) -> bool:
+    inner: Any = values
+    for key in keys:
+        if not isinstance(inner, Mapping) or key not in inner:
+            return False
+        inner = inner[key]
+    return True

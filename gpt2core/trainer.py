@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,12 +50,12 @@ class Trainer:
         model: GPT2,
         batches: Batches,
         settings: TrainSettings,
-        report: Callable[[StepsDone], None] = lambda done: None,
+        listeners: Iterable[Callable[[StepsDone], None]] = (),
     ) -> None:
         self.model = model
         self.batches = batches
         self.settings = settings
-        self.report = report
+        self.listeners = list(listeners)
         self.step = 0
         self.optimizer = build_optimizer(model, settings)
         self._device = model.wte.weight.device
@@ -126,7 +126,8 @@ class Trainer:
                     f"The loss is no longer finite at step {update.step}: lower train.learning_rate "
                     f"({self.settings.learning_rate:g}) or raise train.warmup_steps, and run again."
                 )
-        self.report(StepsDone(updates, speed))
+        for listener in self.listeners:
+            listener(StepsDone(updates, speed))
 
 
 def build_optimizer(model: GPT2, settings: TrainSettings) -> torch.optim.AdamW:

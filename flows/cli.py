@@ -1,0 +1,135 @@
+"""The front door: every verb of `gpt2flow`. Heavy libraries are imported inside the verbs that need them."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter, ValidationError
+from pydantic import ValidationError as PydanticError
+from rich.console import Console
+
+from configs.errors import UserError
+from configs.loading import describe_errors, load_config
+from configs.schema import RunSettings, SampleSettings
+
+app = App(
+    name="gpt2flow",
+    help="Fine-tune GPT-2 on your own text as a pipeline: run, kill, resume, compare, register.",
+    version=lambda: version("gpt2flow"),
+    help_format="markdown",
+    default_parameter=Parameter(name_transform=str, negative_iterable=""),
+)
+Overrides = Annotated[RunSettings, Parameter(name="*")]
+
+
+@app.command
+def run(config: Path, /, *, settings: Overrides = RunSettings()) -> None:
+    """Load, encode, train, sample and evaluate, register: everything that CONFIG says.
+
+    Run the same command again after an interruption and it goes on from the last checkpoint.
+
+    Example: `gpt2flow run configs/demo.yaml --data.source my-texts/ --train.steps 300`
+
+    Parameters
+    ----------
+    config
+        YAML file, or the name of a ready-made one (demo, shakespeare-char, gpt2-124m, gpt2-355m, gpt2-774m, gpt2-1558m).
+    """
+    loaded = load_config(config, settings.model_dump(exclude_unset=True))
+    print(f"gpt2flow {version('gpt2flow')}, run '{loaded.name}': starting PyTorch, Prefect and MLflow ...", flush=True)
+    from flows.finetune import finetune
+    from flows.summary import print_summary
+    from tasks.workspace import Workspace
+
+    Workspace.current().create()
+    print_summary(finetune(loaded))
+
+
+@app.command
+def sample(
+    *prompts: str, model: str | None = None, settings: Annotated[SampleSettings, Parameter(name="*")] = SampleSettings()
+) -> None:
+    """Complete prompts with a trained model.
+
+    Example: `gpt2flow sample --model models:/demo@candidate "The function returns " --temperature 0.7`
+
+    Parameters
+    ----------
+    prompts
+        Texts to complete; without one the model starts from nothing.
+    model
+        A run's id or name, a folder of weights, or models:/NAME@ALIAS; the latest run unless given.
+    """
+    from tasks.sample import complete
+
+    for text in complete(model, list(prompts) or [""], settings):
+        print(text, flush=True)
+
+
+@app.command
+def dashboard(*, mlflow_port: int = 5000, prefect_port: int = 4200) -> None:
+    """Open the MLflow and Prefect pages on 127.0.0.1 until Ctrl-C.
+
+    Example: `gpt2flow dashboard --mlflow_port 5001`
+
+    Parameters
+    ----------
+    mlflow_port
+        Port of the MLflow page.
+    prefect_port
+        Port of the Prefect page.
+    """
+    from flows.dashboard import serve_dashboard
+
+    serve_dashboard(mlflow_port, prefect_port)
+
+
+@app.command
+def runs() -> None:
+    """List the runs: state, step, loss, validation loss, registered version.
+
+    Example: `gpt2flow runs`
+    """
+    from flows.runs import print_runs
+
+    print_runs(Console())
+
+
+@app.command
+def doctor() -> None:
+    """Say what is installed, what the machine offers and what is missing.
+
+    Example: `gpt2flow doctor`
+    """
+    from flows.doctor import examine, print_findings
+
+    if not print_findings(examine()):
+        sys.exit(1)
+
+
+def main() -> None:
+    """Entry point: mistakes become one sentence and exit code 2, signals become 130 and 143."""
+    try:
+        app(exit_on_error=False, print_error=False)
+    except (UserError, CycloptsError) as error:
+        print(f"gpt2flow: {_sentence(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BaseException as error:
+        if (number := getattr(error, "signal_number", None)) is None:
+            raise
+        sys.exit(128 + number)
+
+
+def _sentence(error: UserError | CycloptsError) -> str:
+    if isinstance(error, ValidationError) and isinstance(error.__cause__, PydanticError):
+        return "\n".join(describe_errors(error.__cause__, lambda keys: f"--{'.'.join(keys)}"))
+    return str(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""The main pipeline: load, encode, train, sample and evaluate, register."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from configs.schema import RunConfig
+from tasks.console import say
+from tasks.encode_to_parquet import encode_to_parquet
+from tasks.load_dataset import load_dataset
+from tasks.model_sources import resolve_base
+from tasks.open_run import open_run, run_folder_of
+from tasks.prepare_tokenizer import prepare_tokenizer
+from tasks.register_model import register_model
+from tasks.run_result import RunResult, read_result, write_result
+from tasks.sample_and_evaluate import sample_and_evaluate
+from tasks.train_until import train_until
+
+
+@flow(persist_result=False, validate_parameters=True)
+def finetune(config: RunConfig) -> RunResult:
+    """Fine-tune GPT-2 as the config says. The same config on the same text goes on where it stood, or says it is finished."""
+    base = resolve_base(config.model)
+    files = load_dataset(config.data)
+    tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
+    store = encode_to_parquet(files, config.data, tokenizer)
+
+    folder = run_folder_of(config, base, store)
+    if result := read_result(folder):
+        say("run", f"{folder.id} is finished already: nothing to do")
+        return result
+
+    with open_run(folder, config, base, tokenizer, store) as run:
+        for step in run.milestones():
+            train_until(run, step)
+            if run.evaluates_at(step):
+                sample_and_evaluate(run, step)
+        version = register_model(run)
+        return write_result(run, version)

@@ -1,0 +1,29 @@
+"""Text to the token store: Parquet shards that training reads by memory map."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from configs.schema import DataSettings
+from gpt2core.documents import SourceFile
+from gpt2core.encoding import encode_store
+from gpt2core.token_store import TokenStore, open_store
+from gpt2core.tokenizer import Tokenizer
+from tasks.console import begin, say
+from tasks.workspace import Workspace
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def encode_to_parquet(files: list[SourceFile], settings: DataSettings, tokenizer: Tokenizer) -> TokenStore:
+    """The corpus's token store, verified; one that holds the same text in the same vocabulary is not encoded again."""
+    stores = Workspace.current().stores
+    before = {path.name for path in stores.iterdir()}
+    begin("token store", "encoding, or finding what is encoded already")
+    store = open_store(encode_store(files, settings, tokenizer, stores))
+    counts = store.manifest.counts
+    documents = sum(split.documents for split in counts.values())
+    tokens = sum(split.tokens for split in counts.values())
+    known = "encoded before, verified" if store.path.name in before else "encoded and verified"
+    say("token store", f"{documents:,} documents, {tokens:,} tokens ({counts['validation'].tokens:,} for validation), {known}")
+    return store

@@ -1,0 +1,61 @@
+"""From what a user calls a model (a run, a folder, a registry or hub reference) to a folder that gpt2core loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.schema import ModelSettings
+from gpt2core.checkpoint import find_checkpoints, newest_valid
+from gpt2core.hub import resolve_hub
+from tasks.run_folder import RunFolder, all_runs, find_run
+from tasks.workspace import Workspace
+
+
+def resolve_model(reference: str | None) -> Path:
+    """Folder of the model called `reference`: models:/NAME@ALIAS or models:/NAME/VERSION, hub:OWNER/NAME, a folder, a run.
+
+    None is the latest run. Of a run the best checkpoint is taken. Raises UserError that says what there is.
+    """
+    if reference is None:
+        runs = all_runs(Workspace.current())
+        if not runs:
+            raise UserError("There is no run yet: start one with gpt2flow run configs/demo.yaml, or give --model.")
+        return best_checkpoint(runs[0])
+    if reference.startswith("models:/"):
+        return _from_registry(reference)
+    if reference.startswith("hub:") or Path(reference).is_dir():
+        return resolve_hub(reference)
+    return best_checkpoint(find_run(Workspace.current(), reference))
+
+
+def resolve_base(settings: ModelSettings) -> Path | None:
+    """Folder of the base model to fine-tune; None from scratch."""
+    return None if settings.base == "scratch" else resolve_model(settings.base)
+
+
+def best_checkpoint(run: RunFolder) -> Path:
+    """The run's checkpoint with the lowest validation loss, or its newest one before any evaluation."""
+    paths = {checkpoint.step: checkpoint.path for checkpoint in find_checkpoints(run.checkpoints)}
+    evaluated = [row for row in run.evaluations.rows() if row["step"] in paths]
+    if evaluated:
+        return paths[int(min(evaluated, key=lambda row: row["val_loss"])["step"])]
+    newest, _ = newest_valid(run.checkpoints)
+    if newest is None:
+        raise UserError(f"Run {run.id} has no checkpoint yet: wait for its first one, or choose another run.")
+    return newest.path
+
+
+def _from_registry(uri: str) -> Path:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(uri))
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0].removeprefix("RESOURCE_DOES_NOT_EXIST: ")
+        raise UserError(f"{uri} is not in the registry at {mlflow.get_tracking_uri()} ({reason}): see gpt2flow runs.") from None
+    model = folder / "artifacts" / "model"
+    if not model.is_dir():
+        raise UserError(f"{uri} was not registered by gpt2flow: give the folder of its weights instead.")
+    return model

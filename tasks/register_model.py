@@ -1,0 +1,142 @@
+"""The best checkpoint becomes a registered version, after it has proved in a fresh process that it loads and generates."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version as package_version
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.models import ModelSignature
+from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+import configs
+import gpt2core
+from configs.errors import UserError
+from configs.schema import SampleSettings
+from gpt2core.checkpoint import Checkpoint, find_damage
+from tasks import registered_model
+from tasks.console import begin, say
+from tasks.model_sources import best_checkpoint
+from tasks.open_run import FinetuneRun, git_revision
+
+FRESH_PROCESS = """
+import sys, mlflow
+model = mlflow.pyfunc.load_model(sys.argv[1])
+completion = model.predict({"prompt": [sys.argv[2]]}, params={"max_new_tokens": 8})["completion"][0]
+assert isinstance(completion, str) and completion, f"it generated {completion!r}"
+"""
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def register_model(run: FinetuneRun) -> str | None:
+    """Register the best checkpoint under the configured name and set the alias; returns the version, None if switched off.
+
+    A version that an earlier attempt of this run made is found again, not made twice. Raises UserError if the logged model
+    does not work.
+    """
+    settings = run.config.registry
+    if not settings.enabled:
+        return None
+    assert run.tracking is not None  # open_run tracks whatever it opens
+    best = best_checkpoint(run.folder)
+    name, client = settings.model or run.config.name, MlflowClient()
+    version = _find_version(client, name, run.tracking.run_id, best.name)
+    if version is None:
+        begin("registry", f"logging {best.name} as a model and trying it in a fresh process")
+        uri = _log_model(run, best)
+        _try_in_fresh_process(uri, run.config.evaluate.prompts[0] if run.config.evaluate.prompts else "")
+        version = _create_version(client, name, uri, run, best)
+    client.set_registered_model_alias(name, settings.alias, version)
+    say("registry", f"{name} version {version} is now '{settings.alias}' ({best.name})")
+    return version
+
+
+def _find_version(client: MlflowClient, name: str, tracking_run_id: str, checkpoint: str) -> str | None:
+    found = client.search_model_versions(f"name = '{name}' and run_id = '{tracking_run_id}'")
+    return next((str(v.version) for v in found if v.tags.get("checkpoint") == checkpoint), None)
+
+
+def _log_model(run: FinetuneRun, best: Path) -> str:
+    """Log the checkpoint's model files with the code that serves them; returns the logged model's URI."""
+    assert run.tracking is not None
+    if damage := find_damage(Checkpoint(best, 0)):
+        raise UserError(f"The best checkpoint {best} cannot be registered: {damage}; run the same command again.")
+    with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run.tracking.run_id):
+        folder = Path(scratch) / "model"
+        folder.mkdir()
+        for file in ("config.json", "model.safetensors", "tokenizer.json"):
+            shutil.copyfile(best / file, folder / file)
+        (folder / "README.md").write_text(_model_card(run, best), encoding="utf-8")
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(registered_model.__file__)),
+            artifacts={"model": str(folder)},
+            code_paths=[str(Path(package.__path__[0])) for package in (gpt2core, configs)],
+            signature=_signature(),
+            pip_requirements=[f"{p}=={package_version(p).split('+')[0]}" for p in _REQUIREMENTS],
+            metadata={"store": run.store.hash, "git_revision": git_revision() or "", "run": run.folder.id},
+        )
+    return str(info.model_uri)
+
+
+_REQUIREMENTS = ("mlflow", "torch", "tokenizers", "safetensors", "pydantic", "numpy", "pandas", "xxhash")
+
+
+def _signature() -> ModelSignature:
+    kinds = {int: DataType.long, float: DataType.double}
+    params = [ParamSpec(key, kinds[type(value)], value) for key, value in SampleSettings().model_dump().items()]
+    text = DataType.string
+    return ModelSignature(Schema([ColSpec(text, "prompt")]), Schema([ColSpec(text, "completion")]), ParamSchema(params))
+
+
+def _try_in_fresh_process(uri: str, prompt: str) -> None:
+    """Load the logged model in another interpreter and generate; MLflow itself only warns about a broken model."""
+    command = [sys.executable, "-c", FRESH_PROCESS, uri, prompt]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir())
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
+        raise UserError(f"The logged model {uri} does not work in a fresh process ({reason}): it was not registered.")
+
+
+def _create_version(client: MlflowClient, name: str, uri: str, run: FinetuneRun, best: Path) -> str:
+    assert run.tracking is not None
+    _ensure_registered_model(client, name)
+    tags = {
+        "checkpoint": best.name,
+        "run": run.folder.id,
+        "store": run.store.hash,
+        "model_id": uri.split("/")[-1],
+    }
+    model_id = uri.removeprefix("models:/")
+    made = client.create_model_version(name, uri, run.tracking.run_id, tags=tags, model_id=model_id)
+    return str(made.version)
+
+
+def _ensure_registered_model(client: MlflowClient, name: str) -> None:
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name, description="GPT-2, fine-tuned by gpt2flow")
+
+
+def _model_card(run: FinetuneRun, best: Path) -> str:
+    figures = {int(row["step"]): row for row in run.folder.evaluations.rows()}
+    step = int(best.name.removeprefix("step-"))
+    lines = [f"| {s} | {row['val_loss']:.4f} | {row['bits_per_byte']:.4f} |" for s, row in figures.items()]
+    return "\n".join(
+        [
+            f"# {run.config.name}",
+            f"GPT-2 fine-tuned by gpt2flow, run `{run.folder.id}`, step {step} of {run.config.train.steps}.",
+            f"Text: {', '.join(run.config.data.source)} (token store `{run.store.hash}`). Base: {run.config.model.base}.",
+            "",
+            "| step | validation loss | bits per byte |",
+            "|---|---|---|",
+            *lines,
+            "",
+        ]
+    )

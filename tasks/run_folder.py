@@ -1,0 +1,142 @@
+"""A run's folder: the truth about the run, from which the dashboards, the runs table and a resumed run are fed.
+
+run.json            what the run is: id, config, store, tokenizer, MLflow run id
+metrics.jsonl       a row a step: loss, learning rate, gradient norm
+timing.jsonl        tokens per second
+evaluations.jsonl   validation figures of evaluated steps
+samples/            generated text of evaluated steps, JSON for programs and text for people
+checkpoints/        step-N folders
+result.json         the finished run's summary; its presence means finished
+failure.json        the sentence that ended the last attempt
+lock                held while a process works on the run
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+from gpt2core.durable import write_json
+from gpt2core.metrics import MetricsLog
+from tasks.workspace import Workspace
+
+RunState = Literal["running", "finished", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and small files of one run."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The run's id: its name and a hash of everything that determines its weights."""
+        return self.path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the step-N checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of generated samples by step."""
+        return self.path / "samples"
+
+    @property
+    def metrics(self) -> MetricsLog:
+        """Loss, learning rate and gradient norm of every step."""
+        return MetricsLog(self.path / "metrics.jsonl")
+
+    @property
+    def timing(self) -> MetricsLog:
+        """Throughput; apart from the metrics, because it differs from one machine and moment to the next."""
+        return MetricsLog(self.path / "timing.jsonl")
+
+    @property
+    def evaluations(self) -> MetricsLog:
+        """Validation figures of evaluated steps."""
+        return MetricsLog(self.path / "evaluations.jsonl")
+
+    def read(self, name: Literal["run", "result", "failure"]) -> dict[str, Any]:
+        """One of the JSON files; empty if it is not there."""
+        path = self.path / f"{name}.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+    def write(self, name: Literal["run", "result", "failure"], value: dict[str, Any]) -> None:
+        """Replace one of the JSON files."""
+        write_json(self.path / f"{name}.json", value)
+
+    def state(self) -> RunState:
+        """Running while some process holds the lock; otherwise what the last attempt left behind."""
+        if self._is_locked():
+            return "running"
+        if (self.path / "result.json").is_file():
+            return "finished"
+        return "failed" if (self.path / "failure.json").is_file() else "stopped"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; raises UserError that says who holds it. A kill always frees it."""
+        with (self.path / "lock").open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise UserError(f"Run {self.id} is being trained by {lock.read()}: wait for it or stop it first.") from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+            lock.flush()
+            yield
+
+    def _is_locked(self) -> bool:
+        try:
+            with (self.path / "lock").open("r", encoding="utf-8") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+
+def run_id(config: RunConfig, store_hash: str, base_hash: str) -> str:
+    """The id under which the same settings on the same text from the same base weights are found again.
+
+    Settings that cannot change the weights (device, checkpoints, evaluation, registry, where the text lies) are left out.
+    """
+    train = config.train.model_dump(exclude={"device", "checkpoint_every", "keep_checkpoints"})
+    model = config.model.model_dump(exclude={"base"})
+    ingredients = {"train": train, "model": model, "store": store_hash, "base": base_hash}
+    digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+    return f"{config.name}-{digest[:8]}"
+
+
+def all_runs(workspace: Workspace) -> list[RunFolder]:
+    """The workspace's runs, the one that was worked on last first."""
+    folders = [RunFolder(path.parent) for path in workspace.runs.glob("*/run.json")]
+    return sorted(folders, key=lambda run: (run.path / "lock").stat().st_mtime, reverse=True)
+
+
+def find_run(workspace: Workspace, name: str) -> RunFolder:
+    """The run of that id, or the latest whose id starts so; raises UserError that lists what there is."""
+    runs = all_runs(workspace)
+    for run in runs:
+        if run.id == name:
+            return run
+    for run in runs:
+        if run.id.startswith(name):
+            return run
+    known = ", ".join(run.id for run in runs[:8]) or "none yet: start one with gpt2flow run configs/demo.yaml"
+    raise UserError(f"There is no run, folder or registry URI '{name}'. Runs: {known}.")
