@@ -1,0 +1,99 @@
+"""Configs: the shipped ones are valid, mistakes are named with their place and remedy."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configs.errors import UserError
+from configs.loading import SHIPPED, load_config
+from configs.schema import RunSettings, Section
+
+SHIPPED_CONFIGS = sorted(SHIPPED.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED_CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_config_is_valid_and_named_after_its_file(path: Path) -> None:
+    assert load_config(path).name == path.stem
+
+
+def test_all_the_promised_configs_are_shipped() -> None:
+    promised = {"demo", "shakespeare-char", "gpt2-124m", "gpt2-355m", "gpt2-774m", "gpt2-1558m"}
+    assert promised <= {path.stem for path in SHIPPED_CONFIGS}
+
+
+def test_an_override_wins_over_the_file_and_leaves_its_neighbours() -> None:
+    before, after = load_config(Path("demo")), load_config(Path("demo"), {"train": {"steps": 7}})
+    assert after.train.steps == 7
+    assert after.train.learning_rate == before.train.learning_rate
+
+
+def test_a_single_source_may_be_written_without_a_list() -> None:
+    assert load_config(Path("demo"), {"data": {"source": "a.txt"}}).data.source == ["a.txt"]
+
+
+def test_every_setting_is_documented() -> None:
+    def undocumented(model: type) -> list[str]:
+        names = []
+        for name, field in model.model_fields.items():  # type: ignore[attr-defined]
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                names += undocumented(field.annotation)
+            elif not field.description:
+                names.append(f"{model.__name__}.{name}")
+        return names
+
+    assert undocumented(RunSettings) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"train": {"steps": "abc"}}, "--train.steps is 'abc' but should be a whole number."),
+        ({"train": {"steps": 0}}, "--train.steps is 0 but should be greater than or equal to 1."),
+        ({"train": {"stepz": 3}}, "--train.stepz is not a setting: did you mean train.steps?"),
+        ({"nam": 3}, "--nam is not a setting: did you mean name?"),
+        ({"train": {"schedule": "x"}}, "--train.schedule is 'x' but should be 'cosine', 'linear' or 'constant'."),
+        ({"train": {"learning_rate": float("nan")}}, "--train.learning_rate is nan but should be a finite number."),
+        ({"model": {"n_head": 7}}, "model.n_embd 128 is not divisible by model.n_head 7: change one of them."),
+        (
+            {"model": {"n_layer": None}},
+            "model.n_layer is missing: a model from scratch needs n_ctx, n_embd, n_head and n_layer.",
+        ),
+        ({"name": "../x"}, "--name is '../x': use letters, digits, '-' and '_' only, and begin with a letter."),
+        ({"evaluate": {"top_p": 1.5}}, "--evaluate.top_p is 1.5 but should be less than or equal to 1."),
+        ({"evaluate": {"temperature": -1}}, "--evaluate.temperature is -1 but should be greater than or equal to 0."),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_its_place(overrides: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(Path("demo"), overrides)
+    assert str(caught.value) == sentence
+
+
+def test_a_mistake_in_the_file_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"model": {"n_ctx": 8, "n_embd": 8, "n_head": 2, "n_layer": 1}, "train": {"lr": 1}}))
+    with pytest.raises(UserError, match=r"mine\.yaml: train\.lr is not a setting"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"a: [1,\nb: 2", r"bad\.yaml, line 2: .*correct the YAML"),
+        (b"\xff\xfe\x00", "not a YAML text file"),
+        (b"- 1", "no settings"),
+    ],
+)
+def test_a_broken_file_is_one_sentence(tmp_path: Path, content: bytes, sentence: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        load_config(path)
+
+
+def test_a_missing_config_lists_the_ready_made_ones() -> None:
+    with pytest.raises(
+        UserError, match=r"nope\.yaml does not exist: give a YAML file, or one of the ready-made demo, gpt2-124m"
+    ):
+        load_config(Path("nope.yaml"))

@@ -1,0 +1,74 @@
+"""Folders and files are there as a whole or not at all."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.errors import UserError
+from gpt2core.durable import file_hash, publish_folder, write_json
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 KB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)], capture_output=True, check=False)
+    if mount.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_published_folder_appears_with_all_its_files(tmp_path: Path) -> None:
+    with publish_folder(tmp_path / "store") as temporary:
+        (temporary / "a").write_text("1")
+        assert not (tmp_path / "store").exists()
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), publish_folder(tmp_path / "store") as temporary:
+        (temporary / "a").write_text("1")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stale_temporary_folder_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "store.tmp").mkdir()
+    (tmp_path / "store.tmp" / "old").write_text("x")
+    with publish_folder(tmp_path / "store") as temporary:
+        (temporary / "new").write_text("y")
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["new"]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(small_disk: Path) -> None:
+    with pytest.raises(UserError, match=r"The disk is full at .*store: free some space"), publish_folder(small_disk / "store") as t:
+        (t / "big").write_bytes(bytes(1_000_000))
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_full_disk_keeps_the_json_that_was_there(small_disk: Path) -> None:
+    write_json(small_disk / "run.json", {"step": 1})
+    with pytest.raises(UserError, match="The disk is full"):
+        write_json(small_disk / "run.json", {"step": "2" * 1_000_000})
+    assert (small_disk / "run.json").read_text() == '{\n "step": 1\n}\n'
+    assert [path.name for path in small_disk.iterdir()] == ["run.json"]
+
+
+def test_a_file_hash_sees_every_bit(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    content = bytearray(range(256))
+    hashes = set()
+    for position in (0, 100, 255):
+        for bit in range(8):
+            changed = bytearray(content)
+            changed[position] ^= 1 << bit
+            path.write_bytes(changed)
+            hashes.add(file_hash(path))
+    path.write_bytes(content)
+    hashes.add(file_hash(path))
+    assert len(hashes) == 25
