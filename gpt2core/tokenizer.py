@@ -1,0 +1,242 @@
+"""GPT-2's byte-level BPE: loading any usual layout, training one, encoding and decoding.
+
+The merging itself is done by the `tokenizers` library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+
+from configs.errors import UserError
+from gpt2core.documents import END_OF_TEXT
+
+FILE = "tokenizer.json"
+LAYOUTS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
+PIECE = 1 << 16
+# Settings of a saved tokenizer that change the ids; the rest (offsets, padding, templates) does not.
+ADDED = ("id", "content", "special", "lstrip", "rstrip", "single_word")
+BEHAVIOUR = ("unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges")
+
+
+class Tokenizer:
+    """Text to token ids and back. Built by `load_tokenizer` or `train_tokenizer`."""
+
+    def __init__(self, core: tokenizers.Tokenizer) -> None:
+        core.no_padding()
+        core.no_truncation()
+        self._core = core
+        self._ordinary = tokenizers.Tokenizer.from_str(core.to_str())
+        self._ordinary.encode_special_tokens = True
+        vocabulary = core.get_vocab(with_added_tokens=True)
+        if END_OF_TEXT not in vocabulary:
+            raise UserError(f"The vocabulary has no {END_OF_TEXT} entry: give one of the GPT-2 family, or train one.")
+        self.end_of_text: int = vocabulary[END_OF_TEXT]
+        """Id that closes a document."""
+        self.n_vocab: int = max(vocabulary.values()) + 1
+        """Number of ids; every id is below it."""
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids; `<|endoftext|>` in the text is the one id of end of text, or ordinary characters if not `special`."""
+        return self._for(special).encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+        """Token ids of each text, found in parallel."""
+        return [found.ids for found in self._for(special).encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids. Bytes are joined before they are decoded; what is not UTF-8 becomes U+FFFD, as do unknown ids."""
+        unknown = b"\xff"
+        return b"".join(self.token_bytes.get(int(i), unknown) for i in ids).decode("utf-8", errors="replace")
+
+    @cached_property
+    def token_bytes(self) -> dict[int, bytes]:
+        """The bytes that each id stands for."""
+        vocabulary = self._core.get_vocab(with_added_tokens=True)
+        added = self._core.get_added_tokens_decoder()
+        return {i: token.encode() if i in added else _bytes_of(token) for token, i in vocabulary.items()}
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of everything that decides about ids, the same for one vocabulary in any layout."""
+        saved = json.loads(self._core.to_str())
+        added = [
+            [t["id"], t["content"], *(t[k] for k in ("special", "lstrip", "rstrip", "single_word"))]
+            for t in saved["added_tokens"]
+        ]
+        content = {
+            "vocabulary": sorted((i, token) for token, i in self._core.get_vocab(with_added_tokens=True).items()),
+            "merges": [pair.split(" ") if isinstance(pair, str) else pair for pair in saved["model"].get("merges", ())],
+            "added": sorted(added),
+            "model": [saved["model"]["type"], {k: saved["model"][k] for k in BEHAVIOUR if saved["model"].get(k)}],
+            "normalizer": saved["normalizer"],
+            "pre_tokenizer": _without(saved["pre_tokenizer"], "trim_offsets"),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def save(self, folder: Path) -> Path:
+        """Write tokenizer.json, which transformers loads as well, and return its path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        target, unfinished = folder / FILE, folder / f"{FILE}.tmp"
+        unfinished.write_text(self._core.to_str(), encoding="utf-8")
+        unfinished.replace(target)
+        return target
+
+    def pieces(self, text: str, size: int = PIECE) -> Iterator[str]:
+        """The text in pieces of about `size` characters whose ids, joined, are the ids of the whole text."""
+        return split_safely(text, size) if self._splits_at_spaces else iter((text,))
+
+    @cached_property
+    def _splits_at_spaces(self) -> bool:
+        """Whether this is GPT-2's own pre-tokenizer, of which `split_safely` knows that words never reach into white space."""
+        ours = json.loads(_assemble({END_OF_TEXT: 0}, []).to_str())
+        saved = json.loads(self._core.to_str())
+        same = _without(saved["pre_tokenizer"], "trim_offsets") == _without(ours["pre_tokenizer"], "trim_offsets")
+        return same and saved["normalizer"] is None and [t["content"] for t in saved["added_tokens"]] == [END_OF_TEXT]
+
+    def _for(self, special: bool) -> tokenizers.Tokenizer:
+        return self._core if special else self._ordinary
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Read tokenizer.json, encoder.json + vocab.bpe, or vocab.json + merges.txt, from a folder or by one of the files.
+
+    Raises UserError if nothing of the kind is there or if it is damaged.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    if not path.exists():
+        raise UserError(f"The tokenizer {path} does not exist: give a folder with tokenizer.json or encoder.json + vocab.bpe.")
+    if path.is_file() and path.name not in {name for layout in LAYOUTS for name in layout}:
+        return Tokenizer(_read_saved(path))
+    if path.is_dir() and (folder / FILE).is_file():
+        return Tokenizer(_read_saved(folder / FILE))
+    for vocabulary, merges in LAYOUTS:
+        if (folder / vocabulary).is_file() and (folder / merges).is_file():
+            return Tokenizer(_read_pair(folder / vocabulary, folder / merges))
+    raise UserError(
+        f"{folder} holds no tokenizer: it needs tokenizer.json, encoder.json + vocab.bpe, or vocab.json + merges.txt."
+    )
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE of at most `vocab_size` entries: 256 bytes, merges, and end of text as the last id.
+
+    The same texts give the same vocabulary. A pair is merged if it occurs at least twice, so a small text may give fewer.
+    """
+    if vocab_size < 257:
+        raise UserError(f"tokenizer.vocab_size is {vocab_size}: 256 bytes and {END_OF_TEXT} need at least 257.")
+    core = _assemble({}, [])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        min_frequency=2,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    core.train_from_iterator((piece for text in texts for piece in split_safely(text, PIECE)), trainer)
+    trained = json.loads(core.to_str())["model"]
+    vocabulary: dict[str, int] = trained["vocab"]
+    return Tokenizer(_assemble({**vocabulary, END_OF_TEXT: len(vocabulary)}, [tuple(pair) for pair in trained["merges"]]))
+
+
+def split_safely(text: str, size: int) -> Iterator[str]:
+    """Cut before white space that follows a word: none of the words of GPT-2's pattern goes across such a place."""
+    border = re.compile(r"(?<=\S)(?=\s)")
+    start = 0
+    while (found := border.search(text, start + size)) is not None:
+        yield text[start : found.start()]
+        start = found.start()
+    yield text[start:]
+
+
+def _assemble(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+    core = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    if END_OF_TEXT in vocabulary:
+        core.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return core
+
+
+def _read_saved(path: Path) -> tokenizers.Tokenizer:
+    try:
+        core = tokenizers.Tokenizer.from_str(_read(path))
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(
+            f"{path} is not a tokenizer.json ({_first_line(error)}): give one saved by the tokenizers library."
+        ) from None
+    if not isinstance(core.model, models.BPE):
+        raise UserError(f"{path} holds a {type(core.model).__name__} tokenizer: GPT-2 needs a byte-level BPE.")
+    return core
+
+
+def _read_pair(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
+    try:
+        entries = json.loads(_read(vocabulary))
+        ids = {str(token): int(i) for token, i in entries.items()}
+    except (ValueError, AttributeError, TypeError):
+        raise UserError(f"{vocabulary} is not a vocabulary: it should be a JSON object of token to id.") from None
+    try:
+        return _assemble(ids, _read_merges(merges))
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(
+            f"{vocabulary} and {merges.name} do not belong together ({_first_line(error)}): take both from the same model."
+        ) from None
+
+
+def _read_merges(path: Path) -> list[tuple[str, str]]:
+    merges = []
+    for row, line in enumerate(_read(path).split("\n"), start=1):
+        if not line or (row == 1 and line.startswith("#version")):
+            continue
+        first, space, second = line.partition(" ")
+        if not space or not first or not second or " " in second:
+            raise UserError(f"{path}, line {row} is not two tokens with a space between: take the file from the model again.")
+        merges.append((first, second))
+    return merges
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text: take the file from the model again.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
+
+
+def _without(settings: dict[str, Any] | None, key: str) -> dict[str, Any] | None:
+    return settings and {k: v for k, v in settings.items() if k != key}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0].rstrip(".")
+
+
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's way to write any byte as a visible character: visible Latin-1 stays, the others move up from U+0100."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTES = _byte_of_character()
+
+
+def _bytes_of(token: str) -> bytes:
+    """Bytes of a vocabulary entry; an entry outside GPT-2's alphabet is taken literally."""
+    if any(character not in _BYTES for character in token):
+        return token.encode()
+    return bytes(_BYTES[character] for character in token)
