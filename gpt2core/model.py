@@ -78,7 +78,8 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(
             query, key, value, mask, self.dropout if self.training else 0.0, is_causal=past == 0 and length > 1
         )
-        return self.c_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        out: Tensor = self.c_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        return out
 
 
 class MLP(nn.Module):
@@ -91,7 +92,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
-        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        out: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        return out
 
 
 class Block(nn.Module):
@@ -108,7 +110,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cache: KeyValueCache | None) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
         x = x + self.drop(self.attn(self.ln_1(x), cache))
-        return x + self.drop(self.mlp(self.ln_2(x)))
+        out: Tensor = x + self.drop(self.mlp(self.ln_2(x)))
+        return out
 
 
 class GPT2(nn.Module):
@@ -132,16 +135,21 @@ class GPT2(nn.Module):
         end = past + tokens.shape[1]
         if end > self.config.n_ctx:
             raise UserError(f"{end} tokens do not fit the context of {self.config.n_ctx}: shorten the text.")
-        x = self.drop(self.wte(tokens) + self.wpe.weight[past:end])  # [B, T, C]
+        x: Tensor = self.drop(self.wte(tokens) + self.wpe.weight[past:end])  # [B, T, C]
         for block in self.h:
             x = block(x, cache)
         if cache is not None:
             cache.length = end
-        return self.ln_f(x)
+        out: Tensor = self.ln_f(x)
+        return out
 
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Next-token logits: tokens int64 [B, T] -> float32 [B, T, V]."""
-        return F.linear(self.hidden(tokens, cache), self.wte.weight).float()
+        return self.head(self.hidden(tokens, cache))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Next-token logits float32 [..., V] of final hidden states [..., C]."""
+        return F.linear(hidden, self.wte.weight).float()
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats of targets int64 [B, T] (-100 is left out) after tokens int64 [B, T]."""
