@@ -28,9 +28,7 @@ def resolve_base(reference: str) -> Path:
         return _download(reference.removeprefix("hub:"))
     folder = Path(reference).expanduser()
     if not folder.is_dir():
-        raise UserError(
-            f"The base model {reference} is not a folder here: give an existing one, or hub:OWNER/NAME to download."
-        )
+        raise UserError(f"The base model {reference} is not a folder here: give an existing one or hub:OWNER/NAME.")
     return folder
 
 
