@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from configs.errors import UserError
 from gpt2core.durable import file_hash, publish_folder, write_json
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import Trainer
-from gpt2core.weights import save_model
+from gpt2core.weights import save_model, save_tensors
 
 SCHEMA_VERSION = 1
 
@@ -46,9 +46,9 @@ def save_checkpoint(folder: Path, trainer: Trainer, tokenizer: Tokenizer, state:
             return checkpoint
         shutil.rmtree(target)
     with publish_folder(target) as temporary:
-        save_model(trainer.model, temporary)
+        save_model(trainer.model, temporary, end_of_text=tokenizer.end_of_text)
         tokenizer.save(temporary)
-        save_file(_optimizer_tensors(trainer), temporary / "optimizer.safetensors")
+        save_tensors(_optimizer_tensors(trainer), temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", {"step": trainer.step, "versions": _versions(), **state})
         hashes = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / "manifest.json", {"schema_version": SCHEMA_VERSION, "files": hashes})
@@ -56,7 +56,7 @@ def save_checkpoint(folder: Path, trainer: Trainer, tokenizer: Tokenizer, state:
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Fill the trainer's weights, moments and step from a checkpoint that has been verified; raises UserError if it does not fit."""
+    """Fill the trainer's weights, moments and step from a verified checkpoint; raises UserError if it does not fit."""
     tensors = load_file(checkpoint.path / "optimizer.safetensors", device=str(trainer.model.wte.weight.device))
     weights = load_file(checkpoint.path / "model.safetensors", device=str(trainer.model.wte.weight.device))
     try:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from configs.errors import UserError
 from configs.schema import ModelSettings
+from gpt2core import hub
 from gpt2core.checkpoint import find_checkpoints, newest_valid
-from gpt2core.hub import resolve_hub
 from tasks.run_folder import RunFolder, all_runs, find_run
 from tasks.workspace import Workspace
 
@@ -25,7 +25,7 @@ def resolve_model(reference: str | None) -> Path:
     if reference.startswith("models:/"):
         return _from_registry(reference)
     if reference.startswith("hub:") or Path(reference).is_dir():
-        return resolve_hub(reference)
+        return hub.resolve_base(reference)
     return best_checkpoint(find_run(Workspace.current(), reference))
 
 

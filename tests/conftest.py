@@ -1,9 +1,14 @@
-"""Where the tests find their inputs."""
+"""Where the tests find their inputs, and a workspace of their own for all state."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+
+for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(name, None)
+os.environ["GPT2FLOW_HOME"] = tempfile.mkdtemp(prefix="gpt2flow-tests-")  # before Prefect and MLflow are imported anywhere
 
 PROJECT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("GPT2FLOW_SHARED", PROJECT.parent / "shared"))

@@ -31,9 +31,13 @@ def test_a_published_folder_appears_with_all_its_files(tmp_path: Path) -> None:
 
 
 def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), publish_folder(tmp_path / "store") as temporary:
-        (temporary / "a").write_text("1")
-        raise ZeroDivisionError
+    def publish_half() -> None:
+        with publish_folder(tmp_path / "store") as temporary:
+            (temporary / "a").write_text("1")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        publish_half()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -46,8 +50,9 @@ def test_a_stale_temporary_folder_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(small_disk: Path) -> None:
-    with pytest.raises(UserError, match=r"The disk is full at .*store: free some space"), publish_folder(small_disk / "store") as t:
-        (t / "big").write_bytes(bytes(1_000_000))
+    store = small_disk / "store"
+    with pytest.raises(UserError, match=r"The disk is full at .*store: free some space"), publish_folder(store) as temporary:
+        (temporary / "big").write_bytes(bytes(1_000_000))
     assert list(small_disk.iterdir()) == []
 
 

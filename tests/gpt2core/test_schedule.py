@@ -1,5 +1,6 @@
 """The learning rate against its formula, written another way."""
 
+import itertools
 import math
 
 import pytest
@@ -25,7 +26,7 @@ def test_cosine_is_half_way_down_in_the_middle_and_at_its_end_at_the_last_update
 def test_linear_loses_the_same_at_every_step() -> None:
     linear = SETTINGS.model_copy(update={"schedule": "linear"})
     rates = [learning_rate(step, linear) for step in range(10, 100)]
-    losses = [before - after for before, after in zip(rates, rates[1:], strict=False)]
+    losses = [before - after for before, after in itertools.pairwise(rates)]
     assert losses == pytest.approx([9e-4 / 89] * 89)
 
 

@@ -1,0 +1,202 @@
+"""The whole pipeline with real Prefect and MLflow, on a text small enough for seconds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+from flows.finetune import finetune
+from gpt2core import load_model
+from gpt2core.checkpoint import find_checkpoints
+from tasks.run_folder import RunFolder
+from tasks.run_result import RunResult
+from tasks.workspace import Workspace
+
+SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2}
+
+
+def tiny_config(name: str, source: Path, **train: object) -> RunConfig:
+    settings = {"steps": 8, "batch_size": 2, "warmup_steps": 2, "checkpoint_every": 3, "learning_rate": 1e-2, **train}
+    return RunConfig.model_validate(
+        {
+            "name": name,
+            "data": {"source": str(source)},
+            "tokenizer": {"vocab_size": 300},
+            "model": {**SIZES, "dropout": 0.1},
+            "train": settings,
+            "evaluate": {"every": 4, "prompts": ["The ", ""], "max_new_tokens": 12},
+            "registry": {"enabled": False},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two text files."""
+    folder = tmp_path_factory.mktemp("text")
+    lines = [f"The {i}th line says that {i} times {i} is {i * i}.\n\n" for i in range(400)]
+    (folder / "a.txt").write_text("".join(lines[:200]))
+    (folder / "b.txt").write_text("".join(lines[200:]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workspace() -> Workspace:
+    return Workspace.current().create()
+
+
+@pytest.fixture(scope="module")
+def registered(text: Path, workspace: Workspace) -> RunResult:
+    """A finished run with a registered version."""
+    config = tiny_config("registered", text)
+    return finetune(config.model_copy(update={"registry": config.registry.model_copy(update={"enabled": True})}))
+
+
+def client_run(result: RunResult) -> tuple[MlflowClient, str]:
+    return MlflowClient(), RunFolder(Path(result.folder)).read("run")["mlflow_run_id"]
+
+
+def test_the_run_is_finished_and_better_than_before(registered: RunResult) -> None:
+    assert RunFolder(Path(registered.folder)).state() == "finished"
+    assert registered.best.val_loss < registered.before.val_loss - 0.1
+    assert registered.tokens > 1000
+
+
+def test_mlflow_has_every_step_exactly_once(registered: RunResult) -> None:
+    client, run_id = client_run(registered)
+    for key in ("loss", "learning_rate", "gradient_norm"):
+        assert [metric.step for metric in client.get_metric_history(run_id, key)] == list(range(1, 9))
+    for key in ("val_loss", "perplexity", "bits_per_byte"):
+        assert [metric.step for metric in client.get_metric_history(run_id, key)] == [0, 4, 8]
+    assert client.get_metric_history(run_id, "tokens_per_second")
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.steps"] == "8"
+
+
+def test_mlflow_has_the_token_store_as_input(registered: RunResult) -> None:
+    client, run_id = client_run(registered)
+    (used,) = client.get_run(run_id).inputs.dataset_inputs
+    store = Workspace.current().stores / RunFolder(Path(registered.folder)).read("run")["store"]
+    assert str(store) in used.dataset.source
+    assert store.name.startswith(used.dataset.digest)
+
+
+def test_mlflow_has_the_samples_as_text_and_as_a_table(registered: RunResult, tmp_path: Path) -> None:
+    client, run_id = client_run(registered)
+    names = [Path(artifact.path).name for artifact in client.list_artifacts(run_id, "samples")]
+    assert names == [f"step-{step:08d}.txt" for step in (0, 4, 8)]
+    table = json.loads(Path(client.download_artifacts(run_id, "samples.json", str(tmp_path))).read_text())
+    assert table["columns"] == ["step", "prompt", "completion"]
+    assert [row[:2] for row in table["data"]] == [[step, prompt] for step in (0, 4, 8) for prompt in ("The ", "")]
+
+
+def test_the_registered_version_generates_through_its_alias(registered: RunResult) -> None:
+    model = mlflow.pyfunc.load_model("models:/registered@candidate")
+    frame = model.predict({"prompt": ["The ", "4"]}, params={"max_new_tokens": 5, "temperature": 0.0})
+    assert list(frame.columns) == ["completion"]
+    assert len(frame) == 2
+    assert all(frame["completion"])
+
+
+def test_the_registered_version_carries_its_lineage(registered: RunResult) -> None:
+    client, run_id = client_run(registered)
+    version = client.get_model_version_by_alias("registered", "candidate")
+    assert version.version == registered.version == "1"
+    assert version.run_id == run_id
+    assert version.tags["store"] == RunFolder(Path(registered.folder)).read("run")["store"]
+
+
+def test_the_registered_folder_holds_no_pickle(registered: RunResult) -> None:
+    folder = Path(mlflow.artifacts.download_artifacts("models:/registered@candidate"))
+    suffixes = {path.suffix for path in folder.rglob("*") if path.is_file()}
+    assert not suffixes & {".pkl", ".bin", ".pt", ".pth"}
+
+
+def test_the_same_config_again_is_recognised_as_finished(
+    registered: RunResult, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny_config("registered", text)
+    assert finetune(config) == registered
+    printed = capsys.readouterr().out
+    assert "finished already" in printed
+    assert "encoded before" in printed
+
+
+def test_a_run_killed_between_checkpoints_ends_with_the_same_weights(text: Path, workspace: Workspace) -> None:
+    config = tiny_config("undisturbed", text, steps=9, accumulate=2)
+    undisturbed = finetune(config)
+    killed = config.model_copy(update={"name": "killed"})
+    script = (
+        "import os, signal, sys\n"
+        "from configs.schema import RunConfig\n"
+        "from flows.finetune import finetune\n"
+        "from gpt2core.trainer import Trainer\n"
+        "update = Trainer._update\n"
+        "def dying(self):\n"
+        "    if self.step == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    update(self)\n"
+        "Trainer._update = dying\n"
+        "finetune(RunConfig.model_validate_json(sys.argv[1]))\n"
+    )
+    died = subprocess.run(
+        [sys.executable, "-c", script, killed.model_dump_json()], capture_output=True, check=False, timeout=120
+    )
+    assert died.returncode == -9
+    folder = next(RunFolder(path) for path in workspace.runs.glob("killed-*"))
+    assert folder.state() == "stopped"
+    assert [checkpoint.step for checkpoint in find_checkpoints(folder.checkpoints)] == [3, 4]
+    resumed = finetune(killed)
+    assert (Path(resumed.folder) / "metrics.jsonl").read_bytes() == (Path(undisturbed.folder) / "metrics.jsonl").read_bytes()
+    assert (Path(resumed.folder) / "evaluations.jsonl").read_bytes() == (
+        Path(undisturbed.folder) / "evaluations.jsonl"
+    ).read_bytes()
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        last = Path("checkpoints") / "step-00000009" / name
+        assert (Path(resumed.folder) / last).read_bytes() == (Path(undisturbed.folder) / last).read_bytes()
+    client, run_id = client_run(resumed)
+    assert [metric.step for metric in client.get_metric_history(run_id, "loss")] == list(range(1, 10))
+
+
+def test_only_the_newest_checkpoints_and_the_best_are_kept(text: Path, workspace: Workspace) -> None:
+    result = finetune(tiny_config("pruned", text, keep_checkpoints=1, checkpoint_every=1))
+    steps = {checkpoint.step for checkpoint in find_checkpoints(Path(result.folder) / "checkpoints")}
+    assert steps == {8, result.best_step}
+
+
+def test_a_released_model_is_fine_tuned_with_its_own_vocabulary(text: Path, workspace: Workspace, golden: Path) -> None:
+    base = golden / "openai-tiny" / "models" / "tiny"
+    config = tiny_config("base", text)
+    config = config.model_copy(
+        update={
+            "model": config.model.model_validate({"base": str(base)}),
+            "tokenizer": config.tokenizer.model_copy(update={"source": "base"}),
+        }
+    )
+    result = finetune(config)
+    assert result.n_vocab == 257
+    assert result.best.val_loss < result.before.val_loss
+    tuned, released = load_model(result.folder + "/checkpoints/step-00000008"), load_model(base)
+    assert tuned.config == released.config
+    assert not torch.equal(tuned.wte.weight, released.wte.weight)
+
+
+def test_text_shorter_than_a_block_is_one_sentence_and_starts_no_run(tmp_path: Path, workspace: Workspace) -> None:
+    (tmp_path / "short.txt").write_text("Too short.\n")
+    with pytest.raises(UserError, match="short"):
+        finetune(tiny_config("short", tmp_path / "short.txt"))
+    assert not list(workspace.runs.glob("short-*"))
+
+
+def test_a_second_process_on_the_same_run_is_told_who_holds_it(text: Path, registered: RunResult) -> None:
+    folder = RunFolder(Path(registered.folder))
+    with folder.locked(), pytest.raises(UserError, match=r"is being trained by process \d+ since"), folder.locked():
+        pass
+    assert folder.state() == "finished"

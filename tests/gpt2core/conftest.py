@@ -1,0 +1,28 @@
+"""A small text, its vocabulary and its token store, made once."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.schema import DataSettings
+from gpt2core.documents import find_files, read_documents
+from gpt2core.token_store import TokenStore, open_store
+from gpt2core.tokenizer import Tokenizer, train_tokenizer
+
+PYTHON_TOPICS = DataSettings()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """A vocabulary of 300 entries trained on the built-in corpus."""
+    texts = [document.text for document in read_documents(find_files(PYTHON_TOPICS), PYTHON_TOPICS)]
+    return train_tokenizer(texts[:20], 300)
+
+
+@pytest.fixture(scope="session")
+def store(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
+    """The built-in corpus in that vocabulary."""
+    from gpt2core.encoding import encode_store
+
+    folder: Path = tmp_path_factory.mktemp("stores")
+    return open_store(encode_store(find_files(PYTHON_TOPICS), PYTHON_TOPICS, tokenizer, folder))
