@@ -1,0 +1,121 @@
+"""The order in which training sees the token stream: a pure function of (seed, batch index), with no state to save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt2core.token_store import TokenStream
+
+ROUNDS = 6
+BLOCK = 1024
+"""Windows whose places are worked out at once, because a NumPy call costs the same for one as for a thousand."""
+IGNORED = -100
+
+Words = np.ndarray[Any, np.dtype[np.uint64]]
+
+
+class Batches:
+    """Windows of a stream in epochs: each window once an epoch, in an order and from a phase that are new in every epoch.
+
+    The stream is read as a ring, so every token is reached whatever the phase, and the window that goes over the end
+    continues with the first document, as if it came next. In n_ctx consecutive epochs no window starts where another did.
+    """
+
+    def __init__(self, stream: TokenStream, n_ctx: int, batch_size: int, seed: int) -> None:
+        if len(stream) < n_ctx + 1:
+            raise ValueError(f"a stream of {len(stream)} tokens has no window of {n_ctx} and the token after it")
+        self._stream = stream
+        self._n_ctx = n_ctx
+        self._batch_size = batch_size
+        self._seed = seed
+        self._known: tuple[int, list[int]] = (-1, [])
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Windows of n_ctx tokens that fit into the stream side by side."""
+        return len(self._stream) // self._n_ctx
+
+    def at(self, index: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of batch `index` (0, 1, ...), int64 [batch_size, n_ctx] each; a target is the next token."""
+        windows = np.empty((self._batch_size, self._n_ctx + 1), dtype=np.int64)  # [B, T + 1]
+        for row in range(self._batch_size):
+            self._read_ring(self.start(index * self._batch_size + row), windows[row])
+        tokens = torch.from_numpy(windows)
+        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def start(self, number: int) -> int:
+        """Place in the stream of the window that comes `number`-th over all epochs."""
+        block, offset = divmod(number, BLOCK)
+        if self._known[0] != block:
+            self._known = (block, self._starts(np.arange(block * BLOCK, (block + 1) * BLOCK, dtype=np.uint64)).tolist())
+        return self._known[1][offset]
+
+    def _starts(self, numbers: Words) -> Words:
+        epoch, place = np.divmod(numbers, np.uint64(self.windows_per_epoch))
+        window = permute(place, self.windows_per_epoch, mix(epoch + mix(np.uint64(self._seed))))
+        n_ctx = np.uint64(self._n_ctx)
+        phase = permute(epoch % n_ctx, self._n_ctx, mix(epoch // n_ctx + mix(np.uint64(~self._seed & (2**64 - 1)))))
+        return (phase + window * n_ctx) % np.uint64(len(self._stream))
+
+    def _read_ring(self, start: int, out: np.ndarray[Any, Any]) -> None:
+        before_end = min(len(out), len(self._stream) - start)
+        self._stream.read(start, before_end, out)
+        if before_end < len(out):
+            self._stream.read(0, len(out) - before_end, out[before_end:])
+
+
+def validation_batches(stream: TokenStream, n_ctx: int, batch_size: int, max_windows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Windows side by side, at most `max_windows` of them spread evenly over the stream.
+
+    Inputs and targets are int64 [at most batch_size, n_ctx]. Behind the end of the stream inputs are 0 and targets -100, so
+    with all windows every token but the first is a target exactly once.
+    """
+    total = -(-(len(stream) - 1) // n_ctx)
+    chosen = [number * total // max_windows for number in range(max_windows)] if max_windows < total else range(total)
+    for first in range(0, len(chosen), batch_size):
+        yield _validation_batch(stream, n_ctx, [number * n_ctx for number in chosen[first : first + batch_size]])
+
+
+def _validation_batch(stream: TokenStream, n_ctx: int, starts: list[int]) -> tuple[Tensor, Tensor]:
+    inputs = np.zeros((len(starts), n_ctx), dtype=np.int64)  # [B, T]
+    targets = np.full((len(starts), n_ctx), IGNORED, dtype=np.int64)  # [B, T]
+    for row, start in enumerate(starts):
+        length = min(n_ctx, len(stream) - 1 - start)
+        stream.read(start, length, inputs[row])
+        stream.read(start + 1, length, targets[row])
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+def permute(places: Words, size: int, keys: Words) -> Words:
+    """Where each place in [0, size) goes under the permutation that its key selects.
+
+    A Feistel network permutes the next power of four; a place that lands outside is sent through again until it lands inside
+    (cycle walking), which keeps the whole a permutation. See Black and Rogaway, Ciphers with Arbitrary Finite Domains (2002).
+    """
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    places = _feistel(places, half, keys)
+    while (outside := places >= size).any():
+        places = np.where(outside, _feistel(places, half, keys), places)
+    return places
+
+
+def _feistel(places: Words, half: int, keys: Words) -> Words:
+    shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    left, right = places >> shift, places & mask
+    for number in range(ROUNDS):
+        left, right = right, left ^ (mix(right ^ mix(keys + np.uint64(number))) & mask)
+    return (left << shift) | right
+
+
+def mix(word: Words | np.uint64) -> Words:
+    """SplitMix64's output function: every bit of the word reaches every bit of the result."""
+    with np.errstate(over="ignore"):
+        word = word + np.uint64(0x9E3779B97F4A7C15)
+        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(word ^ (word >> np.uint64(31)))
