@@ -71,6 +71,11 @@ def point_environment(workspace: Workspace) -> None:
         "PREFECT_HOME": str(workspace.prefect_home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+        # One event at a time, the default, is too slow: when a run's own server ends with the run, task states are lost
+        # and it prints a traceback. In batches it catches up before it ends.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "DO_NOT_TRACK": "1",
         "MLFLOW_TRACKING_URI": workspace.mlflow_database,
         "MLFLOW_DISABLE_TELEMETRY": "true",
