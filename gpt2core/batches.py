@@ -51,9 +51,11 @@ class Batches:
     def start(self, number: int) -> int:
         """Place in the stream of the window that comes `number`-th over all epochs."""
         block, offset = divmod(number, BLOCK)
-        if self._known[0] != block:
-            self._known = (block, self._starts(np.arange(block * BLOCK, (block + 1) * BLOCK, dtype=np.uint64)).tolist())
-        return self._known[1][offset]
+        known = self._known
+        if known[0] != block:
+            numbers = np.arange(block * BLOCK, (block + 1) * BLOCK, dtype=np.uint64)
+            known = self._known = (block, self._starts(numbers).tolist())
+        return known[1][offset]
 
     def _starts(self, numbers: Words) -> Words:
         epoch, place = np.divmod(numbers, np.uint64(self.windows_per_epoch))

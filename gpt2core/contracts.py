@@ -85,7 +85,7 @@ def check_documents(table: pa.Table, file: str, starts: dict[Split, int], first_
     `starts` is where each split's stream stands before this shard and `seen` the hashes of the shards before; both are
     brought up to date. Raises ContractError.
     """
-    _check(_documents_schema(starts, first_id, seen), table, file)
+    _check(_documents_schema(starts, first_id, seen), table, file, _shorten)
     seen.update(table["sha256"].to_pylist())
     for split in SPLITS:
         starts[split] += pc.sum(table.filter(pc.equal(table["split"], split))["n_tokens"]).as_py() or 0
@@ -96,8 +96,8 @@ def check_tokens(table: pa.Table, file: str, dtype: str, row_tokens: int, n_voca
     width = np.dtype(dtype).itemsize * row_tokens
 
     def below_n_vocab(data: PyArrowData) -> pa.ChunkedArray:
-        chunks = [_ids(chunk, dtype, row_tokens).max(axis=1, initial=0) < n_vocab for chunk in data.table[data.key].chunks]
-        return pa.chunked_array([pa.array(chunk) for chunk in chunks], pa.bool_())
+        highest = [_ids(chunk, dtype, row_tokens).max(axis=1, initial=0) for chunk in data.table[data.key].chunks]
+        return pa.chunked_array([pa.array(ids < n_vocab) for ids in highest], pa.bool_())
 
     def of_width(data: PyArrowData) -> bool:
         return bool(data.table[data.key].type == pa.binary(width))
@@ -107,7 +107,12 @@ def check_tokens(table: pa.Table, file: str, dtype: str, row_tokens: int, n_voca
         pap.Check(of_width, name=f"rows must be {width} bytes"),
         pap.Check(below_n_vocab, name=f"ids must be below {n_vocab}"),
     ]
-    _check(pap.DataFrameSchema({"tokens": pap.Column(None, checks)}, strict=True), table, file)
+    _check(
+        pap.DataFrameSchema({"tokens": pap.Column(None, checks)}, strict=True),
+        table,
+        file,
+        lambda row: str(np.frombuffer(row, dtype).max()),
+    )
 
 
 def check_totals(documents: dict[Split, int], streams: dict[Split, int]) -> None:
@@ -123,11 +128,9 @@ def _documents_schema(starts: dict[Split, int], first_id: int, seen: set[str]) -
         return pc.equal(table["doc_id"], pa.array(np.arange(first_id, first_id + table.num_rows)))
 
     def unique(table: pa.Table) -> pa.Array:
-        hashes, known, new = table["sha256"].to_pylist(), set(seen), []
-        for sha256 in hashes:
-            new.append(sha256 not in known)
-            known.add(sha256)
-        return pa.array(new)
+        hashes = table["sha256"].to_pylist()
+        first = {sha256: row for row, sha256 in reversed(list(enumerate(hashes)))}
+        return pa.array([first[sha256] == row and sha256 not in seen for row, sha256 in enumerate(hashes)])
 
     def contiguous(table: pa.Table) -> pa.Array:
         offsets, lengths = table["token_offset"].to_numpy(), table["n_tokens"].to_numpy()
@@ -169,15 +172,15 @@ def _column(dtype: pa.DataType, *rules: tuple[Callable[[pa.Table], pa.Array], st
     return pap.Column(dtype, [pap.Check(on_table(rule), name=name) for rule, name in rules], nullable=False)
 
 
-def _check(schema: pap.DataFrameSchema, table: pa.Table, file: str) -> None:
+def _check(schema: pap.DataFrameSchema, table: pa.Table, file: str, show: Callable[[Any], str]) -> None:
     """Run pandera and turn its first finding into one short sentence; its own messages can hold whole tables."""
     try:
         schema.validate(table)
     except SchemaError as error:
-        raise ContractError(_failure(error, table, file)) from None
+        raise ContractError(_failure(error, table, file, show)) from None
 
 
-def _failure(error: SchemaError, table: pa.Table, file: str) -> Failure:
+def _failure(error: SchemaError, table: pa.Table, file: str, show: Callable[[Any], str]) -> Failure:
     column = getattr(error.schema, "name", None)
     if column is None:
         return Failure(
@@ -187,15 +190,14 @@ def _failure(error: SchemaError, table: pa.Table, file: str) -> Failure:
         return Failure(file, pc.index(table[column].is_null(), True).as_py(), column, "empty", "it must have a value")
     if not isinstance(error.check, pap.Check):
         return Failure(file, None, column, str(table[column].type), f"its type must be {error.schema.dtype}".lower())
-    if isinstance(error.failure_cases, bool):
+    if error.check_output is None or isinstance(error.failure_cases, bool):
         return Failure(file, None, column, str(table[column].type), str(error.check.name))
-    row = pc.index(nw.to_native(error.check_output)["check_output"], False).as_py()
-    return Failure(file, row, column, _shorten(table[column][row].as_py()), str(error.check.name))
+    row: int = pc.index(nw.to_native(error.check_output)["check_output"], False).as_py()
+    return Failure(file, row, column, show(table[column][row].as_py()), str(error.check.name))
 
 
 def _shorten(value: object) -> str:
-    text = value.hex() if isinstance(value, bytes) else str(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return str(value) if len(str(value)) <= SHOWN else f"{str(value)[:SHOWN]}..."
 
 
 def _ids(chunk: pa.Array, dtype: str, row_tokens: int) -> np.ndarray[Any, Any]:

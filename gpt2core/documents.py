@@ -28,9 +28,9 @@ KNOWN_BINARY = {
     b"PK\x03\x04": "a zip archive or an office document",
     b"\x1f\x8b": "a gzip archive",
     b"\x28\xb5\x2f\xfd": "a zstd archive",
-    b"BZh": "a bzip2 archive",
+    b"BZh91AY&SY": "a bzip2 archive",
     b"\xfd7zXZ\x00": "an xz archive",
-    b"PAR1": "a Parquet file",
+    b"PAR1\x15": "a Parquet file",
     b"\x89PNG": "a picture",
     b"\xff\xd8\xff": "a picture",
     b"\xff\xfe": "UTF-16 text",
@@ -125,6 +125,8 @@ def open_source(name: str, path: Path | None) -> Iterator[BinaryIO]:
 
 def _paths_of(entry: str) -> list[tuple[str, Path]]:
     """(name in the corpus, path) of each file behind one entry of `data.source`."""
+    if not entry.strip():
+        raise UserError(f"An entry of data.source is empty: give a file, a folder, a glob or {PYTHON_TOPICS}.")
     path = Path(entry).expanduser()
     try:
         if path.is_file():

@@ -6,6 +6,7 @@ document, one batch of encoded text and one row group for each split, whatever t
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -16,33 +17,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from configs.errors import UserError
 from configs.schema import DataSettings
-from gpt2core.contracts import DOCUMENTS, check_store
+from gpt2core.contracts import check_store
 from gpt2core.documents import Document, SourceFile, documents_of
-from gpt2core.durable import publish_folder
-from gpt2core.manifest import (
-    ROW_TOKENS,
-    SCHEMA_VERSION,
-    Manifest,
-    SplitCounts,
-    StoredFile,
-    store_hash,
-    token_dtype,
-    write_manifest,
-)
-from gpt2core.splitting import SPLITS, Passage, Split, Survey, place_documents, survey_documents
-from gpt2core.token_store import file_sha256, open_store
+from gpt2core.durable import named_write_errors, publish_folder
+from gpt2core.manifest import ROW_TOKENS, SCHEMA_VERSION, Manifest, store_hash, write_manifest
+from gpt2core.splitting import Passage, place_documents, survey_documents
+from gpt2core.store_writer import StoreWriter
+from gpt2core.token_store import open_store
 from gpt2core.tokenizer import Tokenizer
 
-SHARD_BYTES = 64 << 20
-"""Text in a shard: it ends with the document that reaches this many bytes."""
-GROUP_ROWS = (8 << 20) // ROW_TOKENS
-"""Rows of a row group, which is one data page."""
 BATCH_CHARACTERS = 1 << 20
 """Text encoded at once; its pieces are shared out among threads."""
 
@@ -61,141 +46,47 @@ def encode_store(
     `progress` hears (bytes of text done, bytes in all). Raises UserError for unreadable or missing text, for a full disk and
     for a store that breaks its contract; nothing is left behind then.
     """
-    options = {"validation": settings.validation}
-    name = store_hash([(file.source, file.sha256) for file in files], tokenizer.sha256, options)
-    target = stores_dir / name
-    stores_dir.mkdir(parents=True, exist_ok=True)
+    with named_write_errors(stores_dir):
+        stores_dir.mkdir(parents=True, exist_ok=True)
+    sources = [(file.source, file.sha256) for file in files]
+    target = stores_dir / store_hash(sources, tokenizer.sha256, _options(settings))
     with _alone_in(stores_dir):
         if not _is_whole(target):
             shutil.rmtree(target, ignore_errors=True)
-            survey = survey_documents(_documents(files), settings.validation)
-            with publish_folder(target) as folder:
-                rule = survey.rule(settings.validation)
-                writer = StoreWriter(folder, tokenizer)
-                _encode(place_documents(_documents(files), rule), tokenizer, writer, _reporter(progress, survey))
-                _write_sources(folder, files)
-                manifest = Manifest(
-                    schema_version=SCHEMA_VERSION,
-                    hash=name,
-                    tokenizer_sha256=tokenizer.sha256,
-                    n_vocab=tokenizer.n_vocab,
-                    end_of_text=tokenizer.end_of_text,
-                    row_tokens=ROW_TOKENS,
-                    options=options,
-                    cut_above=rule.cut_above,
-                    dropped={"empty": survey.empty, "duplicate": survey.duplicates},
-                    counts=writer.finish(),
-                    files=_stored_files(folder, writer.tokens_in),
-                )
-                check_store(folder, manifest)
-                write_manifest(folder, manifest)
+            _publish(files, settings, tokenizer, target, progress)
     return target
 
 
-class StoreWriter:
-    """Appends encoded passages to the shards of a store in the making."""
-
-    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
-        self._folder = folder
-        self._end_of_text = tokenizer.end_of_text
-        self._dtype = np.dtype(token_dtype(tokenizer.n_vocab))
-        self._shard = 0
-        self._shard_bytes = 0
-        self._streams: dict[Split, TokenShard] = {}
-        self._rows: list[dict[str, Any]] = []
-        self._doc_id = 0
-        self._passage_tokens = 0
-        self._counts: dict[Split, SplitCounts] = {split: SplitCounts() for split in SPLITS}
-        self.tokens_in: dict[str, int] = {}
-        """Tokens before the padding, by the name of the shard."""
-
-    def add(self, passage: Passage, ids: list[int], last: bool) -> None:
-        """Append the next ids of a passage; with the last ones it is closed by the end-of-text id and gets its row."""
-        stream = self._stream(passage.split)
-        stream.append(np.array(ids, dtype=self._dtype))
-        self._passage_tokens += len(ids)
-        if last:
-            stream.append(np.array([self._end_of_text], dtype=self._dtype))
-            self._close_document(passage, self._passage_tokens + 1)
-            self._passage_tokens = 0
-
-    def finish(self) -> dict[Split, SplitCounts]:
-        """Complete the last shard."""
-        if self._rows:
-            self._close_shard()
-        return self._counts
-
-    def _stream(self, split: Split) -> TokenShard:
-        if split not in self._streams:
-            self._streams[split] = TokenShard(self._folder / f"tokens-{split}-{self._shard:05d}.parquet", self._dtype)
-        return self._streams[split]
-
-    def _close_document(self, passage: Passage, n_tokens: int) -> None:
-        before = self._counts[passage.split]
-        values = (self._doc_id, passage.source, passage.sha256, passage.n_bytes, n_tokens, before.tokens, passage.split)
-        self._rows.append(dict(zip(DOCUMENTS.names, values, strict=True)))
-        self._counts[passage.split] = SplitCounts(
-            documents=before.documents + 1, bytes=before.bytes + passage.n_bytes, tokens=before.tokens + n_tokens
+def _publish(
+    files: list[SourceFile], settings: DataSettings, tokenizer: Tokenizer, target: Path, progress: Progress | None
+) -> None:
+    survey = survey_documents(_documents(files), settings.validation)
+    rule = survey.rule(settings.validation)
+    with publish_folder(target) as folder:
+        writer = StoreWriter(folder, tokenizer)
+        with _named_need(writer, survey.n_bytes):
+            _encode(place_documents(_documents(files), rule), tokenizer, writer, survey.n_bytes, progress)
+            counts, stored = writer.finish(files)
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            hash=target.name,
+            tokenizer_sha256=tokenizer.sha256,
+            n_vocab=tokenizer.n_vocab,
+            end_of_text=tokenizer.end_of_text,
+            row_tokens=ROW_TOKENS,
+            options=_options(settings),
+            cut_above=rule.cut_above,
+            dropped={"empty": survey.empty, "duplicate": survey.duplicates},
+            counts=counts,
+            files=stored,
         )
-        self._doc_id += 1
-        self._shard_bytes += passage.n_bytes
-        if self._shard_bytes >= SHARD_BYTES:
-            self._close_shard()
-
-    def _close_shard(self) -> None:
-        for stream in self._streams.values():
-            self.tokens_in[stream.path.name] = stream.close(self._end_of_text)
-        table = pa.Table.from_pylist(self._rows, schema=DOCUMENTS)
-        pq.write_table(table, self._folder / f"documents-{self._shard:05d}.parquet", write_page_checksum=True)
-        self._shard, self._shard_bytes, self._streams, self._rows = self._shard + 1, 0, {}, []
+        check_store(folder, manifest)
+        write_manifest(folder, manifest)
 
 
-class TokenShard:
-    """One token shard in the making: raw rows in a Parquet file, one data page for each row group."""
-
-    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
-        self.path = path
-        self._row_type = pa.binary(ROW_TOKENS * dtype.itemsize)
-        schema = pa.schema([pa.field("tokens", self._row_type, nullable=False)])
-        self._file = pq.ParquetWriter(
-            path,
-            schema,
-            use_dictionary=False,
-            compression="none",
-            write_statistics=False,
-            data_page_size=1 << 30,
-            write_page_checksum=True,
-        )
-        self._group = np.empty(GROUP_ROWS * ROW_TOKENS, dtype=dtype)
-        self._filled = 0
-        self._tokens = 0
-
-    def append(self, ids: np.ndarray[Any, Any]) -> None:
-        """Add ids to the stream, writing each row group as soon as it is full."""
-        self._tokens += len(ids)
-        while len(ids):
-            piece = ids[: len(self._group) - self._filled]
-            self._group[self._filled : self._filled + len(piece)] = piece
-            self._filled += len(piece)
-            ids = ids[len(piece) :]
-            if self._filled == len(self._group):
-                self._write_group()
-
-    def close(self, padding: int) -> int:
-        """Fill the last row with `padding`, complete the file and return the number of tokens before it."""
-        used = -(-self._filled // ROW_TOKENS) * ROW_TOKENS
-        self._group[self._filled : used] = padding
-        self._filled = used
-        if used:
-            self._write_group()
-        self._file.close()
-        return self._tokens
-
-    def _write_group(self) -> None:
-        rows = self._filled // ROW_TOKENS
-        column = pa.FixedSizeBinaryArray.from_buffers(self._row_type, rows, [None, pa.py_buffer(self._group)])
-        self._file.write_table(pa.Table.from_arrays([column], schema=self._file.schema), row_group_size=rows)
-        self._filled = 0
+def _options(settings: DataSettings) -> dict[str, Any]:
+    """The settings that decide about the store's content, beside the text itself."""
+    return {"validation": settings.validation}
 
 
 @dataclass(frozen=True)
@@ -205,14 +96,31 @@ class _Piece:
     last: bool
 
 
-def _encode(passages: Iterable[Passage], tokenizer: Tokenizer, writer: StoreWriter, report: Callable[[int], None]) -> None:
+def _encode(
+    passages: Iterable[Passage], tokenizer: Tokenizer, writer: StoreWriter, total: int, progress: Progress | None
+) -> None:
+    """Encode all passages, `total` bytes of text or a little less, and append them to the store."""
     done = 0
     for batch in _batches(passages, tokenizer):
         found = tokenizer.encode_batch([piece.text for piece in batch], special=False)
         for piece, ids in zip(batch, found, strict=True):
             writer.add(piece.passage, ids, piece.last)
             done += len(piece.text.encode())
-        report(done)
+        if progress:
+            progress(done, total)
+
+
+@contextmanager
+def _named_need(writer: StoreWriter, total: int) -> Iterator[None]:
+    """Say of a full disk how large the whole store will be, judged by the documents that are encoded."""
+    try:
+        yield
+    except OSError as error:
+        done, size = writer.encoded
+        if error.errno != errno.ENOSPC or not done:
+            raise
+        need = f"the token store needs about {-(-size * total // done >> 20):,} MiB"
+        raise UserError(f"The disk is full at {writer.folder.parent}: {need}; free them and run it again.") from error
 
 
 def _batches(passages: Iterable[Passage], tokenizer: Tokenizer) -> Iterator[list[_Piece]]:
@@ -240,24 +148,6 @@ def _pieces(passage: Passage, tokenizer: Tokenizer) -> Iterator[_Piece]:
 
 def _documents(files: Iterable[SourceFile]) -> Iterator[Document]:
     return chain.from_iterable(documents_of(file) for file in files)
-
-
-def _reporter(progress: Progress | None, survey: Survey) -> Callable[[int], None]:
-    total = survey.n_bytes
-    return lambda done: progress(done, total) if progress else None
-
-
-def _write_sources(folder: Path, files: list[SourceFile]) -> None:
-    """What the store was made of, file by file."""
-    rows = [{"source": file.source, "n_bytes": file.n_bytes, "sha256": file.sha256} for file in files]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "sources.parquet", write_page_checksum=True)
-
-
-def _stored_files(folder: Path, tokens_in: dict[str, int]) -> dict[str, StoredFile]:
-    return {
-        path.name: StoredFile(bytes=path.stat().st_size, sha256=file_sha256(path), tokens=tokens_in.get(path.name))
-        for path in sorted(folder.iterdir())
-    }
 
 
 def _is_whole(store: Path) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from configs.errors import UserError
@@ -37,16 +38,21 @@ class Tokenizer:
         self._ordinary = tokenizers.Tokenizer.from_str(core.to_str())
         self._ordinary.encode_special_tokens = True
         vocabulary = core.get_vocab(with_added_tokens=True)
-        if END_OF_TEXT not in vocabulary:
-            raise UserError(f"The vocabulary has no {END_OF_TEXT} entry: give one of the GPT-2 family, or train one.")
+        missing = [entry for entry in (END_OF_TEXT, *_BYTES) if entry not in vocabulary]
+        if missing:
+            raise UserError(f"The vocabulary has no entry {missing[0]}: give a byte-level BPE as GPT-2's, or train one.")
         self.end_of_text: int = vocabulary[END_OF_TEXT]
         """Id that closes a document."""
         self.n_vocab: int = max(vocabulary.values()) + 1
         """Number of ids; every id is below it."""
 
     def encode(self, text: str, special: bool = True) -> list[int]:
-        """Token ids; `<|endoftext|>` in the text is the one id of end of text, or ordinary characters if not `special`."""
-        return self._for(special).encode(text, add_special_tokens=False).ids
+        """Token ids; `<|endoftext|>` in the text is the one id of end of text, or ordinary characters if not `special`.
+
+        Half a surrogate pair, which a terminal can produce but no UTF-8 can hold, becomes U+FFFD.
+        """
+        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return self._for(special).encode(whole, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
         """Token ids of each text, found in parallel."""
@@ -182,9 +188,8 @@ def _read_saved(path: Path) -> tokenizers.Tokenizer:
 
 def _read_pair(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
     try:
-        entries = json.loads(_read(vocabulary))
-        ids = {str(token): int(i) for token, i in entries.items()}
-    except (ValueError, AttributeError, TypeError):
+        ids = TypeAdapter(dict[str, NonNegativeInt]).validate_json(_read(vocabulary), strict=True)
+    except ValidationError:
         raise UserError(f"{vocabulary} is not a vocabulary: it should be a JSON object of token to id.") from None
     try:
         return _assemble(ids, _read_merges(merges))
