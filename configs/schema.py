@@ -96,8 +96,8 @@ class TrainSettings(Section):
 class SampleSettings(Section):
     """How text is generated."""
 
-    max_new_tokens: Positive = 100
-    """Tokens to generate."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    """Tokens to generate; text longer than n_ctx goes on in a sliding window."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.8
     """Divides the logits; 0 always takes the likeliest token."""
     top_k: Annotated[int, Field(ge=0)] = 40

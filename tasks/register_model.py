@@ -27,9 +27,9 @@ from tasks.model_sources import best_checkpoint
 from tasks.open_run import FinetuneRun, git_revision
 
 FRESH_PROCESS = """
-import sys, mlflow
+import sys, mlflow, pandas
 model = mlflow.pyfunc.load_model(sys.argv[1])
-completion = model.predict({"prompt": [sys.argv[2]]}, params={"max_new_tokens": 8})["completion"][0]
+completion = model.predict(pandas.DataFrame({"prompt": [sys.argv[2]]}), params={"max_new_tokens": 8})["completion"][0]
 assert isinstance(completion, str) and completion, f"it generated {completion!r}"
 """
 

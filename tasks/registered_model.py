@@ -27,11 +27,15 @@ class RegisteredGPT2(PythonModel):  # type: ignore[misc]
         self._tokenizer = load_tokenizer(folder)
 
     def predict(
-        self, _context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+        self,
+        context: PythonModelContext,  # noqa: ARG002  (MLflow fixes the names)
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """A frame with the column `prompt` -> a frame with the column `completion`; params are SampleSettings' fields."""
         settings = SampleSettings.model_validate(params or {})
-        completions = [generate_text(self._model, self._tokenizer, prompt, settings) for prompt in model_input["prompt"]]
+        prompts = model_input["prompt"].explode()  # MLflow puts the list of {"prompt": [...]} into one cell
+        completions = [generate_text(self._model, self._tokenizer, prompt, settings) for prompt in prompts]
         return pd.DataFrame({"completion": completions})
 
 

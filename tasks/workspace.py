@@ -70,7 +70,7 @@ def point_environment(workspace: Workspace) -> None:
     defaults = {
         "PREFECT_HOME": str(workspace.prefect_home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         # One event at a time, the default, is too slow: when a run's own server ends with the run, task states are lost
         # and it prints a traceback. In batches it catches up before it ends.
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
@@ -79,6 +79,7 @@ def point_environment(workspace: Workspace) -> None:
         "DO_NOT_TRACK": "1",
         "MLFLOW_TRACKING_URI": workspace.mlflow_database,
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

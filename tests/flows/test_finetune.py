@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -100,7 +101,7 @@ def test_mlflow_has_the_samples_as_text_and_as_a_table(registered: RunResult, tm
 
 def test_the_registered_version_generates_through_its_alias(registered: RunResult) -> None:
     model = mlflow.pyfunc.load_model("models:/registered@candidate")
-    frame = model.predict({"prompt": ["The ", "4"]}, params={"max_new_tokens": 5, "temperature": 0.0})
+    frame = model.predict(pd.DataFrame({"prompt": ["The ", "4"]}), params={"max_new_tokens": 5, "temperature": 0.0})
     assert list(frame.columns) == ["completion"]
     assert len(frame) == 2
     assert all(frame["completion"])
