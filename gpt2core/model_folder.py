@@ -91,9 +91,7 @@ def _newest_prefix(folder: Path) -> Path:
     """The prefix that `checkpoint` names, in this folder: an absolute path is from the machine that trained."""
     file = folder / "checkpoint"
     if not file.is_file():
-        raise UserError(
-            f'{file} is missing: write one line, model_checkpoint_path: "PREFIX", where PREFIX.index is the weights.'
-        )
+        raise UserError(f'{file} is missing: write the line model_checkpoint_path: "PREFIX" into it, for PREFIX.index.')
     named = re.search(r'^model_checkpoint_path:\s*"(.+)"', _read_text(file), re.MULTILINE)
     if named is None:
         raise UserError(f'{file} names no checkpoint: write the line model_checkpoint_path: "PREFIX" into it.')

@@ -97,16 +97,19 @@ def _read_variable(name: str, entry: Entry, files: list[Path], data: list[NDArra
     if entry.sliced or entry.dtype not in DTYPES:
         kind = "saved in slices" if entry.sliced else f"of TensorFlow's data type {entry.dtype}"
         raise UserError(f"Variable {name} of {files[0]} is {kind}, which cannot be read: save it again as one plain array.")
-    dtype = np.dtype(DTYPES[entry.dtype])
+    dtype, contradiction = np.dtype(DTYPES[entry.dtype]), f"The index of {files[0]} contradicts itself about variable {name}"
     if entry.shard >= len(files) or math.prod(entry.shape) * dtype.itemsize != entry.size:
-        raise UserError(f"The index of {files[0]} contradicts itself about variable {name}: fetch the checkpoint again.")
+        raise UserError(f"{contradiction}: fetch the checkpoint again.")
     file, shard = files[entry.shard], data[entry.shard]
     if entry.offset + entry.size > shard.size:
         raise UserError(f"{file} is truncated: it ends before variable {name} does, so fetch the checkpoint again.")
     values = shard[entry.offset : entry.offset + entry.size]
     if _masked_crc(values) != entry.masked_crc:
         raise UserError(f"{file} is damaged: variable {name} does not match its checksum, so fetch the checkpoint again.")
-    return np.ndarray(entry.shape, dtype, values)
+    try:
+        return np.ndarray(entry.shape, dtype, values)
+    except ValueError as error:  # too many dimensions, or one out of all bounds beside one of 0
+        raise UserError(f"{contradiction} ({error}): fetch the checkpoint again.") from error
 
 
 def _masked_crc(values: bytes | NDArray[np.uint8]) -> int:

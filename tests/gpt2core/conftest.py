@@ -1,8 +1,10 @@
 """A small text, its vocabulary and its token store, made once."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from configs.schema import DataSettings
 from gpt2core.documents import find_files, read_documents
@@ -10,6 +12,15 @@ from gpt2core.token_store import TokenStore, open_store
 from gpt2core.tokenizer import Tokenizer, train_tokenizer
 
 PYTHON_TOPICS = DataSettings()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny models gain nothing from threads, and on shared cores those wait for one another: four times as slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
