@@ -35,8 +35,6 @@ class Tokenizer:
         core.no_padding()
         core.no_truncation()
         self._core = core
-        self._ordinary = tokenizers.Tokenizer.from_str(core.to_str())
-        self._ordinary.encode_special_tokens = True
         vocabulary = core.get_vocab(with_added_tokens=True)
         missing = [entry for entry in (END_OF_TEXT, *_BYTES) if entry not in vocabulary]
         if missing:
@@ -108,6 +106,13 @@ class Tokenizer:
         same = _without(saved["pre_tokenizer"], "trim_offsets") == _without(ours["pre_tokenizer"], "trim_offsets")
         return same and saved["normalizer"] is None and [t["content"] for t in saved["added_tokens"]] == [END_OF_TEXT]
 
+    @cached_property
+    def _ordinary(self) -> tokenizers.Tokenizer:
+        """A twin that knows no special tokens; switching one object back and forth would not be safe among threads."""
+        twin = tokenizers.Tokenizer.from_str(self._core.to_str())
+        twin.encode_special_tokens = True
+        return twin
+
     def _for(self, special: bool) -> tokenizers.Tokenizer:
         return self._core if special else self._ordinary
 
@@ -128,9 +133,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     for vocabulary, merges in LAYOUTS:
         if (folder / vocabulary).is_file() and (folder / merges).is_file():
             return Tokenizer(_read_pair(folder / vocabulary, folder / merges))
-    raise UserError(
-        f"{folder} holds no tokenizer: it needs tokenizer.json, encoder.json + vocab.bpe, or vocab.json + merges.txt."
-    )
+    raise UserError(f"{folder} holds no tokenizer: put tokenizer.json, or encoder.json and vocab.bpe, into it.")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -178,9 +181,7 @@ def _read_saved(path: Path) -> tokenizers.Tokenizer:
     except UserError:
         raise
     except Exception as error:  # the library raises bare Exception
-        raise UserError(
-            f"{path} is not a tokenizer.json ({_first_line(error)}): give one saved by the tokenizers library."
-        ) from None
+        raise UserError(f"{path} is not a tokenizer.json ({_first_line(error)}): take it from the model again.") from None
     if not isinstance(core.model, models.BPE):
         raise UserError(f"{path} holds a {type(core.model).__name__} tokenizer: GPT-2 needs a byte-level BPE.")
     return core
