@@ -19,6 +19,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## install everything into .venv (the other targets do it when it is needed)
+	@echo "$(VENV) is ready."
 
 run: $(READY) ## train the demo model: text, tokens, training, samples, registry
 	@$(BIN)/gpt2flow run $(CONFIG) $(ARGS)

@@ -17,3 +17,11 @@ def choose_device(setting: str) -> torch.device:
     except (RuntimeError, AssertionError, ValueError):
         raise UserError(f"train.device '{setting}' is not available here: use auto or cpu.") from None
     return device
+
+
+def accelerator_name() -> str | None:
+    """Name and memory of the accelerator that `auto` takes; None where there is only the CPU."""
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        return f"{card.name}, {card.total_memory / 1e9:.0f} GB, {torch.cuda.device_count()} in this machine"
+    return "Apple GPU (mps)" if torch.backends.mps.is_available() else None
