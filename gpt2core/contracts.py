@@ -133,12 +133,12 @@ def _documents_schema(starts: dict[Split, int], first_id: int, seen: set[str]) -
         return pa.array([first[sha256] == row and sha256 not in seen for row, sha256 in enumerate(hashes)])
 
     def contiguous(table: pa.Table) -> pa.Array:
-        offsets, lengths = table["token_offset"].to_numpy(), table["n_tokens"].to_numpy()
-        expected = np.empty_like(offsets)
+        lengths = pc.fill_null(table["n_tokens"], 0).to_numpy()  # missing values are another rule's finding
+        expected = np.full(table.num_rows, -1, dtype=np.int64)
         for split in SPLITS:
-            rows = pc.equal(table["split"], split).to_numpy()
+            rows = pc.fill_null(pc.equal(table["split"], split), False).to_numpy()
             expected[rows] = starts[split] + np.cumsum(lengths[rows]) - lengths[rows]
-        return pa.array(offsets == expected)
+        return pc.equal(table["token_offset"], pa.array(expected))
 
     def at_least(column: str, least: int) -> Callable[[pa.Table], pa.Array]:
         return lambda table: pc.greater_equal(table[column], least)

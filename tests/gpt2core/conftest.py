@@ -1,5 +1,6 @@
 """A small text, its vocabulary and its token store, made once."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,3 +38,14 @@ def store(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Tok
 
     folder: Path = tmp_path_factory.mktemp("stores")
     return open_store(encode_store(find_files(PYTHON_TOPICS), PYTHON_TOPICS, tokenizer, folder))
+
+
+@pytest.fixture
+def without_rights() -> Iterator[None]:
+    """Root may read everything, so it becomes nobody for the length of a test."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -42,17 +40,6 @@ def corpus(tmp_path: Path) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(f"text of {name}")
     return root
-
-
-@pytest.fixture
-def without_rights() -> Iterator[None]:
-    """Root may read everything, so it becomes nobody for the length of a test."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65534)
-    yield
-    os.seteuid(0)
 
 
 def test_a_folder_is_read_recursively_sorted_and_without_hidden_files(corpus: Path) -> None:

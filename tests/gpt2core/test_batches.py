@@ -1,0 +1,136 @@
+"""Training sees every window once an epoch in an order that only seed and epoch decide."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpt2core.batches import Batches, permute, validation_batches
+from gpt2core.token_store import TokenStream
+
+KEYS = st.integers(0, 2**64 - 1)
+
+
+def stream_of(length: int) -> TokenStream:
+    """Each token is its own place, so a batch shows where it was read."""
+    return TokenStream([np.arange(length, dtype="<u4")])
+
+
+def starts_of_epoch(batches: Batches, epoch: int) -> list[int]:
+    size = batches.windows_per_epoch
+    return [batches.start(number) for number in range(epoch * size, (epoch + 1) * size)]
+
+
+@given(st.integers(1, 3000), KEYS)
+def test_a_permutation_sends_each_place_to_another_one(size: int, key: int) -> None:
+    places = np.arange(size, dtype=np.uint64)
+    assert sorted(permute(places, size, np.full(size, key, dtype=np.uint64)).tolist()) == list(range(size))
+
+
+@pytest.mark.parametrize("size", [3, 10, 60])
+def test_every_place_is_as_likely_as_any_other(size: int) -> None:
+    keys = np.arange(20_000, dtype=np.uint64)
+    for place in (0, size - 1):
+        found = np.bincount(permute(np.full(len(keys), place, dtype=np.uint64), size, keys).astype(int), minlength=size)
+        expected = len(keys) / size
+        # Chi-square with size - 1 degrees of freedom, six standard deviations above its mean.
+        assert ((found - expected) ** 2 / expected).sum() < size - 1 + 6 * np.sqrt(2 * (size - 1))
+
+
+@given(length=st.integers(9, 400), n_ctx=st.integers(1, 8), epoch=st.integers(0, 50), seed=st.integers(0, 2**63 - 1))
+def test_an_epoch_reads_every_window_once(length: int, n_ctx: int, epoch: int, seed: int) -> None:
+    batches = Batches(stream_of(length), n_ctx, 4, seed)
+    starts = starts_of_epoch(batches, epoch)
+    tokens = sorted((start + i) % length for start in starts for i in range(n_ctx))
+    assert len(starts) == length // n_ctx
+    assert len(set(tokens)) == len(tokens) > length - n_ctx
+
+
+def test_no_two_epochs_have_a_window_at_the_same_place() -> None:
+    batches = Batches(stream_of(160), 16, 4, seed=3)
+    starts = [start for epoch in range(16) for start in starts_of_epoch(batches, epoch)]
+    assert sorted(starts) == list(range(160))
+
+
+def test_every_token_is_reached_the_last_ones_too() -> None:
+    batches = Batches(stream_of(1003), 16, 5, seed=0)
+    seen = {int(token) for index in range(16 * 62 // 5) for token in batches.at(index)[0].flatten()}
+    assert seen == set(range(1003))
+
+
+def test_batches_are_consecutive_windows_of_the_epochs() -> None:
+    batches = Batches(stream_of(103), 5, 7, seed=1)
+    starts = [start for epoch in range(3) for start in starts_of_epoch(batches, epoch)]
+    found = [int(row[0]) for index in range(8) for row in batches.at(index)[0]]
+    assert found == starts[: len(found)]
+
+
+@given(length=st.integers(5, 60), n_ctx=st.integers(1, 4), index=st.integers(0, 1000))
+def test_a_target_is_the_token_after_its_input(length: int, n_ctx: int, index: int) -> None:
+    inputs, targets = Batches(stream_of(length), n_ctx, 3, seed=5).at(index)
+    assert inputs.dtype == targets.dtype == torch.int64
+    assert inputs.shape == targets.shape == (3, n_ctx)
+    assert torch.equal((inputs + 1) % length, targets)
+
+
+def test_a_batch_depends_on_seed_and_index_and_on_nothing_else() -> None:
+    once = Batches(stream_of(5000), 8, 4, seed=9)
+    in_order = [once.at(index)[0] for index in range(700)]
+    again = Batches(stream_of(5000), 8, 4, seed=9)
+    for index in (699, 0, 300, 301, 299, 0):
+        assert torch.equal(again.at(index)[0], in_order[index])
+    assert not torch.equal(Batches(stream_of(5000), 8, 4, seed=10).at(0)[0], in_order[0])
+
+
+def test_two_epochs_are_in_different_order() -> None:
+    batches = Batches(stream_of(8000), 8, 4, seed=0)
+    first, second = ([start // 8 for start in starts_of_epoch(batches, epoch)] for epoch in (0, 1))
+    assert sum(a == b for a, b in zip(first, second, strict=True)) < 10
+    assert first != sorted(first)
+
+
+def test_a_batch_far_into_a_huge_store_comes_at_once(tmp_path: Path) -> None:
+    with (tmp_path / "tokens").open("wb") as file:
+        file.truncate(8 << 30)
+    stream = TokenStream([np.asarray(np.memmap(tmp_path / "tokens", dtype="<u2", mode="r"))])
+    start = time.perf_counter()
+    inputs, _ = Batches(stream, 1024, 12, seed=0).at(10**9)
+    assert time.perf_counter() - start < 0.5
+    assert inputs.shape == (12, 1024)
+
+
+def test_a_stream_without_a_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="a stream of 8 tokens has no window of 8"):
+        Batches(stream_of(8), 8, 1, seed=0)
+
+
+@given(length=st.integers(0, 100), n_ctx=st.integers(1, 9), batch_size=st.integers(1, 5))
+def test_validation_predicts_every_token_but_the_first_once(length: int, n_ctx: int, batch_size: int) -> None:
+    predicted = []
+    for inputs, targets in validation_batches(stream_of(length), n_ctx, batch_size, max_windows=1000):
+        assert inputs.shape == targets.shape
+        assert len(inputs) <= batch_size
+        real = targets != -100
+        assert torch.equal(inputs[real] + 1, targets[real])
+        predicted += targets[real].tolist()
+    assert predicted == list(range(1, length))
+
+
+def test_fewer_validation_windows_are_spread_evenly() -> None:
+    batches = list(validation_batches(stream_of(1001), 10, 3, max_windows=7))
+    starts = [int(row[0]) for inputs, _ in batches for row in inputs]
+    assert [len(inputs) for inputs, _ in batches] == [3, 3, 1]
+    assert starts == [0, 140, 280, 420, 570, 710, 850]
+
+
+def test_the_batch_size_does_not_change_what_is_validated() -> None:
+    whole, single = (
+        torch.cat([targets for _, targets in validation_batches(stream_of(555), 8, size, max_windows=20)]) for size in (64, 1)
+    )
+    assert torch.equal(whole, single)
