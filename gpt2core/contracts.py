@@ -19,6 +19,7 @@ from pandera.errors import SchemaError, SchemaErrorReason
 from configs.errors import UserError
 from gpt2core.manifest import Manifest
 from gpt2core.splitting import SPLITS, Split
+from gpt2core.token_store import token_pages
 
 DOCUMENTS = pa.schema(
     [
@@ -74,6 +75,11 @@ def check_store(folder: Path, manifest: Manifest) -> None:
 
 
 def _check_shard(path: Path, manifest: Manifest) -> None:
+    tokens = manifest.files[path.name].tokens or 0
+    rows = sum(len(page) for page in token_pages(path, np.dtype(manifest.dtype), manifest.row_tokens)) // manifest.row_tokens
+    if rows != -(-tokens // manifest.row_tokens):
+        rule = f"{tokens:,} tokens need {-(-tokens // manifest.row_tokens):,}"
+        raise ContractError(Failure(path.name, None, "the number of rows", f"{rows:,}", rule))
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for number in range(file.num_row_groups):
             check_tokens(file.read_row_group(number), path.name, manifest.dtype, manifest.row_tokens, manifest.n_vocab)

@@ -18,8 +18,8 @@ from gpt2core.tokenizer import Tokenizer
 
 SHARD_BYTES = 64 << 20
 """Text in a shard: it ends with the document that reaches this many bytes."""
-GROUP_ROWS = (8 << 20) // ROW_TOKENS
-"""Rows of a row group, which is one data page."""
+GROUP_ROWS = 1 << 14
+"""Rows of a row group, which must be one data page: pyarrow begins another page after 20,000 rows."""
 
 
 class StoreWriter:

@@ -113,14 +113,17 @@ def _segments(path: Path, split: Split, manifest: Manifest) -> list[np.ndarray[A
     segments = []
     for name in shard_names(manifest, f"tokens-{split}"):
         left = manifest.files[name].tokens or 0
-        for pages in _pages(path / name, np.dtype(manifest.dtype), manifest.row_tokens):
+        for pages in token_pages(path / name, np.dtype(manifest.dtype), manifest.row_tokens):
             segments.append(pages[:left])
             left -= len(pages[:left])
     return segments
 
 
-def _pages(file: Path, dtype: np.dtype[Any], row_tokens: int) -> list[np.ndarray[Any, Any]]:
-    """The data page of each row group as an array of token ids, padding included."""
+def token_pages(file: Path, dtype: np.dtype[Any], row_tokens: int) -> list[np.ndarray[Any, Any]]:
+    """The data page of each row group as a memory-mapped array of token ids, padding included.
+
+    Raises UserError where a row group is not a single plain page.
+    """
     metadata = pq.read_metadata(file)
     raw = np.asarray(np.memmap(file, mode="r"))  # slices of np.memmap itself cost far more than those of an array
     pages = []

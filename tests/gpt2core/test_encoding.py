@@ -23,7 +23,8 @@ from gpt2core import store_writer
 from gpt2core.contracts import ContractError
 from gpt2core.documents import find_files, read_documents
 from gpt2core.encoding import encode_store
-from gpt2core.token_store import TokenStore, open_store
+from gpt2core.manifest import ROW_TOKENS
+from gpt2core.token_store import TokenStore, open_store, token_pages
 from gpt2core.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 TOPICS = DataSettings()
@@ -158,6 +159,16 @@ def test_shards_are_one_stream(folder: Path, tokenizer: Tokenizer, tmp_path: Pat
         window = np.empty(5000, dtype=np.int64)
         stream.read(start, 5000, window)
         assert np.array_equal(window, tokens[start : start + 5000])
+
+
+def test_a_row_group_of_full_size_is_one_page(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(0).integers(0, 50_257, 2 * store_writer.GROUP_ROWS * ROW_TOKENS + 7).astype("<u2")
+    shard = store_writer.TokenShard(tmp_path / "tokens.parquet", tokens.dtype)
+    shard.append(tokens)
+    assert shard.close(padding=0) == len(tokens)
+    pages = token_pages(tmp_path / "tokens.parquet", tokens.dtype, ROW_TOKENS)
+    assert [len(page) // ROW_TOKENS for page in pages] == [store_writer.GROUP_ROWS, store_writer.GROUP_ROWS, 1]
+    assert np.array_equal(np.concatenate(pages)[: len(tokens)], tokens)
 
 
 def test_shards_change_nothing_in_the_stream(
