@@ -42,9 +42,12 @@ def run(config: Path, /, *, settings: Overrides = RunSettings()) -> None:
     print(f"gpt2flow {version('gpt2flow')}, run '{loaded.name}': starting PyTorch, Prefect and MLflow ...", flush=True)
     from flows.finetune import finetune
     from flows.summary import print_summary
+    from tasks.orphans import adopt_children, stop_orphans
     from tasks.workspace import Workspace
 
     Workspace.current().create()
+    stop_orphans()
+    adopt_children()
     print_summary(finetune(loaded))
 
 

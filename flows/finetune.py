@@ -35,5 +35,6 @@ def finetune(config: RunConfig) -> RunResult:
             train_until(run, step)
             if run.evaluates_at(step):
                 sample_and_evaluate(run, step)
+            run.prune_checkpoints()
         version = register_model(run)
         return write_result(run, version)

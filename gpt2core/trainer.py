@@ -104,7 +104,7 @@ class Trainer:
         if self.model.config.dropout:
             torch.manual_seed(mixed_seed(self.settings.seed, index))
         loss = self.model.loss(inputs, targets) / self.settings.accumulate
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _report(self) -> None:

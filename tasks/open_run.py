@@ -12,7 +12,7 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.batches import Batches
-from gpt2core.checkpoint import newest_valid, restore
+from gpt2core.checkpoint import find_checkpoints, newest_valid, prune, restore
 from gpt2core.config import GPT2Config
 from gpt2core.devices import choose_device
 from gpt2core.durable import file_hash
@@ -22,6 +22,7 @@ from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import StepsDone, Trainer
 from gpt2core.weights import load_model
 from tasks.console import say, warn
+from tasks.model_sources import best_checkpoint
 from tasks.run_folder import RunFolder, run_id
 from tasks.tracking import Tracking
 from tasks.workspace import Workspace
@@ -48,6 +49,12 @@ class FinetuneRun:
         """Whether this milestone is sampled and evaluated, and has not been yet."""
         due = step % self.config.evaluate.every == 0 or step == self.config.train.steps
         return due and step not in {row["step"] for row in self.folder.evaluations.rows()}
+
+    def prune_checkpoints(self) -> None:
+        """Remove all checkpoints but the newest ones and the best."""
+        if find_checkpoints(self.folder.checkpoints):
+            best = int(best_checkpoint(self.folder).name.removeprefix("step-"))
+            prune(self.folder.checkpoints, self.config.train.keep_checkpoints, frozenset({best}))
 
     def state(self) -> dict[str, object]:
         """What a checkpoint records beside weights and step."""

@@ -10,6 +10,7 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -80,6 +81,7 @@ def _log_model(run: FinetuneRun, best: Path) -> str:
             artifacts={"model": str(folder)},
             code_paths=[str(Path(package.__path__[0])) for package in (gpt2core, configs)],
             signature=_signature(),
+            input_example=pd.DataFrame({"prompt": run.config.evaluate.prompts[:1] or [""]}),
             pip_requirements=[f"{p}=={package_version(p).split('+')[0]}" for p in _REQUIREMENTS],
             metadata={"store": run.store.hash, "git_revision": git_revision() or "", "run": run.folder.id},
         )

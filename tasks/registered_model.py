@@ -10,14 +10,14 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from configs.schema import SampleSettings
 from gpt2core import load_model, load_tokenizer
 from gpt2core.sampling import generate_text
 
 
-class RegisteredGPT2(PythonModel):  # type: ignore[misc]
+class RegisteredGPT2(PythonModel):
     """GPT-2 behind MLflow's pyfunc interface."""
 
     def load_context(self, context: PythonModelContext) -> None:

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -51,9 +50,9 @@ class Identity:
         return cls(pid, psutil.Process(pid).create_time())
 
     def is_alive(self) -> bool:
-        """Whether this very process still exists."""
+        """Whether this very process still runs."""
         try:
-            return Identity.of(self.pid) == self
+            return Identity.of(self.pid) == self and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
@@ -124,8 +123,9 @@ def stop_leftover(identity: Identity) -> None:
     if not identity.is_alive():
         return
     _signal_group(identity.pid, signal.SIGTERM)
-    with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-        psutil.Process(identity.pid).wait(STOP_LIMIT)
+    deadline = time.monotonic() + STOP_LIMIT
+    while identity.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
     _signal_group(identity.pid, signal.SIGKILL)
 
 

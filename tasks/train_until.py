@@ -10,10 +10,9 @@ from types import FrameType
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from gpt2core.checkpoint import prune, save_checkpoint
+from gpt2core.checkpoint import save_checkpoint
 from gpt2core.trainer import StepsDone, Trainer
 from tasks.console import say, training_bar
-from tasks.model_sources import best_checkpoint
 from tasks.open_run import FinetuneRun
 
 
@@ -27,7 +26,7 @@ class Interrupted(BaseException):
 
 @task(task_run_name="train_until_{step}", cache_policy=NO_CACHE, persist_result=False)
 def train_until(run: FinetuneRun, step: int) -> None:
-    """Make the updates up to `step`, then write a checkpoint and prune old ones.
+    """Make the updates up to `step`, then write a checkpoint.
 
     SIGTERM and Ctrl-C end the current update, checkpoint what is done and raise Interrupted.
     """
@@ -36,16 +35,10 @@ def train_until(run: FinetuneRun, step: int) -> None:
         trainer.run_until(step)
     if trainer.step:
         save_checkpoint(run.folder.checkpoints, trainer, run.tokenizer, run.state())
-        protected = frozenset({_step_of_best(run)})
-        prune(run.folder.checkpoints, run.config.train.keep_checkpoints, protected)
     if received:
         advice = f"Stopped at step {trainer.step}; its checkpoint is saved. The same command goes on from there."
         say("stopped", advice, mark="[yellow]■[/]")
         raise Interrupted(received[0], advice)
-
-
-def _step_of_best(run: FinetuneRun) -> int:
-    return int(best_checkpoint(run.folder).name.removeprefix("step-"))
 
 
 @contextmanager
