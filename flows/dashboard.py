@@ -57,6 +57,7 @@ def serve_dashboard(mlflow_port: int = 5000, prefect_port: int = 4200) -> None:
     workspace = Workspace.current().create()
     _refuse_second(workspace)
     _say(f"Starting the dashboard of {workspace.root} ...")
+    _stop_leftovers(workspace)
     prepare_databases(workspace)
     specs = _servers(workspace, mlflow_port, prefect_port)
     if not specs:
@@ -194,13 +195,16 @@ def _record(workspace: Workspace, servers: list[ServerProcess]) -> None:
 
 
 def _refuse_second(workspace: Workspace) -> None:
-    """Raise UserError if the dashboard runs already; stop what one that was killed has left behind."""
-    recorded = _read_record(workspace)
-    if recorded and recorded.process.is_alive():
-        where = ", ".join(f"{name} {address}" for name, address in recorded.addresses.items())
+    if running := running_dashboard(workspace):
+        where = ", ".join(f"{name} {address}" for name, address in running.addresses.items())
         raise UserError(
-            f"The dashboard of {workspace.root} runs already: {where}; stop process {recorded.process.pid} to start another."
+            f"The dashboard of {workspace.root} runs already: {where}; stop process {running.process.pid} to start another."
         )
+
+
+def _stop_leftovers(workspace: Workspace) -> None:
+    """Stop the servers of a dashboard that was killed before it could do so itself."""
+    recorded = _read_record(workspace)
     for server in recorded.servers if recorded else []:
         stop_leftover(server)
 
