@@ -14,6 +14,7 @@ from rich.console import Console
 from configs.errors import UserError
 from configs.loading import describe_errors, load_config
 from configs.schema import RunSettings, SampleSettings
+from gpt2core.documents import check_sources
 
 app = App(
     name="gpt2flow",
@@ -39,15 +40,18 @@ def run(config: Path, /, *, settings: Overrides = RunSettings()) -> None:
         YAML file, or the name of a ready-made one (demo, shakespeare-char, gpt2-124m, gpt2-355m, gpt2-774m, gpt2-1558m).
     """
     loaded = load_config(config, settings.model_dump(exclude_unset=True))
+    check_sources(loaded.data)
     print(f"gpt2flow {version('gpt2flow')}, run '{loaded.name}': starting PyTorch, Prefect and MLflow ...", flush=True)
     from flows.finetune import finetune
     from flows.summary import print_summary
+    from tasks.databases import prepare_databases
     from tasks.orphans import adopt_children, stop_orphans
     from tasks.workspace import Workspace
 
-    Workspace.current().create()
+    workspace = Workspace.current().create()
     stop_orphans()
     adopt_children()
+    prepare_databases(workspace)
     print_summary(finetune(loaded))
 
 

@@ -66,6 +66,15 @@ class Document:
     text: str
 
 
+def check_sources(settings: DataSettings) -> None:
+    """Raise UserError for an entry of `data.source` that names no file, without reading any."""
+    for entry in settings.source:
+        if entry.startswith("builtin:"):
+            _builtin(entry)
+        else:
+            _paths_of(entry)
+
+
 def find_files(settings: DataSettings) -> list[SourceFile]:
     """All files that `data.source` names, in sorted order for each entry, each file once; raises UserError."""
     found: dict[Path | str, SourceFile] = {}

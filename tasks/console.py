@@ -5,7 +5,16 @@ from __future__ import annotations
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 console = Console(highlight=False)
 
@@ -28,17 +37,20 @@ def warn(subject: str, text: str) -> None:
 
 
 def training_bar() -> Progress:
-    """A bar with loss, learning rate, tokens per second and time left; silent where the output is no terminal."""
-    return Progress(
-        TextColumn("   [bold]training    [/]"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  lr {task.fields[rate]:.1e}  {task.fields[speed]:,.0f} tokens/s "),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    """A bar with loss, learning rate, tokens per second and time left."""
+    figures = TextColumn("loss {task.fields[loss]:.3f}  lr {task.fields[rate]:.1e}  {task.fields[speed]:,.0f} tokens/s ")
+    return _bar("training", MofNCompleteColumn(), figures)
+
+
+def encoding_bar() -> Progress:
+    """A bar with bytes done, bytes per second and time left."""
+    return _bar("encoding", DownloadColumn(), TransferSpeedColumn())
+
+
+def _bar(stage: str, *figures: ProgressColumn) -> Progress:
+    """Silent where the output is no terminal; gone when it is done."""
+    columns = (TextColumn(f"   [bold]{stage:<12}[/]"), BarColumn(), *figures, TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def bytes_text(count: int) -> str:

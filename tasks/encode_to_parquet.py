@@ -10,7 +10,7 @@ from gpt2core.documents import SourceFile
 from gpt2core.encoding import encode_store
 from gpt2core.token_store import TokenStore, open_store
 from gpt2core.tokenizer import Tokenizer
-from tasks.console import begin, say
+from tasks.console import begin, encoding_bar, say
 from tasks.workspace import Workspace
 
 
@@ -20,7 +20,12 @@ def encode_to_parquet(files: list[SourceFile], settings: DataSettings, tokenizer
     stores = Workspace.current().stores
     before = {path.name for path in stores.iterdir()}
     begin("token store", "encoding, or finding what is encoded already")
-    store = open_store(encode_store(files, settings, tokenizer, stores))
+    with encoding_bar() as bar:
+        row = bar.add_task("", total=None)
+        path = encode_store(
+            files, settings, tokenizer, stores, lambda done, total: bar.update(row, completed=done, total=total)
+        )
+    store = open_store(path, verify=False)  # encode_store has just verified it
     counts = store.manifest.counts
     documents = sum(split.documents for split in counts.values())
     tokens = sum(split.tokens for split in counts.values())
