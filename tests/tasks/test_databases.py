@@ -34,6 +34,7 @@ def tables(database: Path) -> set[str]:
         return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
+@pytest.mark.slow
 def test_two_at_once_after_one_was_killed_leave_one_whole_database(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path).create()
     database = tmp_path / "mlflow" / "mlflow.db"
