@@ -15,6 +15,7 @@ from configs.errors import UserError
 from configs.loading import describe_errors, load_config
 from configs.schema import RunSettings, SampleSettings
 from gpt2core.documents import check_sources
+from tasks.workspace import Workspace
 
 app = App(
     name="gpt2flow",
@@ -42,13 +43,12 @@ def run(config: Path, /, *, settings: Overrides = RunSettings()) -> None:
     loaded = load_config(config, settings.model_dump(exclude_unset=True))
     check_sources(loaded.data)
     print(f"gpt2flow {version('gpt2flow')}, run '{loaded.name}': starting PyTorch, Prefect and MLflow ...", flush=True)
+    workspace = Workspace.current().create()  # before Prefect is imported, which looks for its home
     from flows.finetune import finetune
     from flows.summary import print_summary
     from tasks.databases import prepare_databases
     from tasks.orphans import adopt_children, stop_orphans
-    from tasks.workspace import Workspace
 
-    workspace = Workspace.current().create()
     stop_orphans()
     adopt_children()
     prepare_databases(workspace)

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import psutil
 import pytest
@@ -197,6 +198,33 @@ def test_a_run_beside_the_dashboard_keeps_every_task_and_prints_no_error(dashboa
         headers={"Content-Type": "application/json"},
     )
     assert ask(request) == "30"
+
+
+def test_a_run_reports_to_the_servers_that_the_environment_names(
+    dashboard: Dashboard, workspace: Workspace, tmp_path: Path
+) -> None:
+    served = addresses(workspace)
+    named = {"MLFLOW_TRACKING_URI": served["MLflow"], "PREFECT_API_URL": f"{served['Prefect']}/api"}
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"Line {i} of a text for servers.\n\n" for i in range(300)))
+    sizes = ["--model.n_ctx", "16", "--model.n_embd", "16", "--model.n_head", "2", "--model.n_layer", "1"]
+    options = ["--name", "on-servers", "--data.source", str(text), "--tokenizer.vocab_size", "300", "--train.steps", "20"]
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "run", "demo", *sizes, *options, "--registry.model", "on-servers"],
+        env={**os.environ, **named, "GPT2FLOW_HOME": str(tmp_path / "elsewhere")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(served["MLflow"])
+    version = client.get_model_version_by_alias("on-servers", "candidate")
+    assert [metric.step for metric in client.get_metric_history(version.run_id, "loss")] == list(range(1, 21))
+    flows = json.dumps({"flows": {"name": {"any_": ["finetune"]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{served['Prefect']}/api/flow_runs/count", flows.encode(), headers)
+    assert ask(request) == "1"
 
 
 def test_ctrl_c_stops_both_and_leaves_no_process(dashboard: Dashboard, workspace: Workspace) -> None:

@@ -1,9 +1,13 @@
 """The whole pipeline with real Prefect and MLflow, on a text small enough for seconds."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import mlflow
@@ -21,6 +25,7 @@ from gpt2core.checkpoint import find_checkpoints
 from tasks.orphans import stop_orphans
 from tasks.run_folder import RunFolder
 from tasks.run_result import RunResult
+from tasks.server_process import free_port
 from tasks.workspace import Workspace
 
 SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2}
@@ -67,6 +72,15 @@ def client_run(result: RunResult) -> tuple[MlflowClient, str]:
     return MlflowClient(), RunFolder(Path(result.folder)).read("run")["mlflow_run_id"]
 
 
+def wait_until_answers(url: str) -> None:
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.2)
+    pytest.fail(f"{url} did not answer in time")
+
+
 def test_the_run_is_finished_and_better_than_before(registered: RunResult) -> None:
     assert RunFolder(Path(registered.folder)).state() == "finished"
     assert registered.best.val_loss < registered.before.val_loss - 0.1
@@ -108,6 +122,34 @@ def test_the_registered_version_generates_through_its_alias(registered: RunResul
     assert list(frame.columns) == ["completion"]
     assert len(frame) == 2
     assert all(frame["completion"])
+
+
+def test_the_registered_version_is_served_over_http(registered: RunResult) -> None:
+    port = free_port(5400)
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        "models:/registered@candidate",
+        "--env-manager",
+        "local",
+    ]
+    server = subprocess.Popen([*command, "-p", str(port)], stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_until_answers(f"http://127.0.0.1:{port}/ping")
+        body = json.dumps({"inputs": {"prompt": ["The ", "4"]}, "params": {"max_new_tokens": 3, "temperature": 0.0}})
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body.encode(), headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            predictions = json.loads(answer.read())["predictions"]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+    assert len(predictions) == 2
+    assert all(row["completion"] for row in predictions)
 
 
 def test_the_registered_version_carries_its_lineage(registered: RunResult) -> None:
