@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import UserError
+
+LEAST_FREE = 10_000_000  # bytes; two new databases take 3 MB
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Workspace:
         return self.root / "runs"
 
     def create(self) -> Workspace:
-        """Make the folders; raises UserError where that is not allowed."""
+        """Make the folders; raises UserError where that is not allowed or the disk is full."""
         try:
             for folder in (self.prefect_home, self.mlflow_artifacts, self.tokenizers, self.stores, self.runs):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -59,6 +62,8 @@ class Workspace:
             raise UserError(
                 f"The workspace {self.root} cannot be written ({error.strerror}): set GPT2FLOW_HOME to a folder that you own."
             ) from error
+        if shutil.disk_usage(self.root).free < LEAST_FREE:
+            raise UserError(f"The disk is full at {self.root}: free some space, or set GPT2FLOW_HOME to another disk.")
         return self
 
 
