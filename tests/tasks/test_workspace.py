@@ -12,7 +12,7 @@ from tasks.workspace import Workspace
 
 
 def test_a_place_that_cannot_be_written_is_named_with_the_remedy() -> None:
-    with pytest.raises(UserError, match="/proc/nowhere cannot be written .*: set GPT2FLOW_HOME to a folder that you own"):
+    with pytest.raises(UserError, match=r"/proc/nowhere cannot be written .*: set GPT2FLOW_HOME to a folder that you own"):
         Workspace(Path("/proc/nowhere")).create()
 
 
