@@ -70,6 +70,7 @@ def sample(
     model
         A run's id or name, a folder of weights, or models:/NAME@ALIAS; the latest run unless given.
     """
+    print("gpt2flow: loading PyTorch and the model ...", file=sys.stderr, flush=True)
     from tasks.sample import complete
 
     for text in complete(model, list(prompts) or [""], settings):
