@@ -17,7 +17,7 @@ from tasks.sample_and_evaluate import sample_and_evaluate
 from tasks.train_until import train_until
 
 
-@flow(persist_result=False, validate_parameters=True)
+@flow(flow_run_name="{config.name}", persist_result=False)
 def finetune(config: RunConfig) -> RunResult:
     """Fine-tune GPT-2 as the config says. The same config on the same text goes on where it stood, or says it is finished."""
     base = resolve_base(config.model)

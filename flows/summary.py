@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import textwrap
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -49,9 +51,8 @@ def _completions(result: RunResult) -> Group:
 
 
 def _completion(prompt: str, completion: str) -> Text:
-    shown = Text(prompt.lstrip("\n"), style="dim") + Text(completion)
-    shown.truncate(600, overflow="ellipsis")
-    return shown
+    without_blank_lines = re.sub(r"\n\s*\n", "\n", completion)
+    return Text(prompt.lstrip("\n"), style="dim") + Text(without_blank_lines[:400])
 
 
 def _next_commands(result: RunResult) -> Table:
@@ -69,5 +70,6 @@ def _one_line(prompt: str) -> str:
 
 
 def _command() -> str:
-    """How this user calls gpt2flow: by the virtual environment's path unless it is on the PATH."""
-    return "gpt2flow" if shutil.which("gpt2flow") else os.path.relpath(sys.argv[0])
+    """How this user calls gpt2flow: by the virtual environment's path unless that is on the PATH."""
+    called = Path(sys.argv[0]).absolute()
+    return "gpt2flow" if shutil.which("gpt2flow") == str(called) else os.path.relpath(called)

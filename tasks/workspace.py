@@ -84,6 +84,7 @@ def point_environment(workspace: Workspace) -> None:
         "DO_NOT_TRACK": "1",
         "MLFLOW_TRACKING_URI": workspace.mlflow_database,
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
