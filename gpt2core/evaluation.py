@@ -20,7 +20,7 @@ class Evaluation:
     val_loss: float
     perplexity: float
     bits_per_byte: float
-    tokens: int
+    val_tokens: int
 
 
 @torch.no_grad()

@@ -72,7 +72,7 @@ def read_result(folder: RunFolder) -> RunResult | None:
 
 def _evaluation_at(folder: RunFolder, step: int) -> Evaluation:
     row = next(row for row in folder.evaluations.rows() if row["step"] == step)
-    return Evaluation(row["val_loss"], row["perplexity"], row["bits_per_byte"], int(row["tokens"]))
+    return Evaluation(row["val_loss"], row["perplexity"], row["bits_per_byte"], int(row["val_tokens"]))
 
 
 def _first_sample(folder: RunFolder, step: int) -> dict[str, str]:

@@ -23,7 +23,7 @@ def test_a_uniform_model_has_the_loss_of_its_vocabulary() -> None:
     assert result.val_loss == pytest.approx(math.log(64), rel=1e-6)
     assert result.perplexity == pytest.approx(64, rel=1e-5)
     assert result.bits_per_byte == pytest.approx(6 * 0.25, rel=1e-6)
-    assert result.tokens == 32
+    assert result.val_tokens == 32
 
 
 def test_the_mean_is_over_tokens_however_they_are_batched() -> None:
@@ -37,7 +37,7 @@ def test_the_mean_is_over_tokens_however_they_are_batched() -> None:
     by_hand = -probabilities[targets != -100].log().mean().item()
     assert together.val_loss == pytest.approx(by_hand, rel=1e-5)
     assert apart.val_loss == pytest.approx(together.val_loss, rel=1e-6)
-    assert together.tokens == apart.tokens == 35
+    assert together.val_tokens == apart.val_tokens == 35
 
 
 def test_evaluating_leaves_mode_weights_and_random_state_alone() -> None:
