@@ -64,7 +64,7 @@ def _explain(details: ErrorDetails, where: list[str]) -> str:
     if details["type"] == "value_error":
         return f"{message}."
     if details["type"] == "string_pattern_mismatch":
-        return f"is {details['input']!r}: use letters, digits, '-' and '_' only, and begin with a letter."
+        return f"is {details['input']!r}: use letters, digits, '-', '_' and '.' only, and begin with a letter."
     if details["type"].startswith(("int", "float")):
         message = f"a {'whole ' if details['type'].startswith('int') else ''}number"
     return f"is {details['input']!r} but should be {message.removeprefix('Input should be ').removeprefix('a valid ')}."

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 OneOrMore = Annotated[
     list[str], Field(min_length=1), BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 ]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -124,7 +125,7 @@ class RegistrySettings(Section):
 
     enabled: bool = True
     """Whether the best checkpoint becomes a registered version."""
-    model: str | None = None
+    model: Name | None = None
     """Registered model's name; the run's name unless given."""
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "candidate"
     """Alias set on the new version once it has loaded and generated in a fresh process."""
@@ -135,7 +136,7 @@ class RunSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "gpt2"
+    name: Name = "gpt2"
     """Name of the run; also the MLflow experiment."""
     data: DataSettings = DataSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()

@@ -54,6 +54,14 @@ def read_config(path: str | Path) -> GPT2Config:
     return recognise(path).config
 
 
+def weight_files(path: str | Path) -> list[Path]:
+    """The files that hold the weights; raises UserError as `recognise` does."""
+    found = recognise(path)
+    if isinstance(found, HuggingFaceFolder):
+        return list(found.files)
+    return sorted(found.prefix.parent.glob(f"{found.prefix.name}.data-*"))
+
+
 def recognise(path: str | Path) -> OpenAIFolder | HuggingFaceFolder:
     """Find out what a folder holds; raises UserError where files are missing or the model is not a GPT-2."""
     folder = Path(path)

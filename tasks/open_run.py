@@ -17,6 +17,7 @@ from gpt2core.config import GPT2Config
 from gpt2core.devices import choose_device
 from gpt2core.durable import file_hash
 from gpt2core.model import GPT2
+from gpt2core.model_folder import weight_files
 from gpt2core.token_store import TokenStore, require_block
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import StepsDone, Trainer
@@ -143,10 +144,7 @@ def _start_or_resume(run: FinetuneRun) -> None:
 
 def weights_hash(base: Path | None) -> str:
     """Hash of the base model's weight files; empty from scratch."""
-    if base is None:
-        return ""
-    files = sorted(path for path in base.iterdir() if path.suffix in (".safetensors", ".bin") or ".data-" in path.name)
-    return "-".join(file_hash(path) for path in files)
+    return "" if base is None else "-".join(file_hash(path) for path in weight_files(base))
 
 
 def git_revision() -> str | None:

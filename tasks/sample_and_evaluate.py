@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 
 from prefect import task
@@ -33,9 +34,8 @@ def sample_and_evaluate(run: FinetuneRun, step: int) -> None:
     loss, perplexity, bits = figures.val_loss, figures.perplexity, figures.bits_per_byte
     line = f"validation loss {loss:.3f}, perplexity {perplexity:,.1f}, {bits:.3f} bits per byte"
     say(f"step {step}", line)
-    create_markdown_artifact(
-        markdown=f"**{run.folder.id}, step {step}:** {line}\n\n```text\n{text}\n```", key=f"samples-{run.folder.id}".lower()
-    )
+    key = re.sub(r"[^a-z0-9]+", "-", f"samples-{run.folder.id}".lower())  # Prefect allows nothing else
+    create_markdown_artifact(markdown=f"**{run.folder.id}, step {step}:** {line}\n\n```text\n{text}\n```", key=key)
 
 
 def _figures(run: FinetuneRun, settings: EvaluateSettings) -> Evaluation:

@@ -59,7 +59,7 @@ def test_every_setting_is_documented() -> None:
             {"model": {"n_layer": None}},
             "model.n_layer is missing: a model from scratch needs n_ctx, n_embd, n_head and n_layer.",
         ),
-        ({"name": "../x"}, "--name is '../x': use letters, digits, '-' and '_' only, and begin with a letter."),
+        ({"name": "../x"}, "--name is '../x': use letters, digits, '-', '_' and '.' only, and begin with a letter."),
         ({"evaluate": {"top_p": 1.5}}, "--evaluate.top_p is 1.5 but should be less than or equal to 1."),
         ({"evaluate": {"temperature": -1}}, "--evaluate.temperature is -1 but should be greater than or equal to 0."),
     ],

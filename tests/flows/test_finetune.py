@@ -213,7 +213,7 @@ def test_a_run_killed_between_checkpoints_ends_with_the_same_bits(text: Path, wo
 
 
 def test_only_the_newest_checkpoints_and_the_best_are_kept(text: Path, workspace: Workspace) -> None:
-    result = finetune(tiny_config("pruned", text, keep_checkpoints=1, checkpoint_every=1))
+    result = finetune(tiny_config("Pruned_at.once", text, keep_checkpoints=1, checkpoint_every=1))
     steps = {checkpoint.step for checkpoint in find_checkpoints(Path(result.folder) / "checkpoints")}
     assert steps == {8, result.best_step}
 
