@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import requires
 from importlib.metadata import version as package_version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from packaging.requirements import Requirement
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -27,6 +29,7 @@ from tasks.console import begin, say
 from tasks.model_sources import best_checkpoint
 from tasks.open_run import FinetuneRun, git_revision
 
+NOT_SERVING = {"prefect", "fastapi", "sqlalchemy", "cyclopts", "rich", "psutil", "matplotlib", "jinja2", "packaging"}
 FRESH_PROCESS = """
 import sys, mlflow, pandas
 model = mlflow.pyfunc.load_model(sys.argv[1])
@@ -82,13 +85,17 @@ def _log_model(run: FinetuneRun, best: Path) -> str:
             code_paths=[str(Path(package.__path__[0])) for package in (gpt2core, configs)],
             signature=_signature(),
             input_example=pd.DataFrame({"prompt": run.config.evaluate.prompts[:1] or [""]}),
-            pip_requirements=[f"{p}=={package_version(p).split('+')[0]}" for p in _REQUIREMENTS],
+            pip_requirements=_serving_requirements(),
             metadata={"store": run.store.hash, "git_revision": git_revision() or "", "run": run.folder.id},
         )
     return str(info.model_uri)
 
 
-_REQUIREMENTS = ("mlflow", "torch", "tokenizers", "safetensors", "pydantic", "numpy", "pandas", "xxhash")
+def _serving_requirements() -> list[str]:
+    """Installed versions of what serving needs: gpt2flow's own requirements without those of pipelines and terminals."""
+    needed = [Requirement(line) for line in requires("gpt2flow") or []]
+    names = [requirement.name for requirement in needed if requirement.marker is None and requirement.name not in NOT_SERVING]
+    return [f"{name}=={package_version(name).split('+')[0]}" for name in names]
 
 
 def _signature() -> ModelSignature:

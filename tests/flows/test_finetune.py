@@ -124,6 +124,29 @@ def test_the_registered_version_generates_through_its_alias(registered: RunResul
     assert all(frame["completion"])
 
 
+WITHOUT_GPT2FLOW = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "gpt2flow" not in getattr(finder, "__module__", "")]
+sys.path = [path for path in sys.path if "gpt2flow" not in path]
+import mlflow, pandas
+model = mlflow.pyfunc.load_model(sys.argv[1])
+assert model.predict(pandas.DataFrame({"prompt": ["The "]}))["completion"][0]
+import gpt2core
+print(gpt2core.__file__)
+"""
+
+
+def test_the_registered_version_brings_its_own_code_and_names_what_it_needs(registered: RunResult, tmp_path: Path) -> None:
+    uri = "models:/registered@candidate"
+    command = [sys.executable, "-c", WITHOUT_GPT2FLOW, uri]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert str(Workspace.current().mlflow_artifacts) in done.stdout
+    needed = {line.partition("==")[0] for line in Path(mlflow.pyfunc.get_model_dependencies(uri)).read_text().split()}
+    assert {"torch", "tokenizers", "safetensors", "google-crc32c", "xxhash", "pydantic"} <= needed
+    assert "prefect" not in needed
+
+
 def test_the_registered_version_is_served_over_http(registered: RunResult) -> None:
     port = free_port(5400)
     command = [
