@@ -91,7 +91,11 @@ class TrainSettings(Section):
     checkpoint_every: Positive = 500
     """Steps between checkpoints (evaluated steps are checkpointed as well)."""
     keep_checkpoints: Positive = 5
-    """Newest checkpoints kept, the best by validation loss beside them."""
+    """Newest checkpoints kept."""
+    keep_best: Positive = 1
+    """Best checkpoints by validation loss kept beside them."""
+    keep_every_hours: Annotated[float, Field(ge=0.0)] = 2.0
+    """One checkpoint every so many hours is kept for ever; 0 keeps none."""
 
 
 class SampleSettings(Section):

@@ -44,15 +44,21 @@ def run(config: Path, /, *, settings: Overrides = RunSettings()) -> None:
     loaded = load_config(config, settings.model_dump(exclude_unset=True))
     check_sources(loaded.data)
     print(f"gpt2flow {version('gpt2flow')}, run '{loaded.name}': starting PyTorch, Prefect and MLflow ...", flush=True)
-    workspace = Workspace.current().create()  # before Prefect is imported, which looks for its home
-    from flows.finetune import finetune
-    from flows.summary import print_summary
     from tasks.databases import prepare_databases
     from tasks.orphans import adopt_children, stop_orphans
+    from tasks.prefect_server import start_prefect_server, wait_for_prefect
 
+    workspace = Workspace.current().create()  # before Prefect is imported, which looks for its home
     stop_orphans()
     adopt_children()
     prepare_databases(workspace)
+    start_prefect_server(workspace)
+    from flows.finetune import finetune
+    from flows.summary import print_summary
+    from tasks.reconciliation import reconcile
+
+    reconcile(workspace)
+    wait_for_prefect()
     print_summary(finetune(loaded))
 
 
@@ -157,16 +163,19 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point: mistakes become one sentence and exit code 2, signals become 130 and 143."""
+    from tasks.stop_signals import advised, received, stopping_on_signals
+
     try:
-        app(exit_on_error=False, print_error=False)
+        with stopping_on_signals():
+            app(exit_on_error=False, print_error=False)
     except (UserError, CycloptsError) as error:
         print(f"gpt2flow: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BaseException as error:
-        if (number := getattr(error, "signal_number", None)) is None:
+    except BaseException:
+        if (number := received()) is None:
             raise
+        if sys.argv[1:2] == ["run"] and not advised():
+            print("gpt2flow: stopped before training; the same command goes on from there", file=sys.stderr)
         sys.exit(128 + number)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from configs.schema import RunConfig
+from tasks.cancellation import cancellable
 from tasks.console import say
 from tasks.encode_to_parquet import encode_to_parquet
 from tasks.load_dataset import load_dataset
@@ -20,21 +21,23 @@ from tasks.train_until import train_until
 @flow(flow_run_name="{config.name}", persist_result=False)
 def finetune(config: RunConfig) -> RunResult:
     """Fine-tune GPT-2 as the config says. The same config on the same text goes on where it stood, or says it is finished."""
-    base = resolve_base(config.model)
-    files = load_dataset(config.data)
-    tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
-    store = encode_to_parquet(files, config.data, tokenizer)
+    with cancellable():
+        base = resolve_base(config.model)
+        files = load_dataset(config.data)
+        tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
+        store = encode_to_parquet(files, config.data, tokenizer)
 
-    folder = run_folder_of(config, base, store)
-    if result := read_result(folder):
-        say("run", f"{folder.id} is finished already: nothing to do")
-        return result
+        folder = run_folder_of(config, base, store)
+        if result := read_result(folder):
+            say("run", f"{folder.id} is finished already: nothing to do")
+            return result
 
-    with open_run(folder, config, base, tokenizer, store) as run:
-        for step in run.milestones():
-            train_until(run, step)
-            if run.evaluates_at(step):
-                sample_and_evaluate(run, step)
-            run.prune_checkpoints()
-        version = register_model(run)
-        return write_result(run, version)
+        with open_run(folder, config, base, tokenizer, store) as run:
+            for step in run.milestones():
+                train_until(run, step)
+                if run.evaluates_at(step):
+                    sample_and_evaluate(run, step)
+            run.checkpoints.finish()
+            run.checkpoints.prune()
+            version = register_model(run)
+            return write_result(run, version)

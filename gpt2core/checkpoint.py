@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors.torch import load_file
 
 from configs.errors import UserError
-from gpt2core.durable import file_hash, publish_folder, write_json
+from gpt2core.config import GPT2Config
+from gpt2core.durable import as_json, file_hash, fsync, publish_folder, remove_folder, write_json
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import Trainer
-from gpt2core.weights import save_model, save_tensors
+from gpt2core.weights import save_tensors, save_weights
 
 SCHEMA_VERSION = 1
 
@@ -34,24 +36,45 @@ class Checkpoint:
     step: int
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything a checkpoint holds, as it was after `step` updates."""
+
+    step: int
+    config: GPT2Config
+    weights: dict[str, torch.Tensor]
+    moments: dict[str, torch.Tensor]
+    state: dict[str, Any]
+
+
+def take_snapshot(trainer: Trainer, state: dict[str, Any]) -> Snapshot:
+    """The trainer's present tensors themselves, not copied: they are good until its next update."""
+    weights = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
+    return Snapshot(trainer.step, trainer.model.config, weights, _optimizer_tensors(trainer), state)
+
+
 def save_checkpoint(folder: Path, trainer: Trainer, tokenizer: Tokenizer, state: dict[str, Any]) -> Checkpoint:
     """Write `folder/step-N` for the trainer's current step; `state` is kept beside the step in state.json.
 
     An existing checkpoint of that step is left as it is if it verifies. Raises UserError where the disk is full.
     """
-    target = folder / f"step-{trainer.step:08d}"
-    checkpoint = Checkpoint(target, trainer.step)
-    if target.exists():
+    return write_checkpoint(folder, take_snapshot(trainer, state), tokenizer)
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> Checkpoint:
+    """As `save_checkpoint`, of a snapshot."""
+    checkpoint = Checkpoint(folder / f"step-{snapshot.step:08d}", snapshot.step)
+    if checkpoint.path.exists():
         if not find_damage(checkpoint):
             return checkpoint
-        shutil.rmtree(target)
-    with publish_folder(target) as temporary:
-        save_model(trainer.model, temporary, end_of_text=tokenizer.end_of_text)
+        set_aside(checkpoint)
+    with publish_folder(checkpoint.path) as temporary:
+        save_weights(snapshot.config, snapshot.weights, temporary, end_of_text=tokenizer.end_of_text)
         tokenizer.save(temporary)
-        save_tensors(_optimizer_tensors(trainer), temporary / "optimizer.safetensors")
-        write_json(temporary / "state.json", {"step": trainer.step, "versions": _versions(), **state})
+        save_tensors(snapshot.moments, temporary / "optimizer.safetensors")
+        write_json(temporary / "state.json", {"step": snapshot.step, "versions": _versions(), **snapshot.state})
         hashes = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
-        write_json(temporary / "manifest.json", {"schema_version": SCHEMA_VERSION, "files": hashes})
+        write_json(temporary / "manifest.json", _with_checksum({"schema_version": SCHEMA_VERSION, "files": hashes}))
     return checkpoint
 
 
@@ -78,43 +101,60 @@ def find_checkpoints(folder: Path) -> list[Checkpoint]:
     return sorted((Checkpoint(path, int(step)) for path, step in steps if step.isdigit()), key=lambda c: c.step)
 
 
-def newest_valid(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies, and a sentence for each newer one that did not."""
-    warnings: list[str] = []
+def newest_valid(folder: Path, run: str | None = None) -> tuple[Checkpoint | None, list[tuple[Checkpoint, str]]]:
+    """The newest checkpoint that verifies (and belongs to `run`), and each newer one with what is wrong with it."""
+    damaged: list[tuple[Checkpoint, str]] = []
     for checkpoint in reversed(find_checkpoints(folder)):
-        damage = find_damage(checkpoint)
+        damage = find_damage(checkpoint, run)
         if not damage:
-            return checkpoint, warnings
-        warnings.append(f"Checkpoint {checkpoint.path} is not used: {damage}.")
-    return None, warnings
+            return checkpoint, damaged
+        damaged.append((checkpoint, damage))
+    return None, damaged
 
 
-def find_damage(checkpoint: Checkpoint) -> str:
-    """What is wrong with a checkpoint, naming the file; empty if every file is as it was written."""
+def find_damage(checkpoint: Checkpoint, run: str | None = None) -> str:
+    """What is wrong with a checkpoint, naming the file; empty if every file is as it was written (by the run of that id)."""
     try:
-        manifest = json.loads((checkpoint.path / "manifest.json").read_text(encoding="utf-8"))
+        raw = (checkpoint.path / "manifest.json").read_text(encoding="utf-8")
+        manifest = json.loads(raw)
         schema_version, files = int(manifest["schema_version"]), dict(manifest["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return "manifest.json is missing or unreadable"
     if schema_version > SCHEMA_VERSION:
         return f"it was written by a newer gpt2flow (format {schema_version}, known is {SCHEMA_VERSION})"
+    if raw != as_json(_with_checksum({"schema_version": schema_version, "files": files})):
+        return "manifest.json is not what was written"
     for name, expected in files.items():
         path = checkpoint.path / name
         if not path.is_file():
             return f"{name} is missing"
         if file_hash(path) != expected:
             return f"{name} is not what was written"
+    return _wrong_owner(checkpoint, run)
+
+
+def _wrong_owner(checkpoint: Checkpoint, run: str | None) -> str:
+    state = read_state(checkpoint)
+    if state["step"] != checkpoint.step:
+        return f"state.json is of step {state['step']}"
+    if run is not None and state.get("run", run) != run:
+        return f"state.json is of another run, {state['run']}"
     return ""
 
 
-def prune(folder: Path, keep: int, protect: frozenset[int]) -> None:
-    """Remove all but the newest `keep` checkpoints and the steps in `protect`, once the newest one verifies."""
-    checkpoints = find_checkpoints(folder)
-    if not checkpoints or find_damage(checkpoints[-1]):
-        return
-    for checkpoint in checkpoints[:-keep]:
-        if checkpoint.step not in protect:
-            shutil.rmtree(checkpoint.path)
+def set_aside(checkpoint: Checkpoint) -> Path:
+    """Rename a damaged checkpoint to step-N.damaged, where nothing uses it; an older one of that name goes."""
+    target = checkpoint.path.with_suffix(".damaged")
+    remove_folder(target)
+    checkpoint.path.rename(target)
+    fsync(target.parent)
+    return target
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill left half-written or half-removed."""
+    for path in folder.glob("*.tmp"):
+        shutil.rmtree(path)
 
 
 def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -130,6 +170,11 @@ def _optimizer_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
         tensors[f"exp_avg.{name}"] = state["exp_avg"]
         tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"]
     return tensors
+
+
+def _with_checksum(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest covers itself too: a flipped bit in a file's name would otherwise look like a missing file."""
+    return {**manifest, "checksum": xxhash.xxh3_128_hexdigest(json.dumps(manifest, sort_keys=True).encode())}
 
 
 def _versions() -> dict[str, str]:

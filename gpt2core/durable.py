@@ -38,18 +38,37 @@ def publish_folder(target: Path) -> Iterator[Path]:
             raise
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that no moment shows half of it: it is renamed to `<path>.tmp` first. A missing one is fine."""
+    doomed = path.with_name(path.name + ".tmp")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if path.exists():
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by the value as JSON, atomically and durably."""
+    write_text(path, as_json(value))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by the text, atomically and durably."""
     temporary = path.with_name(path.name + ".tmp")
     with named_write_errors(path):
         try:
-            temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
             fsync(temporary)
             temporary.replace(path)
             fsync(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def as_json(value: Any) -> str:
+    """The text that `write_json` writes."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def fsync(path: Path) -> None:

@@ -43,7 +43,7 @@ class StepsDone:
 
 
 class Trainer:
-    """Trains `model` in place; `step` counts the updates made."""
+    """Trains `model` in place; `step` counts the updates made; `before_update` is called before weights are changed."""
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class Trainer:
         self.listeners = list(listeners)
         self.step = 0
         self.optimizer = build_optimizer(model, settings)
+        self.before_update: Callable[[], object] | None = None
         self._device = model.wte.weight.device
         self._stop_requested = False
         self._pending: list[tuple[Tensor, float, Tensor]] = []
@@ -93,6 +94,8 @@ class Trainer:
         for part in range(self.settings.accumulate):
             loss += self._accumulate(self.step * self.settings.accumulate + part)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip or math.inf)
+        if self.before_update is not None:
+            self.before_update()  # whoever still copies weights and moments has the time of forward and backward
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1

@@ -29,7 +29,7 @@ from gpt2core.model import GPT2
 from gpt2core.model_folder import GPT2_ARCHITECTURE, SAFETENSORS, OpenAIFolder, read_config, recognise
 from gpt2core.tensor_bundle import read_tensor_bundle
 
-__all__ = ["load_model", "read_config", "save_model", "save_tensors"]
+__all__ = ["load_model", "read_config", "save_model", "save_tensors", "save_weights"]
 
 PREFIX = "transformer."
 HEAD, WTE = "lm_head.weight", "wte.weight"
@@ -165,11 +165,16 @@ def save_model(model: GPT2, folder: str | Path, *, end_of_text: int | None = Non
     Equal weights give equal bytes. `end_of_text` is the id at which other programs stop generating. Each file is replaced
     as a whole; raises UserError where the disk is full or the folder may not be written.
     """
-    folder = Path(folder)
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    save_weights(model.config, weights, Path(folder), end_of_text=end_of_text)
+
+
+def save_weights(config: GPT2Config, weights: Mapping[str, Tensor], folder: Path, *, end_of_text: int | None = None) -> None:
+    """As `save_model`, from the parameters by their names in the model."""
     with named_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    save_tensors({PREFIX + name: weight.detach().float() for name, weight in model.named_parameters()}, folder / SAFETENSORS)
-    write_json(folder / "config.json", _huggingface_config(model.config, end_of_text))
+    save_tensors({PREFIX + name: weight.float() for name, weight in weights.items()}, folder / SAFETENSORS)
+    write_json(folder / "config.json", _huggingface_config(config, end_of_text))
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:

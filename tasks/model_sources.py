@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from configs.errors import UserError
 from configs.schema import ModelSettings
 from gpt2core import hub
-from gpt2core.checkpoint import find_checkpoints, newest_valid
+from gpt2core.checkpoint import find_checkpoints, find_damage
 from tasks.run_folder import RunFolder, all_runs, find_run
 from tasks.workspace import Workspace
 
@@ -35,15 +36,17 @@ def resolve_base(settings: ModelSettings) -> Path | None:
 
 
 def best_checkpoint(run: RunFolder) -> Path:
-    """The run's checkpoint with the lowest validation loss, or its newest one before any evaluation."""
-    paths = {checkpoint.step: checkpoint.path for checkpoint in find_checkpoints(run.checkpoints)}
-    evaluated = [row for row in run.evaluations.rows() if row["step"] in paths]
-    if evaluated:
-        return paths[int(min(evaluated, key=lambda row: row["val_loss"])["step"])]
-    newest, _ = newest_valid(run.checkpoints)
-    if newest is None:
-        raise UserError(f"Run {run.id} has no checkpoint yet: wait for its first one, or choose another run.")
-    return newest.path
+    """The run's checkpoint with the lowest validation loss, or its newest one before any evaluation.
+
+    Damaged ones do not count. Raises UserError where there is none.
+    """
+    losses = {int(row["step"]): row["val_loss"] for row in run.evaluations.rows()}
+    checkpoints = find_checkpoints(run.checkpoints)
+    ranked = sorted(checkpoints, key=lambda c: (losses.get(c.step, math.inf), -c.step))
+    for checkpoint in ranked:
+        if not find_damage(checkpoint):
+            return checkpoint.path
+    raise UserError(f"Run {run.id} has no checkpoint yet: wait for its first one, or choose another run.")
 
 
 def _from_registry(uri: str) -> Path:

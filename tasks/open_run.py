@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.batches import Batches
-from gpt2core.checkpoint import find_checkpoints, newest_valid, prune, restore
+from gpt2core.checkpoint import find_checkpoints, newest_valid, read_state, remove_leftovers, restore, set_aside
 from gpt2core.config import GPT2Config
 from gpt2core.devices import choose_device
 from gpt2core.durable import file_hash
@@ -22,10 +25,11 @@ from gpt2core.token_store import TokenStore, require_block
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import StepsDone, Trainer
 from gpt2core.weights import load_model
+from tasks.checkpoint_keeper import CheckpointKeeper
 from tasks.console import say, warn
-from tasks.model_sources import best_checkpoint
 from tasks.run_folder import RunFolder, run_id
-from tasks.tracking import Tracking
+from tasks.stop_signals import Interrupted, note_advice
+from tasks.tracking import Tracking, flatten
 from tasks.workspace import Workspace
 
 
@@ -38,7 +42,8 @@ class FinetuneRun:
         self.tokenizer = tokenizer
         self.store = store
         self.trainer = trainer
-        self.tracking: Tracking | None = None
+        self.checkpoints = CheckpointKeeper(folder, config.train, trainer, tokenizer, self.state)
+        self.tracking = Tracking(folder)
 
     def milestones(self) -> list[int]:
         """Steps at which something happens (evaluation, checkpoint), from where the run stands to its end."""
@@ -51,18 +56,13 @@ class FinetuneRun:
         due = step % self.config.evaluate.every == 0 or step == self.config.train.steps
         return due and step not in {row["step"] for row in self.folder.evaluations.rows()}
 
-    def prune_checkpoints(self) -> None:
-        """Remove all checkpoints but the newest ones and the best."""
-        if find_checkpoints(self.folder.checkpoints):
-            best = int(best_checkpoint(self.folder).name.removeprefix("step-"))
-            prune(self.folder.checkpoints, self.config.train.keep_checkpoints, frozenset({best}))
-
     def state(self) -> dict[str, object]:
         """What a checkpoint records beside weights and step."""
         return {
             "run": self.folder.id,
             "store": self.store.hash,
             "mlflow_run_id": self.folder.read("run").get("mlflow_run_id"),
+            "key": self.folder.read("run").get("key"),
             "config": self.config.model_dump(),
             "git_revision": git_revision(),
         }
@@ -87,11 +87,33 @@ def open_run(
         run = FinetuneRun(folder, config, tokenizer, store, trainer)
         _start_or_resume(run)
         try:
-            with Tracking(folder, config, store) as run.tracking:
+            with run.tracking, _saving_what_is_under_way(run):
                 yield run
-        except Exception as error:
-            folder.write("failure", {"error": str(error), "step": trainer.step})
+        except Interrupted:
+            say("stopped", _advice(folder), mark="[yellow]■[/]")
+            note_advice()
             raise
+        except Exception as error:
+            with suppress(UserError):  # the disk may be full
+                folder.write("failure", {"error": str(error), "step": trainer.step})
+            raise
+
+
+@contextmanager
+def _saving_what_is_under_way(run: FinetuneRun) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with suppress(UserError):  # what ended the run is what the user must read
+            run.checkpoints.finish()
+        raise
+    run.checkpoints.finish()
+
+
+def _advice(folder: RunFolder) -> str:
+    saved = find_checkpoints(folder.checkpoints)
+    where = f"the checkpoint of step {saved[-1].step} is saved" if saved else "before the first checkpoint"
+    return f"{where}; the same command goes on from there"
 
 
 def _build_trainer(folder: RunFolder, config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore) -> Trainer:
@@ -100,8 +122,10 @@ def _build_trainer(folder: RunFolder, config: RunConfig, base: Path | None, toke
     batches = Batches(store.stream("train"), model.config.n_ctx, config.train.batch_size, config.train.seed)
 
     def record(done: StepsDone) -> None:
+        last = done.updates[-1].step
+        now = round(time.time() * 1000)  # MLflow dates the metrics by it, and recognises by the date what it has already
+        folder.timing.append([{"step": last, "tokens_per_second": done.tokens_per_second, "time": now}])
         folder.metrics.append(asdict(update) for update in done.updates)
-        folder.timing.append([{"step": done.updates[-1].step, "tokens_per_second": done.tokens_per_second}])
 
     return Trainer(model, batches, config.train, [record])
 
@@ -127,19 +151,46 @@ def _build_model(config: RunConfig, base: Path | None, tokenizer: Tokenizer) -> 
 
 def _start_or_resume(run: FinetuneRun) -> None:
     folder, trainer = run.folder, run.trainer
-    checkpoint, warnings = newest_valid(folder.checkpoints)
-    for warning in warnings:
-        warn("checkpoint", warning)
+    remove_leftovers(folder.checkpoints)
+    checkpoint, damaged = newest_valid(folder.checkpoints, folder.id)
+    for bad, damage in damaged:
+        warn("checkpoint", f"{bad.path} is not used: {damage}; it is kept as {set_aside(bad).name}")
+    state = read_state(checkpoint) if checkpoint else {}
     if checkpoint is not None:
         restore(trainer, checkpoint)
-    for log in (folder.metrics, folder.timing, folder.evaluations):
-        log.cut_back(trainer.step)
+    _cut_back(folder, trainer.step, state)
     (folder.path / "failure.json").unlink(missing_ok=True)
-    started = folder.read("run").get("started", datetime.now().isoformat(timespec="seconds"))
-    description = {"id": folder.id, "started": started, "store": run.store.hash, "config": run.config.model_dump()}
-    folder.write("run", {**folder.read("run"), **description})
+    _describe(run, state)
     size = f"{trainer.model.parameter_count():,} parameters on {trainer.model.wte.weight.device}"
     say("run", f"{folder.id} goes on at step {trainer.step}: {size}" if trainer.step else f"{folder.id} is new: {size}")
+    run.checkpoints.announce_need(min(run.config.train.checkpoint_every, run.config.evaluate.every))
+
+
+def _cut_back(folder: RunFolder, step: int, state: dict[str, Any]) -> None:
+    """Logs and samples as they were when the checkpoint of this step was made; its own evaluation may stay."""
+    for name, log in folder.logs().items():
+        mark = state.get("logs", {}).get(name)
+        if mark and log.mark(mark["bytes"]).as_dict() != mark:
+            warn("run", f"{log.path} is not what was written up to step {step}: its curves are incomplete, the weights are not")
+    for log in (folder.metrics, folder.timing, folder.evaluations):
+        log.cut_back(step)
+    evaluated = {file for row in folder.evaluations.rows() for file in folder.sample_files(int(row["step"]))}
+    for file in folder.samples.iterdir():
+        if file not in evaluated:
+            file.unlink()
+
+
+def _describe(run: FinetuneRun, state: dict[str, Any]) -> None:
+    """run.json: what is known from before stays; a damaged one is restored from the checkpoint's state."""
+    known = run.folder.read("run") or {name: state[name] for name in ("mlflow_run_id", "key", "config") if state.get(name)}
+    config = run.config.model_dump()
+    before, now = flatten(known.get("config", config)), flatten(config)
+    changes = {name: [before.get(name), now[name]] for name in now if before.get(name) != now[name]}
+    first = {"key": uuid4().hex, "started": datetime.now().isoformat(timespec="seconds"), "changes": []}
+    written = {**first, **known, "id": run.folder.id, "store": run.store.hash, "config": config}
+    if changes:
+        written["changes"] = [*written["changes"], {"step": run.trainer.step, "settings": changes}]
+    run.folder.write("run", written)
 
 
 def weights_hash(base: Path | None) -> str:

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import requires
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from packaging.requirements import Requirement
@@ -23,7 +26,6 @@ import configs
 import gpt2core
 from configs.errors import UserError
 from configs.schema import SampleSettings
-from gpt2core.checkpoint import Checkpoint, find_damage
 from tasks import registered_model
 from tasks.console import begin, say
 from tasks.model_sources import best_checkpoint
@@ -48,15 +50,14 @@ def register_model(run: FinetuneRun) -> str | None:
     settings = run.config.registry
     if not settings.enabled:
         return None
-    assert run.tracking is not None  # open_run tracks whatever it opens
-    best = best_checkpoint(run.folder)
+    best, run_id = best_checkpoint(run.folder), run.tracking.require()
     name, client = settings.model or run.config.name, MlflowClient()
-    version = _find_version(client, name, run.tracking.run_id, best.name)
+    version = _find_version(client, name, run_id, best.name)
     if version is None:
         begin("registry", f"logging {best.name} as a model and trying it in a fresh process")
-        uri = _log_model(run, best)
+        uri = _find_logged_model(client, run_id, best.name) or _log_model(run, run_id, best)
         _try_in_fresh_process(uri, run.config.evaluate.prompts[0] if run.config.evaluate.prompts else "")
-        version = _create_version(client, name, uri, run, best)
+        version = _create_version(client, name, uri, run, run_id, best)
     client.set_registered_model_alias(name, settings.alias, version)
     say("registry", f"{name} version {version} is now '{settings.alias}' ({best.name})")
     return version
@@ -67,12 +68,20 @@ def _find_version(client: MlflowClient, name: str, tracking_run_id: str, checkpo
     return next((str(v.version) for v in found if v.tags.get("checkpoint") == checkpoint), None)
 
 
-def _log_model(run: FinetuneRun, best: Path) -> str:
+def _find_logged_model(client: MlflowClient, run_id: str, checkpoint: str) -> str | None:
+    """The model that an attempt logged which ended before it was registered; half-logged ones are removed."""
+    experiment = client.get_run(run_id).info.experiment_id
+    found = client.search_logged_models([experiment], f"source_run_id = '{run_id}' and tags.checkpoint = '{checkpoint}'")
+    for model in found:
+        if model.status == LoggedModelStatus.READY:
+            return str(model.model_uri)
+        client.delete_logged_model(model.model_id)
+    return None
+
+
+def _log_model(run: FinetuneRun, run_id: str, best: Path) -> str:
     """Log the checkpoint's model files with the code that serves them; returns the logged model's URI."""
-    assert run.tracking is not None
-    if damage := find_damage(Checkpoint(best, 0)):
-        raise UserError(f"The best checkpoint {best} cannot be registered: {damage}; run the same command again.")
-    with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run.tracking.run_id):
+    with tempfile.TemporaryDirectory() as scratch, _active(run_id):
         folder = Path(scratch) / "model"
         folder.mkdir()
         for file in ("config.json", "model.safetensors", "tokenizer.json"):
@@ -86,9 +95,18 @@ def _log_model(run: FinetuneRun, best: Path) -> str:
             signature=_signature(),
             input_example=pd.DataFrame({"prompt": run.config.evaluate.prompts[:1] or [""]}),
             pip_requirements=_serving_requirements(),
+            tags={"checkpoint": best.name},
             metadata={"store": run.store.hash, "git_revision": git_revision() or "", "run": run.folder.id},
         )
     return str(info.model_uri)
+
+
+@contextmanager
+def _active(run_id: str) -> Iterator[None]:
+    """Make the run MLflow's active one; MLflow calls it finished afterwards, which it is not yet."""
+    with mlflow.start_run(run_id=run_id):
+        yield
+    MlflowClient().update_run(run_id, status="RUNNING")
 
 
 def _serving_requirements() -> list[str]:
@@ -114,8 +132,7 @@ def _try_in_fresh_process(uri: str, prompt: str) -> None:
         raise UserError(f"The logged model {uri} does not work in a fresh process ({reason}): it was not registered.")
 
 
-def _create_version(client: MlflowClient, name: str, uri: str, run: FinetuneRun, best: Path) -> str:
-    assert run.tracking is not None
+def _create_version(client: MlflowClient, name: str, uri: str, run: FinetuneRun, run_id: str, best: Path) -> str:
     _ensure_registered_model(client, name)
     tags = {
         "checkpoint": best.name,
@@ -124,7 +141,7 @@ def _create_version(client: MlflowClient, name: str, uri: str, run: FinetuneRun,
         "model_id": uri.split("/")[-1],
     }
     model_id = uri.removeprefix("models:/")
-    made = client.create_model_version(name, uri, run.tracking.run_id, tags=tags, model_id=model_id)
+    made = client.create_model_version(name, uri, run_id, tags=tags, model_id=model_id)
     return str(made.version)
 
 

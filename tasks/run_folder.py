@@ -1,12 +1,13 @@
 """A run's folder: the truth about the run, from which the dashboards, the runs table and a resumed run are fed.
 
-run.json            what the run is: id, config, store, tokenizer, MLflow run id
+run.json            what the run is: id, config, store, MLflow run id, and the key by which that is found again
 metrics.jsonl       a row a step: loss, learning rate, gradient norm
 timing.jsonl        tokens per second
 evaluations.jsonl   validation figures of evaluated steps
 samples/            generated text of evaluated steps, JSON for programs and text for people
 checkpoints/        step-N folders
 result.json         the finished run's summary; its presence means finished
+tracking.json       the status that MLflow was told last; RUNNING until everything is delivered
 failure.json        the sentence that ended the last attempt
 lock                held while a process works on the run
 """
@@ -17,12 +18,13 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from configs.errors import UserError
 from configs.schema import RunConfig
@@ -30,7 +32,11 @@ from gpt2core.durable import write_json
 from gpt2core.metrics import MetricsLog
 from tasks.workspace import Workspace
 
+FileName = Literal["run", "result", "failure", "tracking"]
 RunState = Literal["running", "finished", "failed", "stopped"]
+LOCK_ATTEMPTS = 10
+HARMLESS = {"device", "checkpoint_every", "keep_checkpoints", "keep_best", "keep_every_hours"}
+"""Settings of `train` that cannot change the weights."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +75,38 @@ class RunFolder:
         """Validation figures of evaluated steps."""
         return MetricsLog(self.path / "evaluations.jsonl")
 
-    def read(self, name: Literal["run", "result", "failure"]) -> dict[str, Any]:
-        """One of the JSON files; empty if it is not there."""
-        path = self.path / f"{name}.json"
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    def logs(self) -> dict[str, MetricsLog]:
+        """The logs that are the same however often the run was interrupted, by file name."""
+        return {log.path.name: log for log in (self.metrics, self.evaluations)}
 
-    def write(self, name: Literal["run", "result", "failure"], value: dict[str, Any]) -> None:
+    def sample_files(self, step: int) -> tuple[Path, Path]:
+        """The samples of an evaluated step: JSON for programs and text for people."""
+        name = f"step-{step:08d}"
+        return self.samples / f"{name}.json", self.samples / f"{name}.txt"
+
+    @property
+    def started(self) -> float:
+        """When the run began, in seconds since 1970; 0 where that is not known."""
+        text = self.read("run").get("started")
+        return datetime.fromisoformat(text).timestamp() if text else 0.0
+
+    def read(self, name: FileName) -> dict[str, Any]:
+        """One of the JSON files; empty if it is not there or damaged."""
+        try:
+            return dict(json.loads((self.path / f"{name}.json").read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return {}
+
+    def write(self, name: FileName, value: dict[str, Any]) -> None:
         """Replace one of the JSON files."""
         write_json(self.path / f"{name}.json", value)
 
     def state(self) -> RunState:
         """Running while some process holds the lock; otherwise what the last attempt left behind."""
-        if self._is_locked():
-            return "running"
+        return "running" if self._is_locked() else self.outcome()
+
+    def outcome(self) -> RunState:
+        """What the last attempt left behind."""
         if (self.path / "result.json").is_file():
             return "finished"
         return "failed" if (self.path / "failure.json").is_file() else "stopped"
@@ -90,15 +115,18 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the run for this process; raises UserError that says who holds it. A kill always frees it."""
         with (self.path / "lock").open("a+", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock_patiently(lock):
                 lock.seek(0)
-                raise UserError(f"Run {self.id} is being trained by {lock.read()}: wait for it or stop it first.") from None
+                raise UserError(f"Run {self.id} is being trained by {lock.read()}: wait for it or stop it first.")
             lock.truncate(0)
             lock.write(f"process {os.getpid()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
             lock.flush()
             yield
+
+    def holder(self) -> int | None:
+        """The process that works on the run."""
+        words = (self.path / "lock").read_text(encoding="utf-8").split() if self._is_locked() else []
+        return int(words[1]) if len(words) > 1 else None
 
     def _is_locked(self) -> bool:
         try:
@@ -111,12 +139,24 @@ class RunFolder:
         return False
 
 
+def _lock_patiently(lock: IO[str]) -> bool:
+    """Whether the lock was got; who only looks whether a run is locked holds it for a moment, so one attempt is not enough."""
+    for _ in range(LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
+
+
 def run_id(config: RunConfig, store_hash: str, base_hash: str) -> str:
     """The id under which the same settings on the same text from the same base weights are found again.
 
     Settings that cannot change the weights (device, checkpoints, evaluation, registry, where the text lies) are left out.
     """
-    train = config.train.model_dump(exclude={"device", "checkpoint_every", "keep_checkpoints"})
+    train = config.train.model_dump(exclude=HARMLESS)
     model = config.model.model_dump(exclude={"base"})
     ingredients = {"train": train, "model": model, "store": store_hash, "base": base_hash}
     digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
@@ -126,7 +166,12 @@ def run_id(config: RunConfig, store_hash: str, base_hash: str) -> str:
 def all_runs(workspace: Workspace) -> list[RunFolder]:
     """The workspace's runs, the one that was worked on last first."""
     folders = [RunFolder(path.parent) for path in workspace.runs.glob("*/run.json")]
-    return sorted(folders, key=lambda run: (run.path / "lock").stat().st_mtime, reverse=True)
+    return sorted((run for run in folders if run.read("run")), key=_last_worked_on, reverse=True)
+
+
+def _last_worked_on(run: RunFolder) -> float:
+    lock = run.path / "lock"  # a folder that was copied from elsewhere may have none
+    return (lock if lock.exists() else run.path).stat().st_mtime
 
 
 def find_run(workspace: Workspace, name: str) -> RunFolder:

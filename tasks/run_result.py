@@ -71,10 +71,12 @@ def read_result(folder: RunFolder) -> RunResult | None:
 
 
 def _evaluation_at(folder: RunFolder, step: int) -> Evaluation:
-    row = next(row for row in folder.evaluations.rows() if row["step"] == step)
+    """Figures of a step, or of the nearest one where a damaged file has lost them."""
+    row = min(folder.evaluations.rows(), key=lambda row: abs(row["step"] - step))
     return Evaluation(row["val_loss"], row["perplexity"], row["bits_per_byte"], int(row["val_tokens"]))
 
 
 def _first_sample(folder: RunFolder, step: int) -> dict[str, str]:
-    samples = json.loads((folder.samples / f"step-{step:08d}.json").read_text(encoding="utf-8"))
+    file, _ = folder.sample_files(step)
+    samples = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     return dict(samples[0]) if samples else {"prompt": "", "completion": ""}

@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from configs.schema import EvaluateSettings
 from gpt2core.batches import validation_batches
-from gpt2core.durable import write_json
+from gpt2core.durable import write_json, write_text
 from gpt2core.evaluation import Evaluation, evaluate
 from gpt2core.sampling import generate_text
 from tasks.console import say
@@ -26,10 +26,10 @@ def sample_and_evaluate(run: FinetuneRun, step: int) -> None:
     """
     figures = _figures(run, run.config.evaluate)
     samples = _samples(run, step)
-    name = f"step-{step:08d}"
-    write_json(run.folder.samples / f"{name}.json", samples)
+    as_data, as_text = run.folder.sample_files(step)
+    write_json(as_data, samples)
     text = "\n\n".join(f"=== {sample['prompt']!r}\n{sample['prompt']}{sample['completion']}" for sample in samples)
-    (run.folder.samples / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+    write_text(as_text, text + "\n")
     run.folder.evaluations.append([{"step": step, **asdict(figures)}])
     loss, perplexity, bits = figures.val_loss, figures.perplexity, figures.bits_per_byte
     line = f"validation loss {loss:.3f}, perplexity {perplexity:,.1f}, {bits:.3f} bits per byte"

@@ -7,7 +7,7 @@ import pytest
 
 from configs.schema import TrainSettings
 from gpt2core.batches import Batches
-from gpt2core.checkpoint import Checkpoint, find_checkpoints, find_damage, newest_valid, prune, save_checkpoint
+from gpt2core.checkpoint import Checkpoint, find_checkpoints, find_damage, newest_valid, save_checkpoint, set_aside
 from gpt2core.config import GPT2Config
 from gpt2core.model import GPT2
 from gpt2core.token_store import TokenStore
@@ -55,11 +55,11 @@ def test_one_flipped_bit_in_any_file_is_found_and_the_one_before_is_used(three: 
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    checkpoint, warnings = newest_valid(three)
+    checkpoint, damaged = newest_valid(three)
     assert checkpoint == Checkpoint(three / "step-00000002", 2)
-    assert len(warnings) == 1
-    assert str(three / "step-00000003") in warnings[0]
-    assert name in warnings[0] or name == "manifest.json"  # a flip in the manifest shows as another file's wrong hash
+    ((found, damage),) = damaged
+    assert found.step == 3
+    assert name in damage
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -85,15 +85,27 @@ def test_an_unfinished_checkpoint_does_not_count(three: Path) -> None:
     assert [checkpoint.step for checkpoint in find_checkpoints(three)] == [1, 2]
 
 
-def test_pruning_keeps_the_newest_and_the_protected(three: Path) -> None:
-    prune(three, keep=1, protect=frozenset({1}))
-    assert [checkpoint.step for checkpoint in find_checkpoints(three)] == [1, 3]
+def test_every_flipped_bit_of_the_manifest_is_found(three: Path) -> None:
+    path = three / "step-00000003" / "manifest.json"
+    content = path.read_bytes()
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1
+        path.write_bytes(changed)
+        assert find_damage(Checkpoint(path.parent, 3)), position
 
 
-def test_nothing_is_pruned_while_the_newest_is_damaged(three: Path) -> None:
+def test_a_checkpoint_of_another_run_or_step_is_named(three: Path) -> None:
+    assert find_damage(Checkpoint(three / "step-00000003", 3), "mine") == "state.json is of another run, test"
+    (three / "step-00000002").rename(three / "step-00000007")
+    assert find_damage(Checkpoint(three / "step-00000007", 7)) == "state.json is of step 2"
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_not_removed(three: Path) -> None:
     (three / "step-00000003" / "model.safetensors").write_bytes(b"")
-    prune(three, keep=1, protect=frozenset())
-    assert [checkpoint.step for checkpoint in find_checkpoints(three)] == [1, 2, 3]
+    aside = set_aside(Checkpoint(three / "step-00000003", 3))
+    assert (aside / "optimizer.safetensors").is_file()
+    assert [checkpoint.step for checkpoint in find_checkpoints(three)] == [1, 2]
 
 
 def test_a_damaged_checkpoint_of_the_same_step_is_written_again(three: Path, trainer: Trainer, tokenizer: Tokenizer) -> None:

@@ -1,0 +1,58 @@
+"""A Prefect server for the length of one run, where the user has none.
+
+Prefect would start one itself, but in this process's group: the terminal's Ctrl-C would end it together with the run, and
+the run's last states would be lost.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+
+from configs.errors import UserError
+from tasks.databases import PREFECT_URL_VARIABLES
+from tasks.server_process import HOST, ServerProcess, ServerSpec, free_port, stop_all
+from tasks.workspace import Workspace
+
+FIRST_PORT = 8342
+PATIENCE = 120.0  # seconds
+
+
+def start_prefect_server(workspace: Workspace) -> None:
+    """Start the server and point the environment at it; must come before Prefect is imported, which reads that then.
+
+    The server comes up beside what is done next, and ends with this process, after Prefect's own last words to it. Does
+    nothing where the environment names another server or home.
+    """
+    elsewhere = any(os.environ.get(name) for name in (*PREFECT_URL_VARIABLES, "PREFECT_PROFILE"))
+    if elsewhere or os.environ["PREFECT_HOME"] != str(workspace.prefect_home) or (port := free_port(FIRST_PORT)) is None:
+        return
+    server = ServerProcess(_spec(workspace, port))
+    atexit.register(stop_all, [server])
+    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+
+
+def wait_for_prefect() -> None:
+    """Return when the server that the environment names answers; raises UserError if it does not."""
+    import httpx
+
+    url, deadline = os.environ.get("PREFECT_API_URL"), time.monotonic() + PATIENCE
+    while url:
+        try:
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        if time.monotonic() > deadline or not url.startswith(f"http://{HOST}"):
+            raise UserError(f"Prefect's server {url} does not answer: start it, or unset PREFECT_API_URL.")
+        time.sleep(0.1)
+
+
+def _spec(workspace: Workspace, port: int) -> ServerSpec:
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    options = ["--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+    environment = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    log = workspace.prefect_home / "run-server.log"
+    return ServerSpec("Prefect", [*command, *options], port, "/api/health", log, environment)
