@@ -225,7 +225,7 @@ def test_a_run_killed_between_checkpoints_ends_with_the_same_bits(text: Path, wo
     folder = next(RunFolder(path) for path in workspace.runs.glob("killed-*"))
     assert folder.state() == "stopped"
     assert [checkpoint.step for checkpoint in find_checkpoints(folder.checkpoints)] == [3, 4]
-    assert stop_orphans() == 1  # the temporary Prefect server that the killed process left behind
+    assert stop_orphans() >= 1  # at least the temporary Prefect server that the killed process left behind
 
     resumed = finetune(killed)
     weights = [f"checkpoints/step-00000009/{name}.safetensors" for name in ("model", "optimizer")]
