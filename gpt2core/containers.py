@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from configs.errors import UserError
 
+GIBIBYTE = 1 << 30
 COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 TARS = {".tgz": ".gz", ".tbz2": ".bz2", ".txz": ".xz", ".tzst": ".zst"}
 # What people most often point at by mistake, by the first bytes; the right suffix tells how it is to be read.
@@ -41,7 +43,10 @@ DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
     RuntimeError,
-    NotImplementedError,
+    ValueError,
+    LookupError,
+    MemoryError,
+    struct.error,
 )
 
 
@@ -51,7 +56,7 @@ class Allowance:
     def __init__(self, shown: str, gibibytes: int) -> None:
         self._shown = shown
         self._gibibytes = gibibytes
-        self._left = gibibytes << 30
+        self._left = gibibytes * GIBIBYTE
 
     def spend(self, n_bytes: int) -> None:
         """Raises UserError when nothing is left."""

@@ -108,13 +108,12 @@ class _Planner:
         rows: list[dict[str, Any]] = []
         n_bytes = 0
         for row in self._rows(plan.rule):
+            if n_bytes >= SHARD_BYTES and _document(row) != _document(rows[-1]):
+                self._close(folder, plan, rows)
+                rows, n_bytes = [], 0
             rows.append(row)
             n_bytes += row["n_bytes"]
             plan.n_bytes += row["n_bytes"]
-            following = row["split"] == "train" and row["end"] < 0
-            if n_bytes >= SHARD_BYTES and not following:
-                self._close(folder, plan, rows)
-                rows, n_bytes = [], 0
         if rows:
             self._close(folder, plan, rows)
         return plan
@@ -221,6 +220,11 @@ def cut_ids(parts: Iterable[tuple[Any, Callable[[Any], bytes]]], end: int, start
         Side("train", 0, end, sizes[0], digests[0].hexdigest()),
         Side("validation", start, n_ids, sizes[1], digests[1].hexdigest()),
     ]
+
+
+def _document(row: dict[str, Any]) -> tuple[int, int]:
+    """Both sides of a cut document are encoded together."""
+    return row["file"], row["number"]
 
 
 def _to_end(piece: Piece, following: Iterator[Piece]) -> Iterator[Piece]:

@@ -126,7 +126,7 @@ class ShardEncoder:
 
     def _pieces(self, file: int, document: int) -> Iterator[Piece]:
         """The pieces of one document; what lies before it in its file is read and left out."""
-        if self._open[0] != file or (self._held is not None and self._held.number > document):
+        if self._open[0] != file or self._held is None or self._held.number > document:
             self._open = (file, pieces_of(self._files[file], self._settings))
             self._held = None
         stream = self._open[1]

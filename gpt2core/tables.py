@@ -70,10 +70,10 @@ def choose_column(columns: dict[str, bool], wanted: str | None, shown: str) -> s
 
 def csv_rows(open_text: Callable[[], Iterator[str]], delimiter: str, wanted: str | None, shown: str) -> Iterator[str]:
     """Cells of the text column; the first row holds the names. Cells may hold line ends and quotes (RFC 4180)."""
-    names = next(csv.reader(_lines(open_text()), delimiter=delimiter), [])
-    if not names:
-        return
     with _named_rows(shown):
+        names = next(csv.reader(_lines(open_text()), delimiter=delimiter), [])
+        if not names:
+            return
         column = wanted if wanted is not None else _text_column(open_text, names, delimiter, shown)
         column = choose_column(dict.fromkeys(names, True), column, shown)
         convert = pacsv.ConvertOptions(include_columns=[column], column_types={column: pa.string()}, strings_can_be_null=False)
@@ -116,6 +116,7 @@ def arrow_rows(stream: BinaryIO, wanted: str | None, shown: str) -> Iterator[str
     with _named_rows(shown), pa.ipc.open_stream(pa.PythonFile(stream, mode="r")) as reader:
         column = choose_column(_columns(reader.schema), wanted, shown)
         for batch in reader:
+            batch.validate(full=True)  # offsets of a damaged file would be read as they are
             yield from _strings(batch.column(column))
 
 
@@ -223,7 +224,7 @@ def _seekable(stream: BinaryIO) -> Iterator[Any]:
 def _named_rows(shown: str) -> Iterator[None]:
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, csv.Error, ValueError, LookupError, MemoryError, OverflowError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise UserError(f"{shown} cannot be read as the table that its name says ({reason[:200]}): correct the file.") from None
 
