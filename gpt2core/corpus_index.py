@@ -157,7 +157,8 @@ def _open(path: str) -> sqlite3.Connection:
     try:
         return _prepared(path)
     except sqlite3.DatabaseError:
-        Path(path).unlink(missing_ok=True)  # a cache that is damaged or of another version
+        for end in ("", "-wal", "-shm"):  # a cache that is damaged or of another version
+            Path(path + end).unlink(missing_ok=True)
         return _prepared(path)
 
 
@@ -167,6 +168,8 @@ def _prepared(path: str) -> sqlite3.Connection:
     if found not in (0, VERSION):
         database.close()
         raise sqlite3.DatabaseError
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose entries, never mix them up
     database.execute("PRAGMA cache_size = -32000")
     database.executescript(TABLES)
     return database

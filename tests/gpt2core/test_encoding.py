@@ -49,7 +49,7 @@ def encode(source: str | Path, tokenizer: Tokenizer, stores: Path, validation: f
 
 def stores_in(folder: Path) -> list[Path]:
     """What is there beside the index."""
-    return [path for path in folder.iterdir() if path.name != FILE]
+    return [path for path in folder.iterdir() if not path.name.startswith(FILE)]
 
 
 def content(store: Path) -> dict[str, bytes]:
