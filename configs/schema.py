@@ -6,9 +6,10 @@ need several fields at once. Nothing here reads a file: see `configs.loading`.
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 OneOrMore = Annotated[
     list[str], Field(min_length=1), BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
@@ -16,6 +17,15 @@ OneOrMore = Annotated[
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        if not codecs.lookup(name)._is_text_encoding:
+            raise LookupError
+    except (LookupError, ValueError):
+        raise ValueError(f"is {name!r}, which is no text encoding: use one such as utf-8, latin-1 or utf-16") from None
+    return codecs.lookup(name).name
 
 
 class Section(BaseModel):
@@ -28,9 +38,21 @@ class DataSettings(Section):
     """The text to learn from and how it is split."""
 
     source: OneOrMore = ["builtin:python-topics"]
-    """A file, a folder, a glob, several of those, or builtin:python-topics."""
+    """A file, folder, glob or URL, several of those, dataset:NAME:SPLIT, or builtin:python-topics."""
     validation: Annotated[float, Field(gt=0.0, le=0.5)] = 0.1
     """Share of the text held out for validation, chosen by document hash."""
+    validation_source: list[str] = []
+    """Text held out instead of a share of data.source: files, folders, globs or URLs."""
+    text_column: str | None = None
+    """Column (CSV, TSV, Parquet, Arrow) or field (JSONL) that holds the text; found by its name or type unless given."""
+    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
+    """Encoding of text files, such as latin-1 or utf-16."""
+    errors: Literal["strict", "replace", "ignore"] = "strict"
+    """Bytes that are not in the encoding: refuse the file, put U+FFFD in their place, or leave them out (both are counted)."""
+    newlines: Literal["normalize", "keep"] = "normalize"
+    """Whether line ends \\r\\n become \\n."""
+    expanded_limit: Positive = 64
+    """GiB that one compressed file or archive may expand to."""
 
 
 class TokenizerSettings(Section):

@@ -1,7 +1,7 @@
-"""From documents to a published token store.
+"""From the files of a corpus to a published token store.
 
-The corpus is read twice: once to learn sizes and hashes, from which the split follows, and once to encode. Memory holds one
-document, one batch of encoded text and one row group for each split, whatever the corpus's size.
+First each file that is new is surveyed, then the plan of all shards is made, then each shard is encoded, or copied where an
+older store holds its documents. Memory holds a batch of text and a row group, whatever the corpus's size.
 """
 
 from __future__ import annotations
@@ -12,26 +12,41 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from configs.errors import UserError
 from configs.schema import DataSettings
-from gpt2core.contracts import check_store
-from gpt2core.documents import Document, SourceFile, documents_of
-from gpt2core.durable import named_write_errors, publish_folder
-from gpt2core.manifest import ROW_TOKENS, SCHEMA_VERSION, Manifest, store_hash, write_manifest
-from gpt2core.splitting import Passage, place_documents, survey_documents
-from gpt2core.store_writer import StoreWriter
-from gpt2core.token_store import open_store
+from gpt2core.contracts import DOCUMENTS, check_store
+from gpt2core.corpus_index import CorpusIndex, reading_options
+from gpt2core.documents import SourceFile
+from gpt2core.durable import fsync, named_write_errors
+from gpt2core.known_tokens import KnownTokens
+from gpt2core.manifest import (
+    MANIFEST,
+    ROW_TOKENS,
+    SCHEMA_VERSION,
+    Manifest,
+    SplitCounts,
+    StoredFile,
+    store_hash,
+    write_manifest,
+)
+from gpt2core.planning import Plan, describe, make_plan, plan_path
+from gpt2core.shards import ShardEncoder, finished, lengths_path
+from gpt2core.splitting import SPLITS, Split
+from gpt2core.token_store import file_sha256, open_store
 from gpt2core.tokenizer import Tokenizer
 
-BATCH_CHARACTERS = 1 << 20
-"""Text encoded at once; its pieces are shared out among threads."""
+OLDER_STORES = 4
+"""Stores, newest first, in which documents that are encoded already are looked for."""
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]
+"""Hears (stage, bytes done, bytes in all); the stages are "reading" and "encoding"."""
 
 
 def encode_store(
@@ -43,111 +58,173 @@ def encode_store(
 ) -> Path:
     """Publish `<stores_dir>/<hash>` and return its path; a store that is already there and whole is returned at once.
 
-    `progress` hears (bytes of text done, bytes in all). Raises UserError for unreadable or missing text, for a full disk and
-    for a store that breaks its contract; nothing is left behind then.
+    A store that is damaged is made again: what is undamaged is copied. An encode that was killed goes on with the shard it was
+    at. Raises UserError for unreadable or missing text, for a full disk and for a store that breaks its contract; nothing is
+    left behind then.
     """
     with named_write_errors(stores_dir):
         stores_dir.mkdir(parents=True, exist_ok=True)
-    sources = [(file.source, file.sha256) for file in files]
-    target = stores_dir / store_hash(sources, tokenizer.sha256, _options(settings))
+    target = stores_dir / name_of_store(files, settings, tokenizer)
     with _alone_in(stores_dir):
         if not _is_whole(target):
-            shutil.rmtree(target, ignore_errors=True)
-            _publish(files, settings, tokenizer, target, progress)
+            with _set_aside(target) as damaged, named_write_errors(target):
+                _Encoding(files, settings, tokenizer, target, damaged, progress).publish()
     return target
 
 
-def _publish(
-    files: list[SourceFile], settings: DataSettings, tokenizer: Tokenizer, target: Path, progress: Progress | None
-) -> None:
-    survey = survey_documents(_documents(files), settings.validation)
-    rule = survey.rule(settings.validation)
-    with publish_folder(target) as folder:
-        writer = StoreWriter(folder, tokenizer)
-        with _named_need(writer, survey.n_bytes):
-            _encode(place_documents(_documents(files), rule), tokenizer, writer, survey.n_bytes, progress)
-            counts, stored = writer.finish(files)
+def name_of_store(files: list[SourceFile], settings: DataSettings, tokenizer: Tokenizer) -> str:
+    """Hash of all that goes into the store."""
+    sources = [(file.source, file.sha256) for file in files]
+    return store_hash(sources, tokenizer.sha256, _options(files, settings))
+
+
+class _Encoding:
+    """One store in the making, in `<target>.tmp`."""
+
+    def __init__(
+        self,
+        files: list[SourceFile],
+        settings: DataSettings,
+        tokenizer: Tokenizer,
+        target: Path,
+        damaged: Path | None,
+        progress: Progress | None,
+    ) -> None:
+        self._files = files
+        self._settings = settings
+        self._tokenizer = tokenizer
+        self._target = target
+        self._folder = target.with_name(target.name + ".tmp")
+        self._damaged = damaged
+        self._progress = progress
+
+    def publish(self) -> None:
+        """Survey, plan, encode, check, rename. What a killed process finished is kept; an error leaves nothing."""
+        self._folder.mkdir(exist_ok=True)
+        try:
+            plan = self._plan()
+            self._encode_shards(plan)
+            self._complete(plan)
+        except Exception:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        for path in [*self._folder.iterdir(), self._folder]:
+            fsync(path)
+        self._folder.rename(self._target)
+        fsync(self._target.parent)
+
+    def _plan(self) -> Plan:
+        heard = self._progress
+        with CorpusIndex(self._target.parent) as index:
+            report = (lambda done, total: heard("reading", done, total)) if heard else None
+            return make_plan(self._files, self._settings, self._tokenizer, index, self._folder, report)
+
+    def _encode_shards(self, plan: Plan) -> None:
+        encoder = ShardEncoder(self._folder, self._files, self._settings, self._tokenizer, self._known())
+        done = 0
+
+        def advance(n_bytes: int) -> None:
+            nonlocal done
+            done += n_bytes
+            if self._progress:
+                self._progress("encoding", done, plan.n_bytes)
+
+        with self._named_need(plan.n_bytes):
+            for shard in range(plan.shards):
+                encoder.encode(shard, advance)
+
+    def _known(self) -> KnownTokens:
+        """Documents of the newest other stores."""
+        others = [path for path in self._target.parent.iterdir() if (path / MANIFEST).is_file()]
+        newest = sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
+        stores = [*([self._damaged] if self._damaged else []), *newest][:OLDER_STORES]
+        return KnownTokens(stores, self._tokenizer.sha256)
+
+    def _complete(self, plan: Plan) -> None:
+        """Number the documents, remove the scaffolding, check everything and write the manifest."""
+        counts, tokens_in = self._write_documents(plan)
+        rows = [{"source": file.source, "n_bytes": file.n_bytes, "sha256": file.sha256} for file in self._files]
+        pq.write_table(pa.Table.from_pylist(rows), self._folder / "sources.parquet", write_page_checksum=True)
+        for path in self._folder.iterdir():
+            if path.name.startswith(("plan-", "lengths-")):
+                path.unlink()
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
-            hash=target.name,
-            tokenizer_sha256=tokenizer.sha256,
-            n_vocab=tokenizer.n_vocab,
-            end_of_text=tokenizer.end_of_text,
+            hash=self._target.name,
+            tokenizer_sha256=self._tokenizer.sha256,
+            n_vocab=self._tokenizer.n_vocab,
+            end_of_text=self._tokenizer.end_of_text,
             row_tokens=ROW_TOKENS,
-            options=_options(settings),
-            cut_above=rule.cut_above,
-            dropped={"empty": survey.empty, "duplicate": survey.duplicates},
+            options=_options(self._files, self._settings),
+            cut={"few": plan.rule.few, "all": plan.rule.all},
+            dropped={"empty": plan.findings.empty, "duplicate": plan.duplicates},
+            findings=describe(plan.findings),
             counts=counts,
-            files=stored,
+            files={path.name: _stored(path, tokens_in) for path in sorted(self._folder.iterdir())},
         )
-        check_store(folder, manifest)
-        write_manifest(folder, manifest)
+        check_store(self._folder, manifest)
+        write_manifest(self._folder, manifest)
+
+    def _write_documents(self, plan: Plan) -> tuple[dict[Split, SplitCounts], dict[str, StoredFile]]:
+        """Turn the lengths of each shard into its documents file."""
+        counts = {split: SplitCounts() for split in SPLITS}
+        tokens_in: dict[str, StoredFile] = {}
+        for shard in range(plan.shards):
+            found = finished(self._folder, shard)
+            assert found, f"shard {shard} is not finished"
+            table, files = found
+            tokens_in |= files
+            documents = _numbered(table, counts)
+            pq.write_table(documents, self._folder / f"documents-{shard:05d}.parquet", write_page_checksum=True)
+        wanted = {*tokens_in, *(path(self._folder, n).name for n in range(plan.shards) for path in (plan_path, lengths_path))}
+        for path in self._folder.iterdir():
+            if path.name not in wanted and not path.name.startswith("documents-"):
+                path.unlink()  # left by a killed process
+        return counts, tokens_in
+
+    @contextmanager
+    def _named_need(self, total: int) -> Iterator[None]:
+        """Say of a full disk how large the whole store will be."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            width = 2 if self._tokenizer.n_vocab <= 1 << 16 else 4
+            need = f"the token store needs about {1 + (total * width // 3 >> 20):,} MiB"
+            raise UserError(f"The disk is full at {self._target.parent}: {need}; free them and run it again.") from error
 
 
-def _options(settings: DataSettings) -> dict[str, Any]:
+def _numbered(table: pa.Table, counts: dict[Split, SplitCounts]) -> pa.Table:
+    """The documents of a shard as they stand in the store; `counts` is what stood before and is brought up to date."""
+    first = sum(count.documents for count in counts.values())
+    splits = np.array(table["split"].to_pylist())
+    n_tokens, n_bytes = table["n_tokens"].to_numpy(), table["n_bytes"].to_numpy()
+    offsets = np.zeros(len(splits), dtype=np.int64)
+    for split in SPLITS:
+        own, before = splits == split, counts[split]
+        offsets[own] = before.tokens + np.cumsum(n_tokens[own]) - n_tokens[own]
+        counts[split] = SplitCounts(
+            documents=before.documents + int(own.sum()),
+            bytes=before.bytes + int(n_bytes[own].sum()),
+            tokens=before.tokens + int(n_tokens[own].sum()),
+        )
+    columns = {
+        "doc_id": np.arange(first, first + len(splits)),
+        "token_offset": offsets,
+        **{name: table[name] for name in ("source", "sha256", "n_bytes", "n_tokens", "split")},
+    }
+    return pa.table({name: columns[name] for name in DOCUMENTS.names}, schema=DOCUMENTS)
+
+
+def _stored(path: Path, tokens_in: dict[str, StoredFile]) -> StoredFile:
+    return tokens_in.get(path.name) or StoredFile(bytes=path.stat().st_size, sha256=file_sha256(path))
+
+
+def _options(files: Iterable[SourceFile], settings: DataSettings) -> dict[str, Any]:
     """The settings that decide about the store's content, beside the text itself."""
-    return {"validation": settings.validation}
-
-
-@dataclass(frozen=True)
-class _Piece:
-    passage: Passage
-    text: str
-    last: bool
-
-
-def _encode(
-    passages: Iterable[Passage], tokenizer: Tokenizer, writer: StoreWriter, total: int, progress: Progress | None
-) -> None:
-    """Encode all passages, `total` bytes of text or a little less, and append them to the store."""
-    done = 0
-    for batch in _batches(passages, tokenizer):
-        found = tokenizer.encode_batch([piece.text for piece in batch], special=False)
-        for piece, ids in zip(batch, found, strict=True):
-            writer.add(piece.passage, ids, piece.last)
-            done += len(piece.text.encode())
-        if progress:
-            progress(done, total)
-
-
-@contextmanager
-def _named_need(writer: StoreWriter, total: int) -> Iterator[None]:
-    """Say of a full disk how large the whole store will be, judged by the documents that are encoded."""
-    try:
-        yield
-    except OSError as error:
-        done, size = writer.encoded
-        if error.errno != errno.ENOSPC or not done:
-            raise
-        need = f"the token store needs about {-(-size * total // done >> 20):,} MiB"
-        raise UserError(f"The disk is full at {writer.folder.parent}: {need}; free them and run it again.") from error
-
-
-def _batches(passages: Iterable[Passage], tokenizer: Tokenizer) -> Iterator[list[_Piece]]:
-    batch: list[_Piece] = []
-    characters = 0
-    for piece in chain.from_iterable(_pieces(passage, tokenizer) for passage in passages):
-        batch.append(piece)
-        characters += len(piece.text)
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _pieces(passage: Passage, tokenizer: Tokenizer) -> Iterator[_Piece]:
-    """Long texts in pieces, so that one long document keeps all threads busy and memory small."""
-    held: str | None = None
-    for text in tokenizer.pieces(passage.text):
-        if held is not None:
-            yield _Piece(passage, held, last=False)
-        held = text
-    yield _Piece(passage, held or "", last=True)
-
-
-def _documents(files: Iterable[SourceFile]) -> Iterator[Document]:
-    return chain.from_iterable(documents_of(file) for file in files)
+    held = sum(file.validation for file in files)
+    return {"validation": settings.validation, "validation_files": held, **reading_options(settings)}
 
 
 def _is_whole(store: Path) -> bool:
@@ -158,6 +235,17 @@ def _is_whole(store: Path) -> bool:
     except UserError:
         return False
     return True
+
+
+@contextmanager
+def _set_aside(target: Path) -> Iterator[Path | None]:
+    """Move a damaged store out of the way; its undamaged shards serve while it is made again."""
+    aside = target.with_name(target.name + ".damaged")
+    if target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
+    yield aside if aside.exists() else None
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextmanager

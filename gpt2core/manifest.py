@@ -13,7 +13,7 @@ from configs.errors import UserError
 from gpt2core.splitting import Split
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ROW_TOKENS = 256
 """Tokens in a row of a token shard: the last row of a shard is padded, so few are wasted."""
 
@@ -52,10 +52,12 @@ class Manifest(_Record):
     row_tokens: int
     options: dict[str, Any]
     """Settings of `data` that decide about the content."""
-    cut_above: int
-    """Documents of more bytes than this gave their end to the validation split."""
+    cut: dict[str, bool]
+    """Which rules of `splitting` cut documents of any size: few, all."""
     dropped: dict[str, int]
     """Documents left out, by reason: empty, duplicate."""
+    findings: dict[str, Any]
+    """What reading noticed: decode errors, longest line, characters by script block."""
     counts: dict[Split, SplitCounts]
     files: dict[str, StoredFile]
 

@@ -2,41 +2,43 @@
 
 The rule, the same on any machine and in any order of the documents:
 
-1. A document goes whole to one side, decided by its own hash. So it stays there when other documents arrive, and the same
-   text never stands on both sides.
-2. A document larger than the whole validation part should be cannot go there. It is cut: its end is held out.
-3. If that leaves the held-out share below half or above twice of what was asked for, there are too few documents for
-   chance to be fair, and every document is cut.
+1. A document of up to 256 KiB goes whole to one side, decided by its own hash. So it stays there when other documents arrive,
+   and the same text never stands on both sides.
+2. A longer document is cut: its end is held out.
+3. Where chance holds out less than half of what was asked for, because there are few documents, those for training are cut as
+   well. When more documents arrive and this ends, what was held out may become training text, but never the other way round.
+4. Where chance holds out more than half of all text (a handful of documents), every document is cut.
 
-A cut falls between paragraphs (else lines, words, or anywhere), and the paragraph in between is left out, so that the
-held-out text does not go on where the training text ends.
+With a separate validation source nothing of the other source is held out. A cut falls between paragraphs (else lines, words,
+or anywhere), and the paragraph in between is left out, so that held-out text does not go on where training text ends.
 """
 
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
-
-from configs.errors import UserError
-from gpt2core.documents import Document, is_empty
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 BORDERS = ("\n\n", "\n", " ")
+CUT_ABOVE = 1 << 18
+"""Documents of more bytes than this are cut."""
+REACH = 1 << 16
+"""Characters around the wanted place within which a border is looked for."""
 
 
-@dataclass(frozen=True)
-class Passage:
-    """A document, or one side of a cut one, with the split it belongs to."""
+class Side(NamedTuple):
+    """Training or held-out part of a cut document."""
 
-    source: str
-    text: str
     split: Split
-    sha256: str
+    start: int
+    """First character."""
+    end: int
+    """Character after the last one."""
     n_bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -44,89 +46,46 @@ class SplitRule:
     """Decides for each document on its own."""
 
     validation: float
-    """Share of the bytes to hold out."""
-    cut_above: int
-    """Documents of more bytes than this are cut."""
+    """Share of the bytes to hold out; 0 where validation has a source of its own."""
+    few: bool = False
+    """Whether documents for training are cut whatever their size."""
+    all: bool = False
+    """Whether every document is cut."""
 
-    def place(self, document: Document, digest: bytes, n_bytes: int) -> Iterator[Passage]:
-        """The document whole, or both sides of it."""
-        parts = _cut(document.text, self.validation) if n_bytes > self.cut_above else None
-        if parts is None:
-            whole: Split = "validation" if n_bytes <= self.cut_above and held_out(digest, self.validation) else "train"
-            yield Passage(document.source, document.text, whole, digest.hex(), n_bytes)
-            return
-        for split, text in zip(SPLITS, parts, strict=True):
-            raw = text.encode()
-            yield Passage(document.source, text, split, hashlib.sha256(raw).hexdigest(), len(raw))
+    def split(self, sha256: bytes, n_bytes: int) -> Split | None:
+        """The side of a whole document, or None for one to be cut."""
+        if not self.validation:
+            return "train"
+        if n_bytes > CUT_ABOVE or self.all:
+            return None
+        if held_out(sha256, self.validation):
+            return "validation"
+        return None if self.few else "train"
 
 
 @dataclass
-class Survey:
-    """What a first reading of the corpus found."""
+class Shares:
+    """Bytes by what rules 1 and 2 do with them, from which rules 3 and 4 follow."""
 
-    sizes: array[int] = field(default_factory=lambda: array("q"))
-    """Bytes of each document that is kept."""
-    held_out: bytearray = field(default_factory=bytearray)
-    """Whether the hash of each holds it out."""
-    empty: int = 0
-    duplicates: int = 0
+    whole: int = 0
+    """Of documents that are not cut."""
+    held_out: int = 0
+    """Of those, the ones that are held out."""
+    cut: int = 0
+    """Of documents that are cut."""
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all documents that are kept."""
-        return sum(self.sizes)
+    def add(self, sha256: bytes, n_bytes: int, validation: float) -> None:
+        """Count one document."""
+        if n_bytes > CUT_ABOVE:
+            self.cut += n_bytes
+        else:
+            self.whole += n_bytes
+            self.held_out += n_bytes if held_out(sha256, validation) else 0
 
     def rule(self, validation: float) -> SplitRule:
-        """The rule that suits the sizes found."""
-        largest = int(validation * self.n_bytes)
-        cut = sum(size for size in self.sizes if size > largest)
-        whole = sum(size for size, out in zip(self.sizes, self.held_out, strict=True) if out and size <= largest)
-        share = (whole + validation * cut) / max(1, self.n_bytes)
-        fair = validation / 2 <= share <= validation * 2
-        return SplitRule(validation, largest if fair else 0)
-
-
-def survey_documents(documents: Iterable[Document], validation: float) -> Survey:
-    """Read everything once; raises UserError where there is no text at all."""
-    survey, seen = Survey(), set[bytes]()
-    for document in documents:
-        if is_empty(document):
-            survey.empty += 1
-            continue
-        digest, n_bytes = fingerprint(document)
-        if digest in seen:
-            survey.duplicates += 1
-            continue
-        seen.add(digest)
-        survey.sizes.append(n_bytes)
-        survey.held_out.append(held_out(digest, validation))
-    if not survey.sizes:
-        raise UserError("There is no text in data.source: give a file with text in it.")
-    return survey
-
-
-def place_documents(documents: Iterable[Document], rule: SplitRule) -> Iterator[Passage]:
-    """Passages in the order of the documents; a text that was there before is dropped."""
-    seen = set[bytes]()
-    for document in documents:
-        if is_empty(document):
-            continue
-        digest, n_bytes = fingerprint(document)
-        if digest in seen:
-            continue
-        seen.add(digest)
-        for passage in rule.place(document, digest, n_bytes):
-            own = bytes.fromhex(passage.sha256)
-            # The side of a cut document can equal another document.
-            if own == digest or own not in seen:
-                seen.add(own)
-                yield passage
-
-
-def fingerprint(document: Document) -> tuple[bytes, int]:
-    """SHA-256 and number of bytes of the text in UTF-8."""
-    raw = document.text.encode()
-    return hashlib.sha256(raw).digest(), len(raw)
+        """The rule that suits."""
+        share = (self.held_out + validation * self.cut) / max(1, self.whole + self.cut)
+        return SplitRule(validation, few=share < validation / 2, all=share > 0.5)
 
 
 def held_out(digest: bytes, validation: float) -> bool:
@@ -134,21 +93,88 @@ def held_out(digest: bytes, validation: float) -> bool:
     return int.from_bytes(digest[:8], "big") < validation * 2**64
 
 
-def _cut(text: str, validation: float) -> tuple[str, str] | None:
-    """Training and held-out side with a gap between, or None for a text too short to cut."""
-    target = round(len(text) * (1 - validation))
-    reach = max(1, int(len(text) * validation / 2))
-    low, high = target - reach, min(len(text), target + reach)
-    end, start = next(
-        filter(None, (_gap(text, low, target, high, border) for border in BORDERS)), (target - reach // 4, target)
-    )
-    parts = text[:end], text[start:]
-    return parts if all(part.strip() for part in parts) else None
+def cut_document(pieces: Iterable[str], n_characters: int, validation: float) -> list[Side]:
+    """Both sides of a document that is read once, or none where it is too short to be cut."""
+    cutter = _Cutter(n_characters, validation)
+    for piece in pieces:
+        cutter.add(piece)
+    return cutter.sides()
 
 
-def _gap(text: str, low: int, target: int, high: int, border: str) -> tuple[int, int] | None:
-    """Ends of the last border before the target and of the first one after it, inside [low, high]."""
-    before, after = text.rfind(border, low, target), text.find(border, target, high)
+class _Cutter:
+    """Hashes what comes before and after the window around the wanted place, and keeps the window."""
+
+    def __init__(self, n_characters: int, validation: float) -> None:
+        self._target = round(n_characters * (1 - validation))
+        reach = min(REACH, max(1, int(n_characters * validation / 2)))
+        self._low = max(0, self._target - reach)
+        self._high = min(n_characters, self._target + reach)
+        self._end = n_characters
+        self._place = 0
+        self._window: list[str] = []
+        self._before = _Text()
+        self._after = _Text()
+        self._found: tuple[int, int] | None = None
+
+    def add(self, text: str) -> None:
+        """The next characters of the document."""
+        place, self._place = self._place, self._place + len(text)
+        self._before.add(text[: max(0, self._low - place)])
+        self._window.append(text[max(0, self._low - place) : max(0, self._high - place)])
+        late = text[max(0, self._high - place) :]
+        if late:
+            self._decide()
+            self._after.add(late)
+
+    def sides(self) -> list[Side]:
+        """What was found after the last character."""
+        self._decide()
+        assert self._found
+        end, start = self._found
+        if self._before.blank or self._after.blank:
+            return []
+        train, held = self._before, self._after
+        return [
+            Side("train", 0, end, train.n_bytes, train.digest.hexdigest()),
+            Side("validation", start, self._end, held.n_bytes, held.digest.hexdigest()),
+        ]
+
+    def _decide(self) -> None:
+        """Choose the cut once the whole window is there, and give both sides their part of it."""
+        if self._found:
+            return
+        window = "".join(self._window)
+        target = self._target - self._low
+        found = next(filter(None, (_gap(window, target, border) for border in BORDERS)), None)
+        end, start = found or (target - target // 4, target)
+        self._found = (self._low + end, self._low + start)
+        self._before.add(window[:end])
+        self._after.add(window[start:])
+
+
+class _Text:
+    """Hash and size of text in parts."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.sha256()
+        self.n_bytes = 0
+        self.blank = True
+
+    def add(self, text: str) -> None:
+        raw = text.encode()
+        self.digest.update(raw)
+        self.n_bytes += len(raw)
+        self.blank = self.blank and not text.strip()
+
+
+def _gap(window: str, target: int, border: str) -> tuple[int, int] | None:
+    """Ends of the last border before the target and of the first one after it."""
+    before, after = window.rfind(border, 0, target), window.find(border, target)
     if before < 0 or after < 0:
         return None
     return before + len(border), after + len(border)
+
+
+def whole(sha256: bytes, n_bytes: int, n_characters: int, split: Split) -> Iterator[Side]:
+    """A document that is not cut, as its only side."""
+    yield Side(split, 0, n_characters, n_bytes, sha256.hex())

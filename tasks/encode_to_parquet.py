@@ -23,7 +23,11 @@ def encode_to_parquet(files: list[SourceFile], settings: DataSettings, tokenizer
     with encoding_bar() as bar:
         row = bar.add_task("", total=None)
         path = encode_store(
-            files, settings, tokenizer, stores, lambda done, total: bar.update(row, completed=done, total=total)
+            files,
+            settings,
+            tokenizer,
+            stores,
+            lambda stage, done, total: bar.update(row, description=stage, completed=done, total=total),
         )
     store = open_store(path, verify=False)  # encode_store has just verified it
     counts = store.manifest.counts

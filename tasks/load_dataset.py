@@ -6,14 +6,19 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from configs.schema import DataSettings
+from gpt2core.corpus_index import CorpusIndex
 from gpt2core.documents import SourceFile, find_files
 from tasks.console import bytes_text, say
+from tasks.workspace import Workspace
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def load_dataset(settings: DataSettings) -> list[SourceFile]:
     """The corpus's files in a fixed order, each with its size and hash; raises UserError where there is nothing to read."""
-    files = find_files(settings)
+    stores = Workspace.current().stores
+    stores.mkdir(parents=True, exist_ok=True)
+    with CorpusIndex(stores) as index:
+        files = find_files(settings, index)
     total = bytes_text(sum(file.n_bytes for file in files))
     say("corpus", f"{len(files):,} file{'s' if len(files) > 1 else ''}, {total}, from {', '.join(settings.source)}")
     return files

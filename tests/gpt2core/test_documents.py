@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from configs.errors import UserError
 from configs.schema import DataSettings
-from gpt2core.documents import CHUNK, END_OF_TEXT, Document, find_files, read_documents
+from gpt2core.documents import END_OF_TEXT, Document, find_files, read_documents
+from gpt2core.text_stream import CHUNK
 
 
 def settings_for(*sources: Path | str) -> DataSettings:

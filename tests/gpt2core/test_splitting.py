@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.errors import UserError
-from gpt2core.documents import Document
-from gpt2core.splitting import Passage, place_documents, survey_documents
+from configs.schema import DataSettings
+from gpt2core.corpus_index import CorpusIndex
+from gpt2core.documents import find_files
+from gpt2core.planning import make_plan, plan_of
+from gpt2core.tokenizer import train_tokenizer
+
+BYTES = train_tokenizer([""], 257)
 
 
-def corpus_of(texts: list[str]) -> list[Document]:
-    return [Document("a.txt", index, text) for index, text in enumerate(texts)]
+class Passage(NamedTuple):
+    text: str
+    split: str
+    sha256: str
+    n_bytes: int
 
 
 def split(texts: list[str], validation: float = 0.1) -> list[Passage]:
-    documents = corpus_of(texts)
-    return list(place_documents(documents, survey_documents(documents, validation).rule(validation)))
+    """What a corpus of these documents, in a file each, becomes."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "in").mkdir()
+        for number, text in enumerate(texts):
+            (folder / "in" / f"{number:05}.jsonl").write_text(json.dumps({"text": text}), encoding="utf-8")
+        settings = DataSettings(source=name + "/in", validation=validation)
+        with CorpusIndex(None) as index:
+            plan = make_plan(find_files(settings), settings, BYTES, index, folder)
+        rows = [row for shard in range(plan.shards) for row in plan_of(folder, shard).to_pylist()]
+    return [Passage(texts[row["file"]][row["start"] : row["end"]], row["split"], row["sha256"], row["n_bytes"]) for row in rows]
 
 
 def held_out_share(passages: list[Passage]) -> float:
@@ -111,19 +130,8 @@ def test_no_text_stands_on_both_sides_and_none_is_made_up(texts: list[str], vali
         assert any(passage.text in text for text in texts)
 
 
-def test_exact_duplicates_and_empty_documents_are_counted_and_dropped() -> None:
-    documents = corpus_of(["one", "", "two", "one", " \n", "one"])
-    survey = survey_documents(documents, 0.1)
-    assert (len(survey.sizes), survey.n_bytes, survey.empty, survey.duplicates) == (2, 6, 2, 2)
-
-
 def test_the_end_of_a_document_that_also_stands_alone_is_in_the_store_once() -> None:
-    long = "\n\n".join(f"Paragraph {number} of a long story." for number in range(500))
+    long = "\n\n".join(f"Paragraph {number} of a long story." for number in range(12_000))
     end = split([long])[1].text
     passages = split([end, long])
     assert sum(end in passage.text for passage in passages) == 1
-
-
-def test_a_corpus_without_text_is_refused() -> None:
-    with pytest.raises(UserError, match=r"There is no text in data\.source"):
-        survey_documents(corpus_of(["", " "]), 0.1)

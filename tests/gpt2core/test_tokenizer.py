@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from configs.errors import UserError
-from gpt2core.tokenizer import Tokenizer, load_tokenizer, split_safely, train_tokenizer
+from gpt2core.text_stream import cut_text
+from gpt2core.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 PROSE = "It was the best of times, it was the worst of times. " * 20
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]))
@@ -60,20 +61,20 @@ def test_tinyshakespeare_has_as_many_tokens_as_is_known(gpt2: Tokenizer, shared:
 @pytest.mark.parametrize("name", ["hongloumeng.zh.txt", "wikitext-2.valid.txt"])
 def test_pieces_have_the_ids_of_the_whole(gpt2: Tokenizer, shared: Path, name: str) -> None:
     text = (shared / "data" / "text" / name).read_text(encoding="utf-8")[:100_000]
-    pieces = list(gpt2.pieces(text, 50))
+    pieces = list(cut_text(text, 50))
     assert "".join(pieces) == text
     assert [i for ids in gpt2.encode_batch(pieces) for i in ids] == gpt2.encode(text)
 
 
 @given(st.text(st.sampled_from("ab1é' \n\t\u3000'st,")), st.integers(1, 5))
 def test_pieces_of_any_text_have_the_ids_of_the_whole(small: Tokenizer, text: str, size: int) -> None:
-    pieces = list(small.pieces(text, size))
+    pieces = list(cut_text(text, size))
     assert "".join(pieces) == text
     assert [i for ids in small.encode_batch(pieces) for i in ids] == small.encode(text)
 
 
 def test_a_text_without_white_space_is_one_piece() -> None:
-    assert list(split_safely("x" * 1000, 10)) == ["x" * 1000]
+    assert list(cut_text("x" * 1000, 10)) == ["x" * 1000]
 
 
 @given(UNICODE)
