@@ -28,6 +28,12 @@ def _known_encoding(name: str) -> str:
     return codecs.lookup(name).name
 
 
+def _no_float16(value: object) -> object:
+    if value in ("float16", "fp16", "half"):
+        raise ValueError("float16 overflows at 65504 and would need loss scaling, which skips updates: use bfloat16 or float32")
+    return value
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, values never change, docstrings are the documentation."""
 
@@ -110,6 +116,8 @@ class TrainSettings(Section):
     """Seed of initial weights, windows and dropout."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_no_float16)] = "auto"
+    """In which numbers products are computed; weights and optimizer stay float32. auto: bfloat16 where that is faster."""
     checkpoint_every: Positive = 500
     """Steps between checkpoints (evaluated steps are checkpointed as well)."""
     keep_checkpoints: Positive = 5

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from gpt2core.linear_cross_entropy import IGNORED
 from gpt2core.model import GPT2
 
 
@@ -33,9 +33,9 @@ def evaluate(model: GPT2, batches: Iterable[tuple[Tensor, Tensor]], tokens_per_b
     model.eval()
     nats, count = 0.0, 0
     for inputs, targets in batches:
-        logits = model(inputs.to(device)).flatten(0, 1)
-        nats += F.cross_entropy(logits, targets.to(device).flatten(), reduction="sum").double().item()
-        count += int((targets != -100).sum())
+        counted = int((targets != IGNORED).sum())
+        nats += model.loss(inputs.to(device), targets.to(device)).item() * counted
+        count += counted
     model.train(training)
     loss = nats / count
     return Evaluation(loss, math.exp(min(loss, 700.0)), loss / math.log(2) * tokens_per_byte, count)

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs.errors import UserError
+from gpt2core.attention import attend
 from gpt2core.config import GPT2Config
+from gpt2core.linear_cross_entropy import linear_cross_entropy
 
 
 class KeyValueCache:
@@ -72,12 +74,7 @@ class Attention(nn.Module):
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind()  # each [B, H, T, D]
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)  # [B, H, K, D]
-        past = key.shape[2] - length
-        # A single query sees every key; several behind a past need the causal mask shifted by that past.
-        mask = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past) if past and length > 1 else None
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, mask, self.dropout if self.training else 0.0, is_causal=past == 0 and length > 1
-        )
+        mixed = attend(query, key, value, self.dropout if self.training else 0.0)
         out: Tensor = self.c_proj(mixed.transpose(1, 2).reshape(batch, length, width))
         return out
 
@@ -153,7 +150,7 @@ class GPT2(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats of targets int64 [B, T] (-100 is left out) after tokens int64 [B, T]."""
-        return F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten())
+        return linear_cross_entropy(self.hidden(tokens).flatten(0, 1), self.wte.weight, targets.flatten())
 
     def parameter_count(self) -> int:
         """Number of weights; the tied head counts once."""

@@ -6,6 +6,7 @@ is the weights, the optimizer's moments and the step itself.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -17,8 +18,11 @@ from torch import Tensor, nn
 
 from configs.errors import UserError
 from configs.schema import TrainSettings
+from gpt2core.allocator import keep_freed_memory
 from gpt2core.batches import Batches
 from gpt2core.model import GPT2
+from gpt2core.optimization import build_optimizer
+from gpt2core.precision import WorkingCopy, choose_dtype
 from gpt2core.schedule import learning_rate
 
 REPORT_EVERY = 10  # steps; reading a loss waits for the device, so it is done in groups
@@ -52,6 +56,7 @@ class Trainer:
         settings: TrainSettings,
         listeners: Iterable[Callable[[StepsDone], None]] = (),
     ) -> None:
+        keep_freed_memory()
         self.model = model
         self.batches = batches
         self.settings = settings
@@ -60,6 +65,7 @@ class Trainer:
         self.optimizer = build_optimizer(model, settings)
         self.before_update: Callable[[], object] | None = None
         self._device = model.wte.weight.device
+        self._working = WorkingCopy(model, choose_dtype(settings.dtype, self._device, model.config.n_embd))
         self._stop_requested = False
         self._pending: list[tuple[Tensor, float, Tensor]] = []
         self._reported_at = time.perf_counter()
@@ -71,11 +77,18 @@ class Trainer:
         """
         self.model.train()
         self._reported_at = time.perf_counter()
+        gc.freeze()  # all that is alive now stays alive until the end: the collector need not walk through it again and again
         while self.step < step and not self._stop_requested:
             self._update()
             if len(self._pending) >= REPORT_EVERY:
                 self._report()
+        gc.unfreeze()
         self._report()
+
+    def computing_model(self) -> GPT2:
+        """The model with the current weights in the dtype that training computes in: for evaluation, not to be changed."""
+        self._working.refresh()
+        return self._working.model
 
     def request_stop(self) -> None:
         """End `run_until` after the update that is under way; safe to call from a signal handler."""
@@ -90,24 +103,25 @@ class Trainer:
         rate = learning_rate(self.step, self.settings)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self._working.refresh()
         loss = torch.zeros((), device=self._device)
         for part in range(self.settings.accumulate):
-            loss += self._accumulate(self.step * self.settings.accumulate + part)
+            loss += self._accumulate(part)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip or math.inf)
         if self.before_update is not None:
             self.before_update()  # whoever still copies weights and moments has the time of forward and backward
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._pending.append((loss, rate, norm))
 
-    def _accumulate(self, index: int) -> Tensor:
-        """Add the gradient of batch `index`, divided by the number of batches in an update; return its share of the loss."""
-        inputs, targets = (part.to(self._device, non_blocking=True) for part in self.batches.at(index))
+    def _accumulate(self, part: int) -> Tensor:
+        """Add the gradient of the update's batch `part`, divided by how many there are; return its share of the loss."""
+        index = self.step * self.settings.accumulate + part
+        inputs, targets = (half.to(self._device, non_blocking=True) for half in self.batches.at(index))
         if self.model.config.dropout:
             torch.manual_seed(mixed_seed(self.settings.seed, index))
-        loss = self.model.loss(inputs, targets) / self.settings.accumulate
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._working.model.loss(inputs, targets) / self.settings.accumulate
+        self._working.backward(loss, first=part == 0)
         return loss.detach()
 
     def _report(self) -> None:
@@ -131,14 +145,6 @@ class Trainer:
                 )
         for listener in self.listeners:
             listener(StepsDone(updates, speed))
-
-
-def build_optimizer(model: GPT2, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW, fused, with weight decay on matrices only (biases and LayerNorm are left alone)."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, settings.learning_rate, (settings.beta1, settings.beta2), fused=True)
 
 
 def mixed_seed(seed: int, index: int) -> int:

@@ -39,7 +39,7 @@ def sample_and_evaluate(run: FinetuneRun, step: int) -> None:
 
 
 def _figures(run: FinetuneRun, settings: EvaluateSettings) -> Evaluation:
-    model, counts = run.trainer.model, run.store.manifest.counts["validation"]
+    model, counts = run.trainer.computing_model(), run.store.manifest.counts["validation"]
     batch_size = run.config.train.batch_size
     batches = validation_batches(run.store.stream("validation"), model.config.n_ctx, batch_size, settings.max_windows)
     return evaluate(model, batches, counts.tokens / counts.bytes)

@@ -1,0 +1,86 @@
+"""In which dtype a model is trained, and the copy of it that computes when that is not float32.
+
+The weights that count and the optimizer's moments stay float32 (master weights). A working copy in bfloat16 is made from
+them once an update, not at every layer, and its gradients are added up in float32 as soon as backward has each of them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gpt2core.model import GPT2
+
+DtypeName = Literal["float32", "bfloat16"]
+SMALLEST_BFLOAT16_WIDTH = 64
+"""n_embd from which bfloat16 was measured to be faster on a CPU; a narrower model has nothing worth speeding up."""
+
+
+def choose_dtype(setting: Literal["auto", "float32", "bfloat16"], device: torch.device, n_embd: int) -> torch.dtype:
+    """The dtype that `train.dtype` stands for here: `auto` takes bfloat16 where the hardware multiplies it faster."""
+    if setting != "auto":
+        return torch.bfloat16 if setting == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and n_embd >= SMALLEST_BFLOAT16_WIDTH and cpu_multiplies_bfloat16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16 (AVX512-BF16 or AMX)."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+class WorkingCopy:
+    """What computes loss and gradients for a float32 model: itself, or a copy in `dtype` that follows its weights.
+
+    `model` is that copy. Its gradients end up in the float32 model's `grad`, whichever of both it is.
+    """
+
+    def __init__(self, master: GPT2, dtype: torch.dtype) -> None:
+        self.master = master
+        self.model = master if dtype is torch.float32 else _copy_of(master, dtype)
+        self._first = True
+        if self.model is not master:
+            for own, copied in zip(master.parameters(), self.model.parameters(), strict=True):
+                if own.requires_grad:
+                    copied.register_post_accumulate_grad_hook(partial(self._collect, own))  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the master's weights; to be called when they have changed."""
+        if self.model is not self.master:
+            torch._foreach_copy_(list(self.model.parameters()), list(self.master.parameters()))
+            self.model.train(self.master.training)
+
+    def backward(self, loss: Tensor, *, first: bool) -> None:
+        """Add the gradients of `loss` to those of the master; the `first` of an update replaces what was there."""
+        self._first = first
+        if first and self.model is self.master:
+            self.master.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def _collect(self, own: Tensor, copied: Tensor) -> None:
+        assert copied.grad is not None
+        if own.grad is None:
+            own.grad = copied.grad.float()
+        elif self._first:
+            own.grad.copy_(copied.grad)
+        else:
+            own.grad.add_(copied.grad)
+        copied.grad = None
+
+
+def _copy_of(master: GPT2, dtype: torch.dtype) -> GPT2:
+    with torch.device("meta"):
+        copy = GPT2(master.config)
+    copy = copy.to(dtype).to_empty(device=master.wte.weight.device)
+    for own, copied in zip(master.parameters(), copy.parameters(), strict=True):
+        copied.requires_grad_(own.requires_grad)
+    return copy
