@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
 from prefect import task
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
 
 from configs.schema import DataSettings
+from gpt2core.contracts import ContractError
 from gpt2core.documents import SourceFile
 from gpt2core.encoding import encode_store
 from gpt2core.token_store import TokenStore, open_store
@@ -20,7 +27,7 @@ def encode_to_parquet(files: list[SourceFile], settings: DataSettings, tokenizer
     stores = Workspace.current().stores
     before = {path.name for path in stores.iterdir()}
     begin("token store", "encoding, or finding what is encoded already")
-    with encoding_bar() as bar:
+    with encoding_bar() as bar, _broken_contract_shown():
         row = bar.add_task("", total=None)
         path = encode_store(
             files,
@@ -36,3 +43,14 @@ def encode_to_parquet(files: list[SourceFile], settings: DataSettings, tokenizer
     known = "encoded before, verified" if store.path.name in before else "encoded and verified"
     say("token store", f"{documents:,} documents, {tokens:,} tokens ({counts['validation'].tokens:,} for validation), {known}")
     return store
+
+
+@contextmanager
+def _broken_contract_shown() -> Iterator[None]:
+    """A row that breaks its contract becomes a table in Prefect's page, then the error goes on."""
+    try:
+        yield
+    except ContractError as error:
+        if TaskRunContext.get():
+            create_table_artifact([asdict(error.failure)], key="broken-contract", description=str(error))
+        raise

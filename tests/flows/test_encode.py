@@ -1,0 +1,97 @@
+"""The data verbs: encode, report, verify, repair."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.schema import DataSettings, ModelSettings, RunConfig, TokenizerSettings
+from flows.encode import verify_data
+from gpt2core.corpus_report import report_on
+from tasks.data_report import length_figure, print_report
+from tasks.encode_to_parquet import encode_to_parquet
+from tasks.load_dataset import load_dataset
+from tasks.prepare_tokenizer import prepare_tokenizer
+
+
+@pytest.mark.slow
+def test_a_store_is_made_reported_damaged_named_and_mended(tmp_path: Path) -> None:
+    environment = {**os.environ, "GPT2FLOW_HOME": str(tmp_path / "home")}
+
+    def gpt2flow(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows.cli", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(40):
+        (corpus / f"{number:02}.txt").write_text(f"Story {number}. " + "And so on. " * (number * 9))
+    config = ["demo", "--data.source", str(corpus)]
+
+    missing = gpt2flow("data", *config)
+    assert (missing.returncode, "run gpt2flow encode with the same config first" in missing.stderr) == (2, True)
+    done = gpt2flow("encode", *config)
+    assert done.returncode == 0, done.stderr
+    for word in ("documents", "near-duplicates", "one epoch", "leaks", "█"):
+        assert word in done.stdout
+    shown = gpt2flow("data", *config, "--price", "2")
+    assert "at 2 an hour" in shown.stdout
+
+    shard = next((tmp_path / "home" / "stores").glob("*/tokens-train-00000.parquet"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:100] + bytes([whole[100] ^ 4]) + whole[101:])
+    found = gpt2flow("data", *config, "--verify")
+    assert (found.returncode, "tokens-train-00000.parquet its content differs" in found.stdout) == (1, True)
+    assert gpt2flow("encode", *config).returncode == 0
+    assert shard.read_bytes() == whole
+    assert gpt2flow("data", *config, "--verify").returncode == 0
+    pictures = list((tmp_path / "home" / "mlflow").rglob("document-lengths.png"))
+    assert len(pictures) == 1 and pictures[0].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_broken_contract_ends_with_code_2_and_a_sentence(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from gpt2core import manifest, encoding\n"
+        "real = encoding.Manifest\n"
+        "encoding.Manifest = lambda **values: real(**{**values, 'n_vocab': 100})\n"
+        "from flows.cli import main\n"
+        "sys.argv = ['gpt2flow', 'encode', 'demo']\n"
+        "main()\n"
+    )
+    environment = {**os.environ, "GPT2FLOW_HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert "tokens-train-00000.parquet, row 0: tokens is" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_report_is_shown_and_a_damaged_shard_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("<|endoftext|>".join(f"Story {n}. " + "And so on. " * n for n in range(90)))
+    config = RunConfig(
+        data=DataSettings(source=str(tmp_path / "a.txt")),
+        tokenizer=TokenizerSettings(vocab_size=257),
+        model=ModelSettings(n_ctx=32, n_embd=8, n_head=1, n_layer=1),
+    )
+    files = load_dataset.fn(config.data)
+    store = encode_to_parquet.fn(files, config.data, prepare_tokenizer.fn(files, config.data, config.tokenizer, None))
+    report = report_on(store, 32)
+    print_report(report, store, 32, seconds=7200.0, price=1.5)
+    shown = capsys.readouterr().out
+    for words in ("documents", "near-duplicates", "leaks", "█", "3.00 at 1.5 an hour"):
+        assert words in shown
+    length_figure(report).savefig(tmp_path / "lengths.png")
+    assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG")
+    assert verify_data(config)
+    shard = store.path / "tokens-train-00000.parquet"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:100] + bytes([whole[100] ^ 4]) + whole[101:])
+    assert not verify_data(config)
+    assert "tokens-train-00000.parquet its content differs" in capsys.readouterr().out
+    encode_to_parquet.fn(files, config.data, prepare_tokenizer.fn(files, config.data, config.tokenizer, None))
+    assert shard.read_bytes() == whole
