@@ -20,6 +20,7 @@ from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.allocator import keep_freed_memory
 from gpt2core.batches import Batches
+from gpt2core.devices import choose_threads
 from gpt2core.model import GPT2
 from gpt2core.optimization import build_optimizer
 from gpt2core.precision import WorkingCopy, choose_dtype
@@ -57,6 +58,7 @@ class Trainer:
         listeners: Iterable[Callable[[StepsDone], None]] = (),
     ) -> None:
         keep_freed_memory()
+        choose_threads(model.config.n_embd)
         self.model = model
         self.batches = batches
         self.settings = settings
