@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ BLOCK = 8192
 """Windows whose places are worked out at once, because a NumPy call costs the same for one as for a thousand."""
 IGNORED = -100
 
+Order = Literal["epochs", "random"]
 Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 
@@ -24,15 +25,18 @@ class Batches:
 
     The stream is read as a ring, so every token is reached whatever the phase, and the window that goes over the end
     continues with the first document, as if it came next. In n_ctx consecutive epochs no window starts where another did.
+
+    With order "random" each window starts anywhere in the stream instead, independently of all others.
     """
 
-    def __init__(self, stream: TokenStream, n_ctx: int, batch_size: int, seed: int) -> None:
+    def __init__(self, stream: TokenStream, n_ctx: int, batch_size: int, seed: int, order: Order = "epochs") -> None:
         if len(stream) < n_ctx + 1:
             raise ValueError(f"a stream of {len(stream)} tokens has no window of {n_ctx} and the token after it")
         self._stream = stream
         self._n_ctx = n_ctx
         self._batch_size = batch_size
         self._seed = seed
+        self._order = order
         self._known: tuple[int, list[int]] = (-1, [])
 
     @property
@@ -68,6 +72,8 @@ class Batches:
         return known[1][offset]
 
     def _starts(self, numbers: Words) -> Words:
+        if self._order == "random":
+            return mix(numbers + mix(np.uint64(self._seed))) % np.uint64(len(self._stream) - self._n_ctx)
         epoch, place = np.divmod(numbers, np.uint64(self.windows_per_epoch))
         window = permute(place, self.windows_per_epoch, mix(epoch + mix(np.uint64(self._seed))))
         n_ctx = np.uint64(self._n_ctx)
