@@ -112,6 +112,8 @@ class TrainSettings(Section):
     """AdamW's decay of the second moment."""
     clip: Annotated[float, Field(ge=0.0)] = 1.0
     """Largest norm of the whole gradient; 0 leaves it as it is."""
+    order: Literal["epochs", "random"] = "epochs"
+    """How windows are drawn: each once an epoch from a phase that is new in every epoch, or anywhere with replacement."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of initial weights, windows and dropout."""
     device: str = "auto"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 from gpt2core.token_store import TokenStream
 
 ROUNDS = 6
-BLOCK = 1024
+BLOCK = 8192
 """Windows whose places are worked out at once, because a NumPy call costs the same for one as for a thousand."""
 IGNORED = -100
 
+Order = Literal["epochs", "random"]
 Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 
@@ -24,15 +25,18 @@ class Batches:
 
     The stream is read as a ring, so every token is reached whatever the phase, and the window that goes over the end
     continues with the first document, as if it came next. In n_ctx consecutive epochs no window starts where another did.
+
+    With order "random" each window starts anywhere in the stream instead, independently of all others.
     """
 
-    def __init__(self, stream: TokenStream, n_ctx: int, batch_size: int, seed: int) -> None:
+    def __init__(self, stream: TokenStream, n_ctx: int, batch_size: int, seed: int, order: Order = "epochs") -> None:
         if len(stream) < n_ctx + 1:
             raise ValueError(f"a stream of {len(stream)} tokens has no window of {n_ctx} and the token after it")
         self._stream = stream
         self._n_ctx = n_ctx
         self._batch_size = batch_size
         self._seed = seed
+        self._order = order
         self._known: tuple[int, list[int]] = (-1, [])
 
     @property
@@ -41,12 +45,22 @@ class Batches:
         return len(self._stream) // self._n_ctx
 
     def at(self, index: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of batch `index` (0, 1, ...), int64 [batch_size, n_ctx] each; a target is the next token."""
+        """Inputs and targets of batch `index` (0, 1, ...), int64 [batch_size, n_ctx] each; a target is the next token.
+
+        Both are views of one array, since copies would take longer than reading.
+        """
         windows = np.empty((self._batch_size, self._n_ctx + 1), dtype=np.int64)  # [B, T + 1]
-        for row in range(self._batch_size):
-            self._read_ring(self.start(index * self._batch_size + row), windows[row])
+        for row, start in enumerate(self._starts_from(index * self._batch_size, self._batch_size)):
+            self._read_ring(start, windows[row])
         tokens = torch.from_numpy(windows)
-        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        return tokens[:, :-1], tokens[:, 1:]
+
+    def _starts_from(self, number: int, count: int) -> list[int]:
+        """Places of `count` windows from the `number`-th on; those of a block of windows are kept."""
+        block, offset = divmod(number, BLOCK)
+        if self._known[0] == block and offset + count <= BLOCK:
+            return self._known[1][offset : offset + count]
+        return [self.start(number + place) for place in range(count)]
 
     def start(self, number: int) -> int:
         """Place in the stream of the window that comes `number`-th over all epochs."""
@@ -58,6 +72,8 @@ class Batches:
         return known[1][offset]
 
     def _starts(self, numbers: Words) -> Words:
+        if self._order == "random":
+            return mix(numbers + mix(np.uint64(self._seed))) % np.uint64(len(self._stream) - self._n_ctx)
         epoch, place = np.divmod(numbers, np.uint64(self.windows_per_epoch))
         window = permute(place, self.windows_per_epoch, mix(epoch + mix(np.uint64(self._seed))))
         n_ctx = np.uint64(self._n_ctx)
@@ -100,17 +116,20 @@ def permute(places: Words, size: int, keys: Words) -> Words:
     (cycle walking), which keeps the whole a permutation. See Black and Rogaway, Ciphers with Arbitrary Finite Domains (2002).
     """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
-    places = _feistel(places, half, keys)
-    while (outside := places >= size).any():
-        places = np.where(outside, _feistel(places, half, keys), places)
+    rounds = [mix(keys + np.uint64(number)) for number in range(ROUNDS)]
+    places = _feistel(places, half, rounds)
+    outside = np.flatnonzero(places >= size)
+    while len(outside):
+        places[outside] = _feistel(places[outside], half, [key[outside] for key in rounds])
+        outside = outside[places[outside] >= size]
     return places
 
 
-def _feistel(places: Words, half: int, keys: Words) -> Words:
+def _feistel(places: Words, half: int, keys: list[Words]) -> Words:
     shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = places >> shift, places & mask
-    for number in range(ROUNDS):
-        left, right = right, left ^ (mix(right ^ mix(keys + np.uint64(number))) & mask)
+    for key in keys:
+        left, right = right, left ^ (mix(right ^ key) & mask)
     return (left << shift) | right
 
 

@@ -27,21 +27,22 @@ class TokenStream:
 
     def __init__(self, segments: list[np.ndarray[Any, Any]]) -> None:
         self._segments = segments
-        self._ends = np.cumsum([len(segment) for segment in segments], dtype=np.int64).tolist()
+        self._ends: list[int] = np.cumsum([len(segment) for segment in segments], dtype=np.int64).tolist()
+        self._starts = [end - len(segment) for end, segment in zip(self._ends, segments, strict=True)]
+        self._length = self._ends[-1] if self._ends else 0
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return self._length
 
     def read(self, start: int, length: int, out: np.ndarray[Any, Any]) -> None:
         """Copy tokens [start, start + length) into `out` [length] of any integer type; IndexError beyond the end."""
-        if start < 0 or length < 0 or start + length > len(self):
-            raise IndexError(f"tokens {start} to {start + length} of a stream of {len(self)}")
+        if start < 0 or length < 0 or start + length > self._length:
+            raise IndexError(f"tokens {start} to {start + length} of a stream of {self._length}")
         number = bisect.bisect_right(self._ends, start)
         done = 0
         while done < length:
-            segment = self._segments[number]
-            first = start + done - (self._ends[number] - len(segment))
-            piece = segment[first : first + length - done]
+            first = start + done - self._starts[number]
+            piece = self._segments[number][first : first + length - done]
             out[done : done + len(piece)] = piece
             done += len(piece)
             number += 1

@@ -119,7 +119,7 @@ def _advice(folder: RunFolder) -> str:
 def _build_trainer(folder: RunFolder, config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore) -> Trainer:
     model = _build_model(config, base, tokenizer)
     require_block(store, model.config.n_ctx)
-    batches = Batches(store.stream("train"), model.config.n_ctx, config.train.batch_size, config.train.seed)
+    batches = Batches(store.stream("train"), model.config.n_ctx, config.train.batch_size, config.train.seed, config.train.order)
 
     def record(done: StepsDone) -> None:
         last = done.updates[-1].step

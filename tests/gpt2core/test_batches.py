@@ -105,6 +105,17 @@ def test_a_batch_far_into_a_huge_store_comes_at_once(tmp_path: Path) -> None:
     assert inputs.shape == (12, 1024)
 
 
+def test_random_windows_start_anywhere_equally_often_and_never_go_over_the_end() -> None:
+    batches = Batches(stream_of(60), 10, 4, seed=3, order="random")
+    starts = [batches.start(number) for number in range(50_000)]
+    counts = np.bincount(starts, minlength=50)
+    assert len(counts) == 50
+    assert ((counts - 1000) ** 2 / 1000).sum() < 49 + 6 * np.sqrt(98)
+    inputs, targets = batches.at(7)
+    assert torch.equal(inputs + 1, targets)
+    assert torch.equal(Batches(stream_of(60), 10, 4, seed=3, order="random").at(7)[0], inputs)
+
+
 def test_a_stream_without_a_window_is_refused() -> None:
     with pytest.raises(ValueError, match="a stream of 8 tokens has no window of 8"):
         Batches(stream_of(8), 8, 1, seed=0)
