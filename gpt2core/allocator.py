@@ -21,4 +21,4 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     wanted = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
-    return min(mallopt(option, value) for option, value in wanted.items()) == 1
+    return {int(mallopt(option, value)) for option, value in wanted.items()} == {1}
