@@ -101,7 +101,7 @@ class TrainSettings(Section):
     learning_rate: Annotated[float, Field(gt=0.0)] = 3e-4
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """Shape of the learning rate after warm-up; wsd (warm-up, stable, decay) stays at the peak and falls linearly at the end."""
+    """Shape of the learning rate after warm-up; wsd (warm-up, stable, decay) stays at the peak and falls at the end."""
     decay_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     """Share of all steps over which wsd falls."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
