@@ -96,14 +96,18 @@ class TrainSettings(Section):
     """Windows of n_ctx tokens in one forward pass."""
     accumulate: Positive = 1
     """Forward passes averaged into one update."""
+    recompute_blocks: Annotated[int, Field(ge=0)] = 0
+    """Blocks that keep no activations and compute them again in backward: less memory, more time, the same weights."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 3e-4
     """Peak learning rate."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the learning rate after warm-up."""
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """Shape of the learning rate after warm-up; wsd (warm-up, stable, decay) stays at the peak and falls at the end."""
+    decay_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """Share of all steps over which wsd falls."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     """Steps over which the learning rate rises linearly to its peak."""
     final_learning_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
-    """Learning rate at the last step as a fraction of the peak (cosine and linear)."""
+    """Learning rate at the last step as a fraction of the peak (cosine, linear and wsd)."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     """AdamW's decoupled weight decay, applied to matrices only."""
     beta1: Fraction = 0.9

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from configs.errors import UserError
 from gpt2core.attention import attend
@@ -117,6 +118,7 @@ class GPT2(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.config = config
+        self.recomputed = 0  # the first so many blocks keep no activations: backward computes them again
         self.wte = nn.Embedding(config.n_vocab, config.n_embd)
         self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
@@ -133,8 +135,9 @@ class GPT2(nn.Module):
         if end > self.config.n_ctx:
             raise UserError(f"{end} tokens do not fit the context of {self.config.n_ctx}: shorten the text.")
         x: Tensor = self.drop(self.wte(tokens) + self.wpe.weight[past:end])  # [B, T, C]
-        for block in self.h:
-            x = block(x, cache)
+        for number, block in enumerate(self.h):
+            recompute = number < self.recomputed and torch.is_grad_enabled()
+            x = checkpoint(block, x, cache, use_reentrant=False) if recompute else block(x, cache)
         if cache is not None:
             cache.length = end
         out: Tensor = self.ln_f(x)

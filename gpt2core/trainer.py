@@ -68,6 +68,7 @@ class Trainer:
         self.before_update: Callable[[], object] | None = None
         self._device = model.wte.weight.device
         self._working = WorkingCopy(model, choose_dtype(settings.dtype, self._device, model.config.n_embd))
+        self._working.model.recomputed = settings.recompute_blocks
         self._stop_requested = False
         self._pending: list[tuple[Tensor, float, Tensor]] = []
         self._reported_at = time.perf_counter()

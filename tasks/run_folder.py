@@ -35,7 +35,7 @@ from tasks.workspace import Workspace
 FileName = Literal["run", "result", "failure", "tracking"]
 RunState = Literal["running", "finished", "failed", "stopped"]
 LOCK_ATTEMPTS = 10
-HARMLESS = {"device", "checkpoint_every", "keep_checkpoints", "keep_best", "keep_every_hours"}
+HARMLESS = {"device", "checkpoint_every", "keep_checkpoints", "keep_best", "keep_every_hours", "recompute_blocks"}
 """Settings of `train` that cannot change the weights."""
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from configs.schema import TrainSettings
 from gpt2core.attention import LONGEST_PLAIN, attend
@@ -106,3 +107,32 @@ def test_both_ways_of_attention_agree(length: int) -> None:
     parts = [torch.randn(2, 3, length, 8, generator=generator).bfloat16() for _ in range(3)]
     exact = attend(*(part.float() for part in parts), dropout=0.0)
     assert (attend(*parts, dropout=0.0).float() - exact).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_recomputing_blocks_changes_memory_and_no_weight(store: TokenStore, dtype: str) -> None:
+    keeping, recomputing = make_trainer(store, dtype, dropout=0.2), make_trainer(store, dtype, dropout=0.2)
+    recomputing.computing_model().recomputed = 2
+    saved = [bytes_kept(trainer.computing_model()) for trainer in (keeping, recomputing)]
+    assert saved[1] < 0.3 * saved[0]
+    for trainer in (keeping, recomputing):
+        trainer.run_until(4)
+    assert same_weights(keeping.model, recomputing.model)
+
+
+def bytes_kept(model: GPT2) -> int:
+    """What autograd keeps between forward and backward, the weights left out."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        hidden = model.hidden(torch.zeros(8, 16, dtype=torch.int64))
+    assert hidden.requires_grad
+    return sum(kept.values())

@@ -35,7 +35,14 @@ def test_constant_stays_at_the_peak_after_warm_up() -> None:
     assert {learning_rate(step, constant) for step in range(10, 100)} == {1e-3}
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "wsd"])
 def test_warm_up_longer_than_the_run_never_passes_the_peak(schedule: str) -> None:
     settings = SETTINGS.model_copy(update={"schedule": schedule, "steps": 5, "warmup_steps": 50})
     assert [learning_rate(step, settings) for step in range(5)] == pytest.approx([2e-5 * (step + 1) for step in range(5)])
+
+
+def test_wsd_stays_at_the_peak_and_falls_linearly_over_the_last_fifth() -> None:
+    stable = SETTINGS.model_copy(update={"schedule": "wsd"})
+    rates = [learning_rate(step, stable) for step in range(100)]
+    assert rates[10:80] == [1e-3] * 70
+    assert rates[79:] == pytest.approx([1e-3 - 9e-4 / 20 * fallen for fallen in range(21)])
