@@ -114,6 +114,9 @@ class TrainSettings(Section):
     """Largest norm of the whole gradient; 0 leaves it as it is."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of initial weights, windows and dropout."""
+    on_divergence: Literal["stop", "skip", "rewind"] = "stop"
+    """When loss or gradient are NaN or infinite, the update is not applied. Then: stop; skip it and go on; or rewind to the
+    last checkpoint and take other windows for that update, at most 3 times."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_no_float16)] = "auto"

@@ -23,7 +23,7 @@ from gpt2core.model import GPT2
 from gpt2core.model_folder import weight_files
 from gpt2core.token_store import TokenStore, require_block
 from gpt2core.tokenizer import Tokenizer
-from gpt2core.trainer import StepsDone, Trainer
+from gpt2core.trainer import DivergedError, StepsDone, Trainer
 from gpt2core.weights import load_model
 from tasks.checkpoint_keeper import CheckpointKeeper
 from tasks.console import say, warn
@@ -32,6 +32,8 @@ from tasks.run_folder import RunFolder, run_id
 from tasks.stop_signals import Interrupted, note_advice
 from tasks.tracking import Tracking, flatten
 from tasks.workspace import Workspace
+
+REWINDS = 3
 
 
 class FinetuneRun:
@@ -57,6 +59,21 @@ class FinetuneRun:
         due = step % self.config.evaluate.every == 0 or step == self.config.train.steps
         return due and step not in {row["step"] for row in self.folder.evaluations.rows()}
 
+    def rewind(self, diverged: DivergedError) -> None:
+        """Go back to the newest checkpoint and give the diverged update other windows; raises UserError the fourth time."""
+        self.checkpoints.wait()
+        checkpoint, _ = newest_valid(self.folder.checkpoints, self.folder.id)
+        times = sum(self.trainer.replaced.values()) + 1
+        if checkpoint is None or times > REWINDS:
+            reason = "there is no checkpoint to go back to" if checkpoint is None else f"{REWINDS} rewinds did not help"
+            raise UserError(f"{diverged}, and {reason}: lower train.learning_rate or raise train.warmup_steps.") from diverged
+        replaced = self.trainer.replaced
+        restore(self.trainer, checkpoint)
+        self.trainer.replaced = {**replaced, diverged.step - 1: replaced.get(diverged.step - 1, 0) + 1}
+        _cut_back(self.folder, checkpoint.step, {})
+        self.tracking.begin_again()
+        warn("divergence", f"{diverged}: back to step {checkpoint.step}, with other windows for that update")
+
     def state(self) -> dict[str, object]:
         """What a checkpoint records beside weights and step."""
         return {
@@ -66,6 +83,7 @@ class FinetuneRun:
             "key": self.folder.read("run").get("key"),
             "config": self.config.model_dump(),
             "git_revision": git_revision(),
+            "replaced": self.trainer.replaced,
         }
 
 
@@ -115,7 +133,7 @@ def _saving_what_is_under_way(run: FinetuneRun) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(UserError):  # what ended the run is what the user must read
-            run.checkpoints.finish()
+            run.checkpoints.wait()
         raise
     run.checkpoints.finish()
 
