@@ -7,7 +7,7 @@ need several fields at once. Nothing here reads a file: see `configs.loading`.
 from __future__ import annotations
 
 import codecs
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -120,10 +120,17 @@ class TrainSettings(Section):
     """How windows are drawn: each once an epoch from a phase that is new in every epoch, or anywhere with replacement."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of initial weights, windows and dropout."""
+    on_divergence: Literal["stop", "skip", "rewind"] = "stop"
+    """When loss or gradient are NaN or infinite, the update is not applied. Then: stop; skip it and go on; or rewind to the
+    last checkpoint and take other windows for that update, at most 3 times."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_no_float16)] = "auto"
     """In which numbers products are computed; weights and optimizer stay float32. auto: bfloat16 where that is faster."""
+    restore_from: str = "latest"
+    """latest: go on where this very run stands. fresh: begin it again, the old one is kept aside. A step, 'best' or a step-N
+    folder: begin with weights, optimizer and step of that checkpoint of the latest run of this name. models:/NAME@ALIAS:
+    short for model.base and tokenizer.source base, with a new optimizer."""
     checkpoint_every: Positive = 500
     """Steps between checkpoints (evaluated steps are checkpointed as well)."""
     keep_checkpoints: Positive = 5
@@ -188,6 +195,16 @@ class RunSettings(BaseModel):
 
 class RunConfig(RunSettings):
     """A complete and consistent run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _registry_uri_is_a_base(cls, values: Any) -> Any:
+        train = values.get("train") if isinstance(values, dict) else None
+        uri = train.get("restore_from") if isinstance(train, dict) else None
+        if not isinstance(uri, str) or not uri.startswith("models:/"):
+            return values
+        model, tokenizer = dict(values.get("model") or {}), dict(values.get("tokenizer") or {})
+        return {**values, "model": {**model, "base": uri}, "tokenizer": {**tokenizer, "source": "base"}}
 
     @model_validator(mode="after")
     def _sizes_are_consistent(self) -> Self:

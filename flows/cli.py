@@ -13,7 +13,7 @@ from rich.console import Console
 
 from configs.errors import UserError
 from configs.loading import describe_errors, load_config
-from configs.schema import RunSettings, SampleSettings
+from configs.schema import RunConfig, RunSettings, SampleSettings
 from gpt2core.sources import check_sources
 from tasks.workspace import Workspace
 
@@ -43,23 +43,72 @@ def run(config: Path, /, *, settings: Overrides = RunSettings()) -> None:
     """
     loaded = load_config(config, settings.model_dump(exclude_unset=True))
     check_sources(loaded.data)
-    print(f"gpt2flow {version('gpt2flow')}, run '{loaded.name}': starting PyTorch, Prefect and MLflow ...", flush=True)
-    from tasks.databases import prepare_databases
-    from tasks.orphans import adopt_children, stop_orphans
-    from tasks.prefect_server import start_prefect_server, wait_for_prefect
+    _fine_tune(loaded)
 
-    workspace = Workspace.current().create()  # before Prefect is imported, which looks for its home
-    stop_orphans()
-    adopt_children()
-    prepare_databases(workspace)
-    start_prefect_server(workspace)
-    from flows.finetune import finetune
-    from flows.summary import print_summary
-    from tasks.reconciliation import reconcile
 
-    reconcile(workspace)
-    wait_for_prefect()
-    print_summary(finetune(loaded))
+@app.command
+def resume(run: str, /) -> None:
+    """Go on with a run that was stopped, killed or has failed, with the config it was started with.
+
+    Example: `gpt2flow resume demo`
+
+    Parameters
+    ----------
+    run
+        The run's id or name; the latest one of that name.
+    """
+    from tasks.run_control import config_to_resume
+
+    _fine_tune(config_to_resume(run))
+
+
+@app.command
+def stop(run: str, /) -> None:
+    """Stop a run: the update under way ends, its checkpoint is saved, and `gpt2flow resume` goes on from there.
+
+    Example: `gpt2flow stop demo`
+
+    Parameters
+    ----------
+    run
+        The run's id or name.
+    """
+    from tasks.run_control import stop_run
+    from tasks.run_folder import find_run
+
+    found = find_run(Workspace.current(), run)
+    stop_run(found)
+    print(f"Run {found.id} has stopped; gpt2flow resume {found.id} goes on from its last checkpoint.")
+
+
+@app.command
+def checkpoints(run: str, /, *, verify: bool = False, prune: bool = False, pin: int | None = None) -> None:
+    """List a run's checkpoints: step, time, size, validation loss, why each is kept.
+
+    Example: `gpt2flow checkpoints demo --verify`
+
+    Parameters
+    ----------
+    run
+        The run's id or name.
+    verify
+        Read every file and say which checkpoints are damaged; the exit code is 1 if one is.
+    prune
+        Remove what the run's settings give no reason to keep.
+    pin
+        Keep this step's checkpoint for ever.
+    """
+    from flows.checkpoints_table import print_checkpoints
+    from tasks.checkpoints import pin_checkpoint, prune_checkpoints
+    from tasks.run_folder import find_run
+
+    found = find_run(Workspace.current(), run)
+    if pin is not None:
+        pin_checkpoint(found, pin)
+    if prune:
+        print(f"Removed: {', '.join(str(gone.step) for gone in prune_checkpoints(found)) or 'nothing'}")
+    if not print_checkpoints(Console(), found, verify):
+        sys.exit(1)
 
 
 @app.command
@@ -190,13 +239,22 @@ def dashboard(*, mlflow_port: int = 5000, prefect_port: int = 4200) -> None:
 
 
 @app.command
-def runs() -> None:
+def runs(*, reconcile: bool = False, sync: bool = False) -> None:
     """List the runs: state, step, loss, validation loss, registered version.
 
-    Example: `gpt2flow runs`
-    """
-    from flows.runs import print_runs
+    Example: `gpt2flow runs --sync`
 
+    Parameters
+    ----------
+    reconcile
+        First tell MLflow how runs ended that were killed, with the figures that it missed; every start of a run does so too.
+    sync
+        First compare all runs with MLflow and deliver whatever it lacks.
+    """
+    from flows.runs import print_runs, tell_mlflow
+
+    if reconcile or sync:
+        tell_mlflow(Console(), everything=sync)
     print_runs(Console())
 
 
@@ -212,6 +270,26 @@ def doctor() -> None:
         sys.exit(1)
 
 
+def _fine_tune(config: RunConfig) -> None:
+    print(f"gpt2flow {version('gpt2flow')}, run '{config.name}': starting PyTorch, Prefect and MLflow ...", flush=True)
+    from tasks.databases import prepare_databases
+    from tasks.orphans import adopt_children, stop_orphans
+    from tasks.prefect_server import start_prefect_server, wait_for_prefect
+
+    workspace = Workspace.current().create()  # before Prefect is imported, which looks for its home
+    stop_orphans()
+    adopt_children()
+    prepare_databases(workspace)
+    start_prefect_server(workspace)
+    from flows.finetune import finetune
+    from flows.summary import print_summary
+    from tasks.reconciliation import reconcile
+
+    reconcile(workspace)
+    wait_for_prefect()
+    print_summary(finetune(config))
+
+
 def main() -> None:
     """Entry point: mistakes become one sentence and exit code 2, signals become 130 and 143."""
     from tasks.stop_signals import advised, received, stopping_on_signals
@@ -225,7 +303,7 @@ def main() -> None:
     except BaseException:
         if (number := received()) is None:
             raise
-        if sys.argv[1:2] == ["run"] and not advised():
+        if sys.argv[1:2] in (["run"], ["resume"]) and not advised():
             print("gpt2flow: stopped before training; the same command goes on from there", file=sys.stderr)
         sys.exit(128 + number)
 

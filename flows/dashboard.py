@@ -19,6 +19,7 @@ from types import FrameType
 from configs.errors import UserError
 from gpt2core.durable import write_json
 from tasks.databases import prepare_databases
+from tasks.reconciliation import reconcile
 from tasks.server_process import HOST, Identity, ServerProcess, ServerSpec, free_port, stop_all, stop_leftover
 from tasks.workspace import Workspace
 
@@ -59,6 +60,7 @@ def serve_dashboard(mlflow_port: int = 5000, prefect_port: int = 4200) -> None:
     _say(f"Starting the dashboard of {workspace.root} ...")
     _stop_leftovers(workspace)
     prepare_databases(workspace)
+    reconcile(workspace)
     specs = _servers(workspace, mlflow_port, prefect_port)
     if not specs:
         return

@@ -11,6 +11,7 @@ from tasks.encode_to_parquet import encode_to_parquet
 from tasks.load_dataset import load_dataset
 from tasks.model_sources import resolve_base
 from tasks.open_run import open_run, run_folder_of
+from tasks.origin import find_origin
 from tasks.prepare_tokenizer import prepare_tokenizer
 from tasks.register_model import register_model
 from tasks.run_result import RunResult, read_result, write_result
@@ -27,12 +28,13 @@ def finetune(config: RunConfig) -> RunResult:
         tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
         store = encode_to_parquet(files, config.data, tokenizer)
 
-        folder = run_folder_of(config, base, store)
+        origin = find_origin(config, store)
+        folder = run_folder_of(config, base, store, origin)
         if result := read_result(folder):
             say("run", f"{folder.id} is finished already: nothing to do")
             return result
 
-        with open_run(folder, config, base, tokenizer, store) as run:
+        with open_run(folder, config, base, tokenizer, store, origin) as run:
             for step in run.milestones():
                 train_until(run, step)
                 if run.evaluates_at(step):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from tasks.reconciliation import reconcile
 from tasks.run_folder import RunFolder, all_runs
 from tasks.workspace import Workspace
 
@@ -24,6 +25,12 @@ def print_runs(console: Console) -> None:
     for run in runs:
         if run.state() == "failed":
             console.print(f"[red]{run.id}[/] failed: {run.read('failure').get('error')}", highlight=False)
+
+
+def tell_mlflow(console: Console, everything: bool) -> None:
+    """Deliver to MLflow what it missed and print what was done; `everything` asks it about all runs."""
+    for run, outcome in reconcile(Workspace.current(), everything).items():
+        console.print(f"{run}: {outcome}", highlight=False)
 
 
 def _row(run: RunFolder) -> list[str]:

@@ -86,13 +86,14 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         trainer.model.load_state_dict({name.removeprefix("transformer."): weight for name, weight in weights.items()})
         for name, parameter in trainer.model.named_parameters():
             trainer.optimizer.state[parameter] = {
-                "step": torch.tensor(float(checkpoint.step), device=parameter.device),
+                "step": tensors["step"].to(parameter.device, copy=True),
                 "exp_avg": tensors[f"exp_avg.{name}"],
                 "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
             }
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{checkpoint.path} does not fit this model ({error}): choose another train run name.") from error
     trainer.step = checkpoint.step
+    trainer.replaced = {int(update): times for update, times in read_state(checkpoint).get("replaced", {}).items()}
 
 
 def find_checkpoints(folder: Path) -> list[Checkpoint]:
@@ -164,7 +165,7 @@ def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _optimizer_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    tensors = {}
+    tensors = {"step": trainer.optimizer.state[trainer.model.wte.weight]["step"]}  # updates applied: fewer if some were skipped
     for name, parameter in trainer.model.named_parameters():
         state = trainer.optimizer.state[parameter]
         tensors[f"exp_avg.{name}"] = state["exp_avg"]

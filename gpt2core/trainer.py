@@ -29,6 +29,9 @@ from gpt2core.schedule import learning_rate
 REPORT_EVERY = 10  # steps; reading a loss waits for the device, so it is done in groups
 
 
+SKIPS_IN_A_ROW = 20  # updates left out one after the other, at which skipping gives up
+
+
 @dataclass(frozen=True)
 class StepMetrics:
     """One optimizer update: its number (1 is the first), mean loss in nats, learning rate and gradient norm before clipping."""
@@ -45,6 +48,14 @@ class StepsDone:
 
     updates: list[StepMetrics]
     tokens_per_second: float
+
+
+class DivergedError(Exception):
+    """Loss or gradient of update `step` (1 is the first) were not finite; the update was not applied."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"The loss or its gradient is no longer finite at step {step}")
+        self.step = step
 
 
 class Trainer:
@@ -66,24 +77,29 @@ class Trainer:
         self.step = 0
         self.optimizer = build_optimizer(model, settings)
         self.before_update: Callable[[], object] | None = None
+        self.replaced: dict[int, int] = {}
+        """Updates (0 is the first) that take other windows than their own, and how often they were given others."""
         self._device = model.wte.weight.device
         self._working = WorkingCopy(model, choose_dtype(settings.dtype, self._device, model.config.n_embd))
         self._working.model.recomputed = settings.recompute_blocks
         self._stop_requested = False
+        self._not_finite = torch.zeros((), dtype=torch.bool)
+        self._skipped = 0
         self._pending: list[tuple[Tensor, float, Tensor]] = []
         self._reported_at = time.perf_counter()
 
     def run_until(self, step: int) -> None:
         """Train until `step` updates have been made in all, or until `request_stop`.
 
-        Raises UserError where the loss is no longer finite.
+        An update whose loss or gradient is not finite is not applied. Then `train.on_divergence` decides: UserError is raised
+        (stop), DivergedError (rewind), or training goes on (skip).
         """
         self.model.train()
         self._reported_at = time.perf_counter()
         gc.freeze()  # all that is alive now stays alive until the end: the collector need not walk through it again and again
         while self.step < step and not self._stop_requested:
             self._update()
-            if len(self._pending) >= REPORT_EVERY:
+            if len(self._pending) >= REPORT_EVERY or self._is_known_to_diverge():
                 self._report()
         gc.unfreeze()
         self._report()
@@ -113,13 +129,16 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip or math.inf)
         if self.before_update is not None:
             self.before_update()  # whoever still copies weights and moments has the time of forward and backward
+        self._not_finite = ~(loss.isfinite() & norm.isfinite())
+        self.optimizer.found_inf = self._not_finite.float()  # type: ignore[attr-defined]  # fused: changes nothing if it is 1
         self.optimizer.step()
         self.step += 1
         self._pending.append((loss, rate, norm))
 
     def _accumulate(self, part: int) -> Tensor:
         """Add the gradient of the update's batch `part`, divided by how many there are; return its share of the loss."""
-        index = self.step * self.settings.accumulate + part
+        update = self.step + self.settings.steps * self.replaced.get(self.step, 0)  # others lie behind the run's own
+        index = update * self.settings.accumulate + part
         inputs, targets = (half.to(self._device, non_blocking=True) for half in self.batches.at(index))
         if self.model.config.dropout:
             torch.manual_seed(mixed_seed(self.settings.seed, index))
@@ -140,14 +159,27 @@ class Trainer:
         tokens = len(updates) * self.settings.accumulate * self.settings.batch_size * self.model.config.n_ctx
         speed = tokens / (now - self._reported_at)
         self._pending, self._reported_at = [], now
+        self._judge(updates)
+        for listener in self.listeners:
+            listener(StepsDone(updates, speed))
+
+    def _is_known_to_diverge(self) -> bool:
+        """On the CPU nobody has to wait for the answer; elsewhere the report finds out."""
+        return self._device.type == "cpu" and bool(self._not_finite)
+
+    def _judge(self, updates: list[StepMetrics]) -> None:
         for update in updates:
-            if not math.isfinite(update.loss) or not math.isfinite(update.gradient_norm):
+            finite = math.isfinite(update.loss) and math.isfinite(update.gradient_norm)
+            self._skipped = 0 if finite else self._skipped + 1
+            if finite:
+                continue
+            if self.settings.on_divergence == "rewind":
+                raise DivergedError(update.step)
+            if self.settings.on_divergence == "stop" or self._skipped >= SKIPS_IN_A_ROW:
                 raise UserError(
                     f"The loss is no longer finite at step {update.step}: lower train.learning_rate "
                     f"({self.settings.learning_rate:g}) or raise train.warmup_steps, and run again."
                 )
-        for listener in self.listeners:
-            listener(StepsDone(updates, speed))
 
 
 def mixed_seed(seed: int, index: int) -> int:

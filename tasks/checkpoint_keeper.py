@@ -58,6 +58,10 @@ class CheckpointKeeper:
         state = {**self._state(), "saved": round(time.time(), 3), "logs": marks}
         self._saver.save(take_snapshot(self._trainer, state))
 
+    def wait(self) -> None:
+        """Return when no save is under way any more; raises UserError if the last one failed and the disk is not just full."""
+        self._collect()
+
     def finish(self) -> None:
         """Wait until the last save is durable; raises UserError if the state could not be saved."""
         self._collect()

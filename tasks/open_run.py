@@ -23,14 +23,17 @@ from gpt2core.model import GPT2
 from gpt2core.model_folder import weight_files
 from gpt2core.token_store import TokenStore, require_block
 from gpt2core.tokenizer import Tokenizer
-from gpt2core.trainer import StepsDone, Trainer
+from gpt2core.trainer import DivergedError, StepsDone, Trainer
 from gpt2core.weights import load_model
 from tasks.checkpoint_keeper import CheckpointKeeper
 from tasks.console import say, warn
+from tasks.origin import Origin, begin_afresh
 from tasks.run_folder import RunFolder, run_id
 from tasks.stop_signals import Interrupted, note_advice
 from tasks.tracking import Tracking, flatten
 from tasks.workspace import Workspace
+
+REWINDS = 3
 
 
 class FinetuneRun:
@@ -56,6 +59,21 @@ class FinetuneRun:
         due = step % self.config.evaluate.every == 0 or step == self.config.train.steps
         return due and step not in {row["step"] for row in self.folder.evaluations.rows()}
 
+    def rewind(self, diverged: DivergedError) -> None:
+        """Go back to the newest checkpoint and give the diverged update other windows; raises UserError the fourth time."""
+        self.checkpoints.wait()
+        checkpoint, _ = newest_valid(self.folder.checkpoints, self.folder.id)
+        times = sum(self.trainer.replaced.values()) + 1
+        if checkpoint is None or times > REWINDS:
+            reason = "there is no checkpoint to go back to" if checkpoint is None else f"{REWINDS} rewinds did not help"
+            raise UserError(f"{diverged}, and {reason}: lower train.learning_rate or raise train.warmup_steps.") from diverged
+        replaced = self.trainer.replaced
+        restore(self.trainer, checkpoint)
+        self.trainer.replaced = {**replaced, diverged.step - 1: replaced.get(diverged.step - 1, 0) + 1}
+        _cut_back(self.folder, checkpoint.step, {})
+        self.tracking.begin_again()
+        warn("divergence", f"{diverged}: back to step {checkpoint.step}, with other windows for that update")
+
     def state(self) -> dict[str, object]:
         """What a checkpoint records beside weights and step."""
         return {
@@ -65,17 +83,27 @@ class FinetuneRun:
             "key": self.folder.read("run").get("key"),
             "config": self.config.model_dump(),
             "git_revision": git_revision(),
+            "replaced": self.trainer.replaced,
         }
 
 
-def run_folder_of(config: RunConfig, base: Path | None, store: TokenStore) -> RunFolder:
-    """Folder of the run that belongs to this config, this text and these base weights; it may not exist yet."""
-    return RunFolder(Workspace.current().runs / run_id(config, store.hash, weights_hash(base)))
+def run_folder_of(config: RunConfig, base: Path | None, store: TokenStore, origin: Origin | None = None) -> RunFolder:
+    """Folder of the run that belongs to this config, text, base weights and first state; it may not exist yet."""
+    checksum = origin.checksum if origin else ""
+    folder = RunFolder(Workspace.current().runs / run_id(config, store.hash, weights_hash(base), checksum))
+    if config.train.restore_from == "fresh":
+        begin_afresh(folder)
+    return folder
 
 
 @contextmanager
 def open_run(
-    folder: RunFolder, config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore
+    folder: RunFolder,
+    config: RunConfig,
+    base: Path | None,
+    tokenizer: Tokenizer,
+    store: TokenStore,
+    origin: Origin | None = None,
 ) -> Iterator[FinetuneRun]:
     """Start the run or resume it from its newest checkpoint; inside, it is locked and mirrored to MLflow.
 
@@ -85,7 +113,7 @@ def open_run(
     folder.samples.mkdir(parents=True, exist_ok=True)
     with folder.locked():
         run = FinetuneRun(folder, config, tokenizer, store, trainer)
-        _start_or_resume(run)
+        _start_or_resume(run, origin)
         try:
             with run.tracking, _saving_what_is_under_way(run):
                 yield run
@@ -105,7 +133,7 @@ def _saving_what_is_under_way(run: FinetuneRun) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(UserError):  # what ended the run is what the user must read
-            run.checkpoints.finish()
+            run.checkpoints.wait()
         raise
     run.checkpoints.finish()
 
@@ -149,18 +177,18 @@ def _build_model(config: RunConfig, base: Path | None, tokenizer: Tokenizer) -> 
     return model
 
 
-def _start_or_resume(run: FinetuneRun) -> None:
+def _start_or_resume(run: FinetuneRun, origin: Origin | None) -> None:
     folder, trainer = run.folder, run.trainer
     remove_leftovers(folder.checkpoints)
     checkpoint, damaged = newest_valid(folder.checkpoints, folder.id)
     for bad, damage in damaged:
         warn("checkpoint", f"{bad.path} is not used: {damage}; it is kept as {set_aside(bad).name}")
     state = read_state(checkpoint) if checkpoint else {}
-    if checkpoint is not None:
-        restore(trainer, checkpoint)
+    if first := checkpoint or (origin.checkpoint if origin else None):
+        restore(trainer, first)
     _cut_back(folder, trainer.step, state)
     (folder.path / "failure.json").unlink(missing_ok=True)
-    _describe(run, state)
+    _describe(run, state, origin)
     size = f"{trainer.model.parameter_count():,} parameters on {trainer.model.wte.weight.device}"
     say("run", f"{folder.id} goes on at step {trainer.step}: {size}" if trainer.step else f"{folder.id} is new: {size}")
     run.checkpoints.announce_need(min(run.config.train.checkpoint_every, run.config.evaluate.every))
@@ -180,7 +208,7 @@ def _cut_back(folder: RunFolder, step: int, state: dict[str, Any]) -> None:
             file.unlink()
 
 
-def _describe(run: FinetuneRun, state: dict[str, Any]) -> None:
+def _describe(run: FinetuneRun, state: dict[str, Any], origin: Origin | None) -> None:
     """run.json: what is known from before stays; a damaged one is restored from the checkpoint's state."""
     known = run.folder.read("run") or {name: state[name] for name in ("mlflow_run_id", "key", "config") if state.get(name)}
     config = run.config.model_dump()
@@ -188,6 +216,8 @@ def _describe(run: FinetuneRun, state: dict[str, Any]) -> None:
     changes = {name: [before.get(name), now[name]] for name in now if before.get(name) != now[name]}
     first = {"key": uuid4().hex, "started": datetime.now().isoformat(timespec="seconds"), "changes": []}
     written = {**first, **known, "id": run.folder.id, "store": run.store.hash, "config": config}
+    if origin is not None:
+        written["origin"] = origin.as_dict()
     if changes:
         written["changes"] = [*written["changes"], {"step": run.trainer.step, "settings": changes}]
     run.folder.write("run", written)

@@ -10,6 +10,7 @@ from tasks.run_folder import RunFolder, RunState, all_runs
 from tasks.workspace import Workspace
 
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]
+AWAY = "not delivered"
 OUTCOMES: dict[RunState, Outcome] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
@@ -24,6 +25,8 @@ def reconcile(workspace: Workspace, everything: bool = False) -> dict[str, str]:
             continue
         with suppress(UserError):  # somebody started to work on it just now
             done[run.id] = _settle(run)
+            if done[run.id].startswith(AWAY):
+                break  # the others would wait for it in vain as well
     return done
 
 
@@ -34,4 +37,4 @@ def _settle(run: RunFolder) -> str:
         outcome = OUTCOMES[run.outcome()]
         run.write("tracking", {"status": "RUNNING"})
         problem = Tracking(run).settle(outcome)
-    return f"not delivered: {problem}" if problem else outcome
+    return f"{AWAY}: {problem}" if problem else outcome

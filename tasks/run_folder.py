@@ -35,7 +35,15 @@ from tasks.workspace import Workspace
 FileName = Literal["run", "result", "failure", "tracking"]
 RunState = Literal["running", "finished", "failed", "stopped"]
 LOCK_ATTEMPTS = 10
-HARMLESS = {"device", "checkpoint_every", "keep_checkpoints", "keep_best", "keep_every_hours", "recompute_blocks"}
+HARMLESS = {
+    "device",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_best",
+    "keep_every_hours",
+    "recompute_blocks",
+    "restore_from",
+}
 """Settings of `train` that cannot change the weights."""
 
 
@@ -151,14 +159,14 @@ def _lock_patiently(lock: IO[str]) -> bool:
     return False
 
 
-def run_id(config: RunConfig, store_hash: str, base_hash: str) -> str:
+def run_id(config: RunConfig, store_hash: str, base_hash: str, origin_hash: str = "") -> str:
     """The id under which the same settings on the same text from the same base weights are found again.
 
     Settings that cannot change the weights (device, checkpoints, evaluation, registry, where the text lies) are left out.
     """
     train = config.train.model_dump(exclude=HARMLESS)
     model = config.model.model_dump(exclude={"base"})
-    ingredients = {"train": train, "model": model, "store": store_hash, "base": base_hash}
+    ingredients = {"train": train, "model": model, "store": store_hash, "base": base_hash, "origin": origin_hash}
     digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     return f"{config.name}-{digest[:8]}"
 

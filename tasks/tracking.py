@@ -79,6 +79,11 @@ class Tracking:
                 "run the same command again when it is back, nothing is trained twice."
             ) from error
 
+    def begin_again(self) -> None:
+        """The logs were cut back while this mirrors them; what MLflow has of the steps behind stays as it is."""
+        for feed in self._feeds:
+            feed.begin_again()
+
     def settle(self, status: Status) -> str | None:
         """Deliver everything and set the run's last status; returns the problem if MLflow does not answer."""
         if (problem := self._deliver()) is not None:
@@ -146,7 +151,8 @@ class Tracking:
 
     def _send(self, run_id: str, feed: Feed, rows: list[dict[str, float]]) -> None:
         """MLflow keeps one of several equal metrics, so what is sent again after a lost answer carries the same date."""
-        self._times += [(int(row["step"]), int(row["time"])) for row in rows if "time" in row]
+        known = self._times[-1][0] if self._times else -1
+        self._times += [(int(row["step"]), int(row["time"])) for row in rows if "time" in row and row["step"] > known]
         new = [row for row in rows if row["step"] > feed.delivered]
         rows_at_once = max(1, LARGEST_BATCH // max((len(row) for row in new), default=1))
         for start in range(0, len(new), rows_at_once):
@@ -193,9 +199,16 @@ class Feed:
         self.delivered = -1
         self._log = log
         self._position = self._behind = 0
+        self._again = False
+
+    def begin_again(self) -> None:
+        """The log was cut back: read it from its beginning. May be called while another thread reads."""
+        self._again = True
 
     def read(self) -> list[dict[str, float]]:
         """The next rows; the same ones again until `advance` is called."""
+        if self._again:
+            self._again, self._position = False, 0
         rows, self._behind = self._log.rows_after(self._position, LARGEST_READ)
         return rows
 

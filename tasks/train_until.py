@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from gpt2core.trainer import StepsDone
+from gpt2core.trainer import DivergedError, StepsDone
 from tasks.console import training_bar
 from tasks.open_run import FinetuneRun
 from tasks.stop_signals import finishing
@@ -22,10 +22,18 @@ def train_until(run: FinetuneRun, step: int) -> None:
     """
     with finishing(run.trainer.request_stop):
         with _showing_progress(run):
-            run.trainer.run_until(step)
+            _train(run, step)
         run.checkpoints.save()
         if run.trainer.stop_requested:
             run.checkpoints.finish()
+
+
+def _train(run: FinetuneRun, step: int) -> None:
+    while True:
+        try:
+            return run.trainer.run_until(step)
+        except DivergedError as diverged:
+            run.rewind(diverged)
 
 
 @contextmanager

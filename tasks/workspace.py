@@ -81,6 +81,7 @@ def point_environment(workspace: Workspace) -> None:
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine needs more than the usual 20
         "DO_NOT_TRACK": "1",
         "MLFLOW_TRACKING_URI": workspace.mlflow_database,
         "MLFLOW_DISABLE_TELEMETRY": "true",

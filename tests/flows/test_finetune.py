@@ -14,7 +14,6 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
-import yaml
 from mlflow import MlflowClient
 
 from configs.errors import UserError
@@ -22,7 +21,6 @@ from configs.schema import RunConfig
 from flows.finetune import finetune
 from gpt2core import load_model
 from gpt2core.checkpoint import find_checkpoints
-from tasks.orphans import stop_orphans
 from tasks.run_folder import RunFolder
 from tasks.run_result import RunResult
 from tasks.server_process import free_port
@@ -197,42 +195,6 @@ def test_the_same_config_again_is_recognised_as_finished(
     printed = capsys.readouterr().out
     assert "finished already" in printed
     assert "encoded before" in printed
-
-
-DYING_PROCESS = """
-import os, signal, sys
-from flows.cli import main
-from gpt2core.trainer import Trainer
-update = Trainer._update
-def dying(self):
-    if self.step == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    update(self)
-Trainer._update = dying
-main()
-"""
-
-
-def test_a_run_killed_between_checkpoints_ends_with_the_same_bits(text: Path, workspace: Workspace, tmp_path: Path) -> None:
-    config = tiny_config("undisturbed", text, steps=9, accumulate=2)
-    undisturbed = Path(finetune(config).folder)
-    killed = config.model_copy(update={"name": "killed"})
-    (tmp_path / "killed.yaml").write_text(yaml.safe_dump(killed.model_dump(mode="json")))
-    command = [sys.executable, "-c", DYING_PROCESS, "run", str(tmp_path / "killed.yaml")]
-    died = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False, timeout=120)
-    assert died.returncode == -signal.SIGKILL
-
-    folder = next(RunFolder(path) for path in workspace.runs.glob("killed-*"))
-    assert folder.state() == "stopped"
-    assert [checkpoint.step for checkpoint in find_checkpoints(folder.checkpoints)] == [3, 4]
-    assert stop_orphans() >= 1  # at least the temporary Prefect server that the killed process left behind
-
-    resumed = finetune(killed)
-    weights = [f"checkpoints/step-00000009/{name}.safetensors" for name in ("model", "optimizer")]
-    for name in ("metrics.jsonl", "evaluations.jsonl", "samples/step-00000008.json", *weights):
-        assert (folder.path / name).read_bytes() == (undisturbed / name).read_bytes(), name
-    client, run_id = client_run(resumed)
-    assert [metric.step for metric in client.get_metric_history(run_id, "loss")] == list(range(1, 10))
 
 
 def test_only_the_newest_checkpoints_and_the_best_are_kept(text: Path, workspace: Workspace) -> None:

@@ -1,0 +1,68 @@
+"""A run's checkpoints as a table, and what a user may do with them by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+from gpt2core.checkpoint import Checkpoint, find_checkpoints, find_damage
+from gpt2core.retention import pin, prune, reasons_to_keep, saved_at
+from tasks.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    """A line of the table; `damage` is None where it was not looked for."""
+
+    step: int
+    saved: float
+    n_bytes: int
+    val_loss: float | None
+    kept_because: list[str]
+    damage: str | None
+
+
+def list_checkpoints(run: RunFolder, verify: bool) -> list[CheckpointRow]:
+    """The checkpoints of a run, oldest first; `verify` reads every file of them."""
+    checkpoints, losses = find_checkpoints(run.checkpoints), _losses(run)
+    reasons = reasons_to_keep(checkpoints, _config(run).train, losses, run.started)
+    return [
+        CheckpointRow(
+            checkpoint.step,
+            saved_at(checkpoint),
+            sum(file.stat().st_size for file in checkpoint.path.iterdir()),
+            losses.get(checkpoint.step),
+            reasons[checkpoint.step],
+            find_damage(checkpoint, run.id) if verify else None,
+        )
+        for checkpoint in checkpoints
+    ]
+
+
+def pin_checkpoint(run: RunFolder, step: int) -> None:
+    """Keep this step's checkpoint for ever; raises UserError where there is none."""
+    pin(_checkpoint_at(run, step))
+
+
+def prune_checkpoints(run: RunFolder) -> list[Checkpoint]:
+    """Remove what the run's settings give no reason to keep; raises UserError while the run is being trained."""
+    with run.locked():
+        return prune(run.checkpoints, _config(run).train, _losses(run), run.started)
+
+
+def _checkpoint_at(run: RunFolder, step: int) -> Checkpoint:
+    found = find_checkpoints(run.checkpoints)
+    for checkpoint in found:
+        if checkpoint.step == step:
+            return checkpoint
+    known = ", ".join(str(checkpoint.step) for checkpoint in found) or "none"
+    raise UserError(f"Run {run.id} has no checkpoint of step {step}. Steps: {known}.")
+
+
+def _losses(run: RunFolder) -> dict[int, float]:
+    return {int(row["step"]): row["val_loss"] for row in run.evaluations.rows()}
+
+
+def _config(run: RunFolder) -> RunConfig:
+    return RunConfig.model_validate(run.read("run")["config"])

@@ -1,0 +1,198 @@
+"""Kill a run anywhere, run it again: the same weights, metrics and samples, one MLflow run, one registered version."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from configs.schema import RunConfig
+from flows.finetune import finetune
+from tasks.orphans import stop_orphans
+from tasks.reconciliation import reconcile
+from tasks.run_folder import RunFolder
+from tasks.stop_signals import STOPPING
+from tasks.workspace import Workspace
+
+STEPS = 12
+KILL_AT = """
+import importlib, os, signal, sys
+from pathlib import Path
+place, name, number, when = sys.argv.pop(1).split()
+os.environ["GPT2FLOW_HOME"] = sys.argv.pop(1)
+import tasks
+owner = importlib.import_module(place.split(":")[0])
+for part in place.split(":")[1:]:
+    owner = getattr(owner, part)
+original, calls = getattr(owner, name), []
+def dying(*arguments, **options):
+    calls.append(1)
+    last = len(calls) == int(number)
+    if last and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = original(*arguments, **options)
+    if last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(owner, name, dying)
+from flows.cli import main
+main()
+"""
+IN_CI = [
+    "gpt2core.checkpoint save_tensors 2 before",  # in the middle of a checkpoint
+    "tasks.register_model _create_version 1 before",  # the model is logged and not registered
+]
+IN_LONG_FORM = [
+    "mlflow:MlflowClient create_run 1 after",  # MLflow knows the run, the folder does not know that
+    "gpt2core.encoding check_store 1 before",
+    "gpt2core.trainer:Trainer _update 6 before",
+    "gpt2core.metrics:MetricsLog append 3 before",
+    "tasks.checkpoint_keeper write_checkpoint 2 after",  # renamed, and not yet evaluated
+    "tasks.sample_and_evaluate write_text 2 before",
+    "gpt2core.metrics:MetricsLog cut_back 2 after",
+    "tasks.register_model _log_model 1 after",
+    "tasks.register_model:MlflowClient set_registered_model_alias 1 before",
+    "tasks.run_folder write_json 6 before",
+    "flows.finetune write_result 1 after",  # finished, and MLflow has not been told
+]
+
+
+def config_of(name: str, text: Path) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": name,
+            "data": {"source": str(text)},
+            "tokenizer": {"vocab_size": 300},
+            "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2, "dropout": 0.1},
+            "train": {"steps": STEPS, "batch_size": 2, "accumulate": 2, "warmup_steps": 2, "checkpoint_every": 3},
+            "evaluate": {"every": 4, "prompts": ["The ", ""], "max_new_tokens": 8},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file: Path = tmp_path_factory.mktemp("text") / "a.txt"
+    file.write_text("".join(f"The {i}th line says that {i} times {i} is {i * i}.\n\n" for i in range(400)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(text: Path) -> Path:
+    """Folder of a run that nobody disturbed."""
+    Workspace.current().create()
+    return Path(finetune(config_of("undisturbed", text)).folder)
+
+
+def command(config: RunConfig, folder: Path) -> list[str]:
+    file = folder / f"{config.name}.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return ["run", str(file)]
+
+
+def run_and_die(place: str, arguments: list[str]) -> None:
+    started = [sys.executable, "-c", KILL_AT, place, os.environ["GPT2FLOW_HOME"], *arguments]
+    with tempfile.TemporaryFile("w+") as output:  # not a pipe, which a server that outlives its owner would hold open
+        died = subprocess.run(started, stdout=output, stderr=subprocess.STDOUT, check=False, timeout=300)
+        output.seek(0)
+        assert died.returncode == -signal.SIGKILL, output.read()
+
+
+def folder_of(config: RunConfig) -> RunFolder:
+    return RunFolder(next(Workspace.current().runs.glob(f"{config.name}-*")))
+
+
+def assert_undisturbed(folder: Path, undisturbed: Path) -> None:
+    weights = [f"checkpoints/step-{STEPS:08d}/{name}.safetensors" for name in ("model", "optimizer")]
+    samples = [f"samples/{file.name}" for file in (undisturbed / "samples").iterdir()]
+    assert {file.name for file in (folder / "samples").iterdir()} == {Path(name).name for name in samples}
+    for name in ("metrics.jsonl", "evaluations.jsonl", *samples, *weights):
+        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+def assert_told_once(config: RunConfig) -> None:
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(config.name)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.steps"] == str(STEPS)
+    assert run.inputs is not None
+    assert len(run.inputs.dataset_inputs) == 1
+    for key, steps in (("loss", range(1, STEPS + 1)), ("val_loss", range(0, STEPS + 1, 4))):
+        assert [metric.step for metric in client.get_metric_history(run.info.run_id, key)] == list(steps), key
+    assert len(client.search_model_versions(f"name = '{config.name}'")) == 1
+    assert len(client.search_logged_models([experiment.experiment_id])) == 1
+    assert client.get_model_version_by_alias(config.name, "candidate").run_id == run.info.run_id
+
+
+def check(name: str, places: list[str], text: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Kill one run at each of these places, one after the other, and let it end."""
+    config = config_of(name, text)
+    arguments = command(config, tmp_path)
+    for place in places:
+        run_and_die(place, arguments)
+        assert stop_orphans() <= 1  # the temporary Prefect server that the killed process left behind, if it was up
+    result = finetune(config)
+    reconcile(Workspace.current())
+    assert_undisturbed(Path(result.folder), undisturbed)
+    assert_told_once(config)
+
+
+def test_a_run_that_was_killed_again_and_again_ends_as_if_nobody_had(text: Path, undisturbed: Path, tmp_path: Path) -> None:
+    check("killed", IN_CI, text, undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", IN_LONG_FORM)
+def test_a_kill_at_this_place_changes_nothing(place: str, text: Path, undisturbed: Path, tmp_path: Path) -> None:
+    check(re.sub(r"\W+", "-", place), [place], text, undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(20))
+def test_a_kill_at_a_random_moment_changes_nothing(number: int, text: Path, undisturbed: Path, tmp_path: Path) -> None:
+    chance = random.Random(number)
+    stage = ("token store", "is new", "step 4", "step 8", "registry")[number % 5]
+    config = config_of(f"random-{number}", text)
+    started = [sys.executable, "-u", "-m", "flows.cli", *command(config, tmp_path)]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if stage in line)
+        time.sleep(chance.random() * (6.0 if stage == "registry" else 0.5))
+        process.kill()
+    result = finetune(config)
+    reconcile(Workspace.current())
+    assert_undisturbed(Path(result.folder), undisturbed)
+    assert_told_once(config)
+
+
+@pytest.mark.parametrize(("number", "stage", "code"), [(STOPPING[0], "is new", 130)])
+def test_a_signal_ends_the_run_with_a_word_and_a_status(
+    number: int, stage: str, code: int, text: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    config = config_of(f"signal-{code}", text)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"steps": 100_000})})
+    started = [sys.executable, "-u", "-m", "flows.cli", *command(config, tmp_path)]
+    with subprocess.Popen(
+        started, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if stage in line)
+        time.sleep(1)
+        os.killpg(process.pid, number)  # a terminal's Ctrl-C reaches everything that the run has started
+        rest = process.stdout.read()
+    assert process.returncode == code, rest
+    assert "Traceback" not in rest
+    assert "the same command goes on from there" in rest
+    folder = folder_of(config)
+    assert folder.state() == "stopped"
+    assert MlflowClient().get_run(folder.read("run")["mlflow_run_id"]).info.status == "KILLED"

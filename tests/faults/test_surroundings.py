@@ -1,0 +1,143 @@
+"""What a run depends on goes away or changes: the disk, the tracking server, the folder's place, a finite loss."""
+
+import os
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+from torch import Tensor
+
+from configs.errors import UserError
+from configs.schema import RunConfig, TrainSettings
+from flows.finetune import finetune
+from gpt2core.batches import IGNORED, Batches
+from gpt2core.checkpoint import find_checkpoints, find_damage
+from gpt2core.config import GPT2Config
+from gpt2core.model import GPT2
+from gpt2core.token_store import TokenStream
+from gpt2core.tokenizer import Tokenizer, train_tokenizer
+from gpt2core.trainer import Trainer
+from tasks.checkpoint_keeper import CheckpointKeeper
+from tasks.reconciliation import reconcile
+from tasks.run_folder import RunFolder
+from tasks.workspace import Workspace
+
+POISONED = 6
+
+
+class PoisonedBatches(Batches):
+    """The windows of one update have no targets, so its loss is NaN."""
+
+    def at(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = super().at(index)
+        return inputs, targets.fill_(IGNORED) if index == POISONED - 1 else targets
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file: Path = tmp_path_factory.mktemp("text") / "a.txt"
+    file.write_text("".join(f"The {i}th line says that {i} times {i} is {i * i}.\n\n" for i in range(300)))
+    Workspace.current().create()
+    return file
+
+
+def config_with(text: Path, name: str, **train: object) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": name,
+            "data": {"source": str(text)},
+            "tokenizer": {"vocab_size": 300},
+            "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 1},
+            "train": {"steps": 8, "batch_size": 2, "warmup_steps": 2, "checkpoint_every": 4, **train},
+            "evaluate": {"every": 4, "prompts": ["The "], "max_new_tokens": 4},
+            "registry": {"enabled": False},
+        }
+    )
+
+
+def losses_in_mlflow(folder: RunFolder) -> list[int]:
+    return [metric.step for metric in MlflowClient().get_metric_history(folder.read("run")["mlflow_run_id"], "loss")]
+
+
+def test_a_diverged_run_is_rewound_and_ends_with_every_step(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.open_run.Batches", PoisonedBatches)
+    folder = RunFolder(Path(finetune(config_with(text, "rewound", on_divergence="rewind")).folder))
+    rows = folder.metrics.rows()
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    assert all(row["loss"] == row["loss"] for row in rows)
+    assert losses_in_mlflow(folder) == list(range(1, 9))
+
+
+@pytest.mark.slow
+def test_a_tracking_server_that_is_away_costs_nothing_and_gets_everything_later(text: Path) -> None:
+    known = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    try:
+        folder = RunFolder(Path(finetune(config_with(text, "away")).folder))
+    finally:
+        mlflow.set_tracking_uri(known)
+    assert folder.read("tracking")["status"] == "RUNNING"
+    for _ in range(2):
+        assert reconcile(Workspace.current(), everything=True)[folder.id] == "FINISHED"
+        assert losses_in_mlflow(folder) == list(range(1, 9))
+    assert reconcile(Workspace.current()) == {}
+
+
+@pytest.mark.slow
+def test_a_folder_that_was_moved_to_another_home_goes_on_there(text: Path, tmp_path: Path) -> None:
+    config = config_with(text, "moved")
+    folder = RunFolder(Path(finetune(config).folder))
+    expected = (folder.path / "checkpoints/step-00000008/model.safetensors").read_bytes()
+    shutil.rmtree(folder.path / "checkpoints/step-00000008")
+    (folder.path / "result.json").unlink()
+    here, uri = os.environ["GPT2FLOW_HOME"], mlflow.get_tracking_uri()
+    os.environ["GPT2FLOW_HOME"] = str(tmp_path / "elsewhere")
+    workspace = Workspace.current().create()
+    shutil.move(folder.path, workspace.runs / folder.id)
+    mlflow.set_tracking_uri(workspace.mlflow_database)
+    try:
+        moved = RunFolder(Path(finetune(config).folder))
+        assert moved.path == workspace.runs / folder.id
+        assert (moved.path / "checkpoints/step-00000008/model.safetensors").read_bytes() == expected
+        assert losses_in_mlflow(moved) == list(range(1, 9))
+    finally:
+        os.environ["GPT2FLOW_HOME"] = here
+        mlflow.set_tracking_uri(uri)
+
+
+def keeper_on(disk: Path) -> tuple[CheckpointKeeper, Trainer, Tokenizer]:
+    folder, settings = RunFolder(disk), TrainSettings(steps=60, batch_size=1, warmup_steps=0, keep_checkpoints=1)
+    stream = TokenStream([torch.arange(500).remainder(260).to(torch.int32).numpy()])
+    trainer = Trainer(GPT2(GPT2Config(260, 8, 8, 1, 1)).initialise(0), Batches(stream, 8, 1, 0), settings)
+    tokenizer = train_tokenizer(["a text"], 257)
+    return CheckpointKeeper(folder, settings, trainer, tokenizer, lambda: {"run": folder.id}), trainer, tokenizer
+
+
+def test_a_full_disk_pauses_saving_and_not_training(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tasks.checkpoint_keeper.SPARE_BYTES", 0)  # so that the write itself meets the full disk
+    keeper, trainer, _ = keeper_on(small_disk)
+    trainer.run_until(1)
+    keeper.save()
+    keeper.wait()
+    (small_disk / "filler").write_bytes(bytes(100_000))
+    trainer.run_until(11)
+    keeper.save()
+    trainer.run_until(21)
+    with pytest.raises(UserError, match="The disk is full at"):
+        keeper.finish()
+    assert [checkpoint.step for checkpoint in find_checkpoints(small_disk / "checkpoints")] == [1]
+    (small_disk / "filler").unlink()
+    trainer.run_until(31)
+    keeper.finish()
+    newest = find_checkpoints(small_disk / "checkpoints")[-1]
+    assert newest.step == 31
+    assert find_damage(newest) == ""
+    printed = capsys.readouterr().out
+    assert printed.count("saving pauses at step") == 1
+    assert "the checkpoint of step 1 is kept" in printed
+    assert "there is room again" in printed

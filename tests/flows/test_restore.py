@@ -1,0 +1,75 @@
+"""train.restore_from: beginning with a checkpoint of an earlier run."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+from flows.finetune import finetune
+from tasks.run_folder import RunFolder
+from tasks.run_result import RunResult
+from tasks.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file: Path = tmp_path_factory.mktemp("text") / "a.txt"
+    file.write_text("".join(f"The {i}th line says that {i} times {i} is {i * i}.\n\n" for i in range(300)))
+    return file
+
+
+def config_with(text: Path, name: str = "longer", **train: object) -> RunConfig:
+    settings = {"steps": 4, "batch_size": 2, "warmup_steps": 2, "schedule": "constant", "checkpoint_every": 2, **train}
+    return RunConfig.model_validate(
+        {
+            "name": name,
+            "data": {"source": str(text)},
+            "tokenizer": {"vocab_size": 300},
+            "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 1, "dropout": 0.1},
+            "train": settings,
+            "evaluate": {"every": 4, "prompts": ["The "], "max_new_tokens": 4},
+            "registry": {"enabled": False},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def short(text: Path) -> RunResult:
+    """A run of four steps."""
+    Workspace.current().create()
+    return finetune(config_with(text))
+
+
+def test_a_run_made_longer_ends_with_the_weights_of_one_that_was_long_from_the_start(short: RunResult, text: Path) -> None:
+    longer = finetune(config_with(text, steps=8, restore_from="4"))
+    whole = finetune(config_with(text, "whole", steps=8))
+    for name in ("model", "optimizer"):
+        file = f"checkpoints/step-00000008/{name}.safetensors"
+        assert (Path(longer.folder) / file).read_bytes() == (Path(whole.folder) / file).read_bytes()
+    assert [row["step"] for row in RunFolder(Path(longer.folder)).metrics.rows()] == [5, 6, 7, 8]
+    again = finetune(config_with(text, steps=8, restore_from="4"))
+    assert again == longer
+
+
+def test_every_setting_that_does_not_fit_is_listed(short: RunResult, text: Path) -> None:
+    folder = str(Path(short.folder) / "checkpoints" / "step-00000004")
+    with pytest.raises(UserError, match=r"train.batch_size is 4, was 2; train.seed is 1, was 0\. Use the checkpoint's"):
+        finetune(config_with(text, steps=8, batch_size=4, seed=1, keep_checkpoints=9, restore_from=folder))
+
+
+def test_a_checkpoint_that_is_not_there_is_one_sentence(short: RunResult, text: Path) -> None:
+    with pytest.raises(UserError, match=r"train.restore_from '77' is no checkpoint of a run named 'longer'"):
+        finetune(config_with(text, steps=8, restore_from="77"))
+
+
+def test_afresh_keeps_what_was_there(short: RunResult, text: Path) -> None:
+    before = (Path(short.folder) / "metrics.jsonl").read_bytes()
+    again = finetune(config_with(text, restore_from="fresh"))
+    (kept,) = Workspace.current().runs.glob(f"{short.run}-until-*")
+    assert (kept / "metrics.jsonl").read_bytes() == before == (Path(again.folder) / "metrics.jsonl").read_bytes()
+
+
+def test_a_registry_uri_is_the_base_model_with_its_vocabulary() -> None:
+    config = RunConfig.model_validate({"train": {"restore_from": "models:/demo@champion"}})
+    assert (config.model.base, config.tokenizer.source) == ("models:/demo@champion", "base")
