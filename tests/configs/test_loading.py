@@ -52,7 +52,7 @@ def test_every_setting_is_documented() -> None:
         ({"train": {"steps": 0}}, "--train.steps is 0 but should be greater than or equal to 1."),
         ({"train": {"stepz": 3}}, "--train.stepz is not a setting: did you mean train.steps?"),
         ({"nam": 3}, "--nam is not a setting: did you mean name?"),
-        ({"train": {"schedule": "x"}}, "--train.schedule is 'x' but should be 'cosine', 'linear' or 'constant'."),
+        ({"train": {"schedule": "x"}}, "--train.schedule is 'x' but should be 'cosine', 'linear', 'constant' or 'wsd'."),
         ({"train": {"learning_rate": float("nan")}}, "--train.learning_rate is nan but should be a finite number."),
         ({"model": {"n_head": 7}}, "model.n_embd 128 is not divisible by model.n_head 7: change one of them."),
         (
