@@ -45,7 +45,7 @@ def test_longest_line_and_scripts_are_those_of_the_text(tokenizer: Tokenizer, tm
 
 @pytest.mark.parametrize(
     ("character", "block"),
-    zip("aéλשشअกか한𠀀—", [*BLOCKS], strict=True),
+    list(zip("aéλשشअกか한𠀀—", BLOCKS, strict=True)),
 )
 def test_a_character_belongs_to_its_block(character: str, block: str) -> None:
     assert count_scripts(character + "z") == ({"ASCII": 2} if block == "ASCII" else {block: 1, "ASCII": 1})
