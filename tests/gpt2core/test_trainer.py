@@ -46,7 +46,7 @@ def test_every_step_is_reported_once_with_its_learning_rate(store: TokenStore) -
 def test_the_loss_falls(store: TokenStore) -> None:
     seen = metrics_of(make_trainer(store, SETTINGS.model_copy(update={"steps": 60})), 60)
     assert seen[0].loss == pytest.approx(math.log(300), abs=0.1)
-    assert seen[-1].loss < seen[0].loss - 0.8
+    assert seen[-1].loss < seen[0].loss - 1.0
 
 
 def test_stopping_anywhere_between_does_not_change_the_weights(store: TokenStore) -> None:
