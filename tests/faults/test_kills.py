@@ -169,6 +169,7 @@ def test_a_kill_at_a_random_moment_changes_nothing(number: int, text: Path, undi
         next(line for line in process.stdout if stage in line)
         time.sleep(chance.random() * (6.0 if stage == "registry" else 0.5))
         process.kill()
+    stop_orphans()
     result = finetune(config)
     reconcile(Workspace.current())
     assert_undisturbed(Path(result.folder), undisturbed)
