@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from tasks.reconciliation import reconcile
 from tasks.run_folder import RunFolder, all_runs
@@ -18,7 +18,8 @@ def print_runs(console: Console) -> None:
     if not runs:
         console.print("No runs yet. Start one: gpt2flow run configs/demo.yaml")
         return
-    table = Table("run", "state", "step", "loss", "val loss", "version", box=None, padding=(0, 2, 0, 0))
+    name = Column("run", no_wrap=True, min_width=max(len(run.id) for run in runs))  # whole, since it is typed elsewhere
+    table = Table(name, "state", "step", "loss", "val loss", "version", box=None, padding=(0, 2, 0, 0))
     for run in runs:
         table.add_row(*_row(run))
     console.print(table)

@@ -221,7 +221,7 @@ def test_a_run_reports_to_the_servers_that_the_environment_names(
     client = MlflowClient(served["MLflow"])
     version = client.get_model_version_by_alias("on-servers", "candidate")
     assert [metric.step for metric in client.get_metric_history(version.run_id, "loss")] == list(range(1, 21))
-    flows = json.dumps({"flows": {"name": {"any_": ["finetune"]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
+    flows = json.dumps({"flow_runs": {"name": {"any_": ["on-servers"]}, "state": {"type": {"any_": ["COMPLETED"]}}}})
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{served['Prefect']}/api/flow_runs/count", flows.encode(), headers)
     assert ask(request) == "1"

@@ -70,9 +70,9 @@ def client_run(result: RunResult) -> tuple[MlflowClient, str]:
     return MlflowClient(), RunFolder(Path(result.folder)).read("run")["mlflow_run_id"]
 
 
-def wait_until_answers(url: str) -> None:
+def wait_until_answers(url: str, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and server.poll() is None:
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
             return
         time.sleep(0.2)
@@ -147,27 +147,20 @@ def test_the_registered_version_brings_its_own_code_and_names_what_it_needs(regi
 
 def test_the_registered_version_is_served_over_http(registered: RunResult) -> None:
     port = free_port(5400)
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "models",
-        "serve",
-        "-m",
-        "models:/registered@candidate",
-        "--env-manager",
-        "local",
-    ]
-    server = subprocess.Popen([*command, "-p", str(port)], stderr=subprocess.DEVNULL, start_new_session=True)
+    serve = ["mlflow", "models", "serve", "-m", "models:/registered@candidate", "--env-manager", "local", "-p", str(port)]
+    activated = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # MLflow looks for uvicorn there
+    command = [sys.executable, "-m", *serve]
+    server = subprocess.Popen(command, env=activated, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        wait_until_answers(f"http://127.0.0.1:{port}/ping")
+        wait_until_answers(f"http://127.0.0.1:{port}/ping", server)
         body = json.dumps({"inputs": {"prompt": ["The ", "4"]}, "params": {"max_new_tokens": 3, "temperature": 0.0}})
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"http://127.0.0.1:{port}/invocations", body.encode(), headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
             predictions = json.loads(answer.read())["predictions"]
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait()
     assert len(predictions) == 2
     assert all(row["completion"] for row in predictions)
