@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter, ValidationError
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError, ValidationError
 from pydantic import ValidationError as PydanticError
 from rich.console import Console
 
@@ -311,6 +311,8 @@ def main() -> None:
 def _sentence(error: UserError | CycloptsError) -> str:
     if isinstance(error, ValidationError) and isinstance(error.__cause__, PydanticError):
         return "\n".join(describe_errors(error.__cause__, lambda keys: f"--{'.'.join(keys)}"))
+    if isinstance(error, UnusedCliTokensError):
+        return f"{' '.join(error.unused_tokens or [])} belongs to no option: write a switch as --option=false, quote texts."
     return str(error)
 
 

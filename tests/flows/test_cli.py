@@ -52,6 +52,7 @@ def test_help_of_run_lists_every_setting_as_the_yaml_spells_it() -> None:
         (["run", "demo", "--model.n_head", "3"], "model.n_embd 128 is not divisible by model.n_head 3: change one of them."),
         (["run", "nowhere.yaml"], "The config nowhere.yaml does not exist: give a YAML file, or one of"),
         (["run", "demo", "--data.source", "nowhere/"], "nowhere/ does not exist"),
+        (["run", "demo", "--registry.enabled", "false"], "false belongs to no option: write a switch as --option=false"),
         (["frun"], 'Unknown command "frun". Did you mean "run"?'),
         (["sample", "--temperature", "-1"], "--temperature is '-1' but should be greater than or equal to 0."),
         (["sample", "--model", "nobody"], "There is no run, folder or registry URI 'nobody'."),
