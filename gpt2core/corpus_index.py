@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from configs.schema import DataSettings
 from gpt2core.sources import SourceFile
@@ -119,12 +119,11 @@ class CorpusIndex:
             self._database.execute("INSERT OR REPLACE INTO cuts VALUES (?, ?, ?, ?)", row)
 
 
-class FindingsInTheMaking:
+class FindingsInTheMaking(Protocol):
     """Gathers what is noticed while the documents of a file stream by."""
 
     def findings(self) -> Findings:
         """What was found so far."""
-        raise NotImplementedError
 
 
 class Seen:
