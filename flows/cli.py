@@ -280,13 +280,13 @@ def _fine_tune(config: RunConfig) -> None:
     stop_orphans()
     adopt_children()
     prepare_databases(workspace)
-    start_prefect_server(workspace)
+    starting = start_prefect_server(workspace)
     from flows.finetune import finetune
     from flows.summary import print_summary
     from tasks.reconciliation import reconcile
 
     reconcile(workspace)
-    wait_for_prefect()
+    wait_for_prefect(starting)
     print_summary(finetune(config))
 
 

@@ -20,22 +20,26 @@ FIRST_PORT = 8342
 PATIENCE = 120.0  # seconds
 
 
-def start_prefect_server(workspace: Workspace) -> None:
+def start_prefect_server(workspace: Workspace) -> bool:
     """Start the server and point the environment at it; must come before Prefect is imported, which reads that then.
 
     The server comes up beside what is done next, and ends with this process, after Prefect's own last words to it. Does
-    nothing where the environment names another server or home.
+    nothing and returns False where the environment names another server or home.
     """
     elsewhere = any(os.environ.get(name) for name in (*PREFECT_URL_VARIABLES, "PREFECT_PROFILE"))
     if elsewhere or os.environ["PREFECT_HOME"] != str(workspace.prefect_home) or (port := free_port(FIRST_PORT)) is None:
-        return
+        return False
     server = ServerProcess(_spec(workspace, port))
     atexit.register(stop_all, [server])
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+    return True
 
 
-def wait_for_prefect() -> None:
-    """Return when the server that the environment names answers; raises UserError if it does not."""
+def wait_for_prefect(starting: bool) -> None:
+    """Return when the server that the environment names answers; raises UserError if it does not.
+
+    Only one that is `starting` is waited for: the user's own should be there.
+    """
     import httpx
 
     url, deadline = os.environ.get("PREFECT_API_URL"), time.monotonic() + PATIENCE
@@ -45,7 +49,7 @@ def wait_for_prefect() -> None:
                 return
         except httpx.HTTPError:
             pass
-        if time.monotonic() > deadline or not url.startswith(f"http://{HOST}"):
+        if not starting or time.monotonic() > deadline:
             raise UserError(f"Prefect's server {url} does not answer: start it, or unset PREFECT_API_URL.")
         time.sleep(0.1)
 

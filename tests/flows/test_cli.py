@@ -76,3 +76,13 @@ def test_a_mistake_in_the_config_is_answered_in_about_a_second() -> None:
 def test_no_runs_yet_says_how_to_start_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPT2FLOW_HOME", str(tmp_path / "empty"))
     assert "gpt2flow run configs/demo.yaml" in gpt2flow("runs").stdout
+
+
+def test_a_prefect_server_that_is_not_there_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    started = time.perf_counter()
+    done = gpt2flow("run", "demo", cwd=tmp_path)
+    assert time.perf_counter() - started < 60  # a server of our own is waited for twice as long
+    assert done.returncode == 2
+    assert "Prefect's server http://127.0.0.1:9/api does not answer: start it, or unset PREFECT_API_URL." in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
