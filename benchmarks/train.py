@@ -1,9 +1,9 @@
 """Training speed beside what one would use instead, on this machine: interleaved rounds, medians and spread.
 
     pip install -e '.[bench]'
-    python benchmarks/train.py                            # GPT-2 124M, batch 4 x 256, 2 threads
-    python benchmarks/train.py --size demo --rounds 40    # overheads
-    python benchmarks/train.py --losses 30                # the loss by step as well, on the same batches
+    python -m benchmarks.train                            # GPT-2 124M, batch 4 x 256, 2 threads
+    python -m benchmarks.train --size demo --rounds 40    # overheads
+    python -m benchmarks.train --losses 30                # the loss by step as well, on the same batches
 
 Each contender lives in a process of its own and makes one whole update when it is its turn: forward, backward, clipping,
 optimizer. All start from the same weights and see the same batches of English text, a byte a token.

@@ -1,0 +1,138 @@
+"""Verbs that train, and those that look after runs. Heavy libraries are imported inside them."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+
+from configs.loading import load_config
+from configs.schema import RunConfig, RunSettings
+from flows.app import Overrides, app
+from gpt2core.sources import check_sources
+from tasks.workspace import Workspace
+
+
+@app.command
+def run(config: Path, /, *, settings: Overrides = RunSettings()) -> None:
+    """Load, encode, train, sample and evaluate, register: everything that CONFIG says.
+
+    Run the same command again after an interruption and it goes on from the last checkpoint.
+
+    Example: `gpt2flow run configs/demo.yaml --data.source my-texts/ --train.steps 300`
+
+    Parameters
+    ----------
+    config
+        YAML file, or the name of a ready-made one (demo, shakespeare-char, gpt2-124m, gpt2-355m, gpt2-774m, gpt2-1558m).
+    """
+    loaded = load_config(config, settings.model_dump(exclude_unset=True))
+    check_sources(loaded.data)
+    _fine_tune(loaded)
+
+
+@app.command
+def resume(run: str, /) -> None:
+    """Go on with a run that was stopped, killed or has failed, with the config it was started with.
+
+    Example: `gpt2flow resume demo`
+
+    Parameters
+    ----------
+    run
+        The run's id or name; the latest one of that name.
+    """
+    from tasks.run_control import config_to_resume
+
+    _fine_tune(config_to_resume(run))
+
+
+@app.command
+def stop(run: str, /) -> None:
+    """Stop a run: the update under way ends, its checkpoint is saved, and `gpt2flow resume` goes on from there.
+
+    Example: `gpt2flow stop demo`
+
+    Parameters
+    ----------
+    run
+        The run's id or name.
+    """
+    from tasks.run_control import stop_run
+    from tasks.run_folder import find_run
+
+    found = find_run(Workspace.current(), run)
+    stop_run(found)
+    print(f"Run {found.id} has stopped; gpt2flow resume {found.id} goes on from its last checkpoint.")
+
+
+@app.command
+def runs(*, reconcile: bool = False, sync: bool = False) -> None:
+    """List the runs: state, step, loss, validation loss, registered version.
+
+    Example: `gpt2flow runs --sync`
+
+    Parameters
+    ----------
+    reconcile
+        First tell MLflow how runs ended that were killed, with the figures that it missed; every start of a run does so too.
+    sync
+        First compare all runs with MLflow and deliver whatever it lacks.
+    """
+    from flows.runs import print_runs, tell_mlflow
+
+    if reconcile or sync:
+        tell_mlflow(Console(), everything=sync)
+    print_runs(Console())
+
+
+@app.command
+def checkpoints(run: str, /, *, verify: bool = False, prune: bool = False, pin: int | None = None) -> None:
+    """List a run's checkpoints: step, time, size, validation loss, why each is kept.
+
+    Example: `gpt2flow checkpoints demo --verify`
+
+    Parameters
+    ----------
+    run
+        The run's id or name.
+    verify
+        Read every file and say which checkpoints are damaged; the exit code is 1 if one is.
+    prune
+        Remove what the run's settings give no reason to keep.
+    pin
+        Keep this step's checkpoint for ever.
+    """
+    from flows.checkpoints_table import print_checkpoints
+    from tasks.checkpoints import pin_checkpoint, prune_checkpoints
+    from tasks.run_folder import find_run
+
+    found = find_run(Workspace.current(), run)
+    if pin is not None:
+        pin_checkpoint(found, pin)
+    if prune:
+        print(f"Removed: {', '.join(str(gone.step) for gone in prune_checkpoints(found)) or 'nothing'}")
+    if not print_checkpoints(Console(), found, verify):
+        sys.exit(1)
+
+
+def _fine_tune(config: RunConfig) -> None:
+    print(f"gpt2flow {version('gpt2flow')}, run '{config.name}': starting PyTorch, Prefect and MLflow ...", flush=True)
+    from tasks.databases import prepare_databases
+    from tasks.orphans import adopt_children, stop_orphans
+    from tasks.prefect_server import start_prefect_server, wait_for_prefect
+
+    workspace = Workspace.current().create()  # before Prefect is imported, which looks for its home
+    stop_orphans()
+    adopt_children()
+    prepare_databases(workspace)
+    starting = start_prefect_server(workspace)
+    from flows.finetune import finetune
+    from flows.summary import print_summary
+    from tasks.reconciliation import reconcile
+
+    reconcile(workspace)
+    wait_for_prefect(starting)
+    print_summary(finetune(config))
