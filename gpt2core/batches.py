@@ -49,10 +49,8 @@ class Batches:
 
         Both are views of one array, since copies would take longer than reading.
         """
-        windows = np.empty((self._batch_size, self._n_ctx + 1), dtype=np.int64)  # [B, T + 1]
-        for row, start in enumerate(self._starts_from(index * self._batch_size, self._batch_size)):
-            self._read_ring(start, windows[row])
-        tokens = torch.from_numpy(windows)
+        starts = self._starts_from(index * self._batch_size, self._batch_size)
+        tokens = torch.from_numpy(self._stream.windows(starts, self._n_ctx + 1).astype(np.int64))  # [B, T + 1]
         return tokens[:, :-1], tokens[:, 1:]
 
     def _starts_from(self, number: int, count: int) -> list[int]:
@@ -77,14 +75,10 @@ class Batches:
         epoch, place = np.divmod(numbers, np.uint64(self.windows_per_epoch))
         window = permute(place, self.windows_per_epoch, mix(epoch + mix(np.uint64(self._seed))))
         n_ctx = np.uint64(self._n_ctx)
-        phase = permute(epoch % n_ctx, self._n_ctx, mix(epoch // n_ctx + mix(np.uint64(~self._seed & (2**64 - 1)))))
-        return (phase + window * n_ctx) % np.uint64(len(self._stream))
-
-    def _read_ring(self, start: int, out: np.ndarray[Any, Any]) -> None:
-        before_end = min(len(out), len(self._stream) - start)
-        self._stream.read(start, before_end, out)
-        if before_end < len(out):
-            self._stream.read(0, len(out) - before_end, out[before_end:])
+        epochs = np.arange(epoch[0], epoch[-1] + np.uint64(1), dtype=np.uint64)
+        phases = permute(epochs % n_ctx, self._n_ctx, mix(epochs // n_ctx + mix(np.uint64(~self._seed & (2**64 - 1)))))
+        starts: Words = (phases[epoch - epoch[0]] + window * n_ctx) % np.uint64(len(self._stream))
+        return starts
 
 
 def validation_batches(stream: TokenStream, n_ctx: int, batch_size: int, max_windows: int) -> Iterator[tuple[Tensor, Tensor]]:

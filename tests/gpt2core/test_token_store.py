@@ -33,6 +33,17 @@ def test_a_window_may_cross_any_number_of_shards(lengths: list[int], data: st.Da
     assert np.array_equal(out, tokens[start : start + length])
 
 
+@given(st.lists(st.integers(1, 9), min_size=1), st.data())
+def test_windows_read_the_stream_as_a_ring(lengths: list[int], data: st.DataObject) -> None:
+    tokens = np.arange(sum(lengths), dtype="<u2")
+    stream = TokenStream(np.split(tokens, np.cumsum(lengths)[:-1]))
+    starts = data.draw(st.lists(st.integers(0, len(tokens) - 1), min_size=1, max_size=4))
+    length = data.draw(st.integers(1, len(tokens)))
+    found = stream.windows(starts, length)
+    assert found.dtype == tokens.dtype
+    assert np.array_equal(found, [(start + np.arange(length)) % len(tokens) for start in starts])
+
+
 @pytest.mark.parametrize(("start", "length"), [(-1, 1), (0, 11), (10, 1), (11, 0)])
 def test_reading_beyond_the_stream_is_refused(start: int, length: int) -> None:
     with pytest.raises(IndexError):
