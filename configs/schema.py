@@ -57,6 +57,8 @@ class DataSettings(Section):
     """Bytes that are not in the encoding: refuse the file, put U+FFFD in their place, or leave them out (both are counted)."""
     newlines: Literal["normalize", "keep"] = "normalize"
     """Whether line ends \\r\\n become \\n."""
+    mask_documents: bool = False
+    """Whether documents in one window are kept apart, in training and validation: attention and positions begin anew with each."""
     expanded_limit: Positive = 64
     """GiB that one compressed file or archive may expand to."""
 

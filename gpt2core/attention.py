@@ -15,20 +15,27 @@ LONGEST_PLAIN = 512
 """Up to here, plain products beat PyTorch's fused kernel in bfloat16 on a CPU (2 to 5 times up to 128 positions)."""
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
-    """Mix values [B, H, K, D] for queries [B, H, T, D]: query i sees key j where i >= j - K + T. Returns [B, H, T, D]."""
+def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float, visible: Tensor | None = None) -> Tensor:
+    """Mix values [B, H, K, D] for queries [B, H, T, D]: query i sees key j where i >= j - K + T. Returns [B, H, T, D].
+
+    `visible`, bool [B, 1, T, T], says instead which keys a query sees; there is no past then.
+    """
     length, past = query.shape[2], key.shape[2] - query.shape[2]
     if past == 0 and 1 < length <= LONGEST_PLAIN and query.dtype is torch.bfloat16 and query.device.type == "cpu":
-        return _plain(query, key, value, dropout)
+        return _plain(query, key, value, dropout, visible)
+    if visible is not None:
+        return F.scaled_dot_product_attention(query, key, value, visible, dropout)
     # A single query sees every key; several behind a past need the causal mask shifted by that past.
     mask = torch.ones(length, past + length, dtype=torch.bool, device=query.device).tril(past) if past and length > 1 else None
     return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=past == 0 and length > 1)
 
 
-def _plain(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+def _plain(query: Tensor, key: Tensor, value: Tensor, dropout: float, visible: Tensor | None) -> Tensor:
     length, width = query.shape[2:]
     future = torch.full((length, length), -torch.inf, dtype=query.dtype).triu(1)  # [T, T]
     flat_query, flat_key, flat_value = (part.reshape(-1, length, width) for part in (query, key, value))  # [B * H, T, D]
     scores = torch.baddbmm(future, flat_query, flat_key.transpose(1, 2), alpha=1.0 / math.sqrt(width))  # [B * H, T, T]
+    if visible is not None:
+        scores.view(*query.shape[:2], length, length).masked_fill_(~visible, -torch.inf)
     weights = F.dropout(scores.softmax(-1), dropout)
     return (weights @ flat_value).view(query.shape)

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from configs.errors import UserError
 from gpt2core.attention import attend
 from gpt2core.config import GPT2Config
+from gpt2core.document_mask import DocumentMask, document_mask
 from gpt2core.linear_cross_entropy import linear_cross_entropy
 
 
@@ -68,14 +69,14 @@ class Attention(nn.Module):
         self.c_attn = Projection(config.n_embd, 3 * config.n_embd)
         self.c_proj = Projection(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None) -> Tensor:
-        """[B, T, C] -> [B, T, C]."""
+    def forward(self, x: Tensor, cache: KeyValueCache | None, visible: Tensor | None = None) -> Tensor:
+        """[B, T, C] -> [B, T, C]; `visible`, bool [B, 1, T, T], says which tokens see which."""
         batch, length, width = x.shape
         heads = self.c_attn(x).view(batch, length, 3, self.n_head, width // self.n_head)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind()  # each [B, H, T, D]
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)  # [B, H, K, D]
-        mixed = attend(query, key, value, self.dropout if self.training else 0.0)
+        mixed = attend(query, key, value, self.dropout if self.training else 0.0, visible)
         out: Tensor = self.c_proj(mixed.transpose(1, 2).reshape(batch, length, width))
         return out
 
@@ -105,9 +106,9 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None) -> Tensor:
+    def forward(self, x: Tensor, cache: KeyValueCache | None, visible: Tensor | None = None) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
-        x = x + self.drop(self.attn(self.ln_1(x), cache))
+        x = x + self.drop(self.attn(self.ln_1(x), cache, visible))
         out: Tensor = x + self.drop(self.mlp(self.ln_2(x)))
         return out
 
@@ -119,25 +120,28 @@ class GPT2(nn.Module):
         super().__init__()
         self.config = config
         self.recomputed = 0  # the first so many blocks keep no activations: backward computes them again
+        self.separator: int | None = None  # end-of-text id by which the loss keeps documents apart
         self.wte = nn.Embedding(config.n_vocab, config.n_embd)
         self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=1e-5)
 
-    def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None, mask: DocumentMask | None = None) -> Tensor:
         """Final hidden states [B, T, C], behind ln_f, of tokens int64 [B, T]; `cache` is read and extended.
 
-        Raises UserError where the positions would pass n_ctx.
+        With a mask the documents are kept apart, and there is no cache. Raises UserError where the positions would pass n_ctx.
         """
         past = cache.length if cache is not None else 0
         end = past + tokens.shape[1]
         if end > self.config.n_ctx:
             raise UserError(f"{end} tokens do not fit the context of {self.config.n_ctx}: shorten the text.")
-        x: Tensor = self.drop(self.wte(tokens) + self.wpe.weight[past:end])  # [B, T, C]
+        positions = self.wpe.weight[past:end] if mask is None else self.wpe(mask.positions)  # [T, C] or [B, T, C]
+        x: Tensor = self.drop(self.wte(tokens) + positions)  # [B, T, C]
+        visible = mask.visible if mask else None
         for number, block in enumerate(self.h):
             recompute = number < self.recomputed and torch.is_grad_enabled()
-            x = checkpoint(block, x, cache, use_reentrant=False) if recompute else block(x, cache)
+            x = checkpoint(block, x, cache, visible, use_reentrant=False) if recompute else block(x, cache, visible)
         if cache is not None:
             cache.length = end
         out: Tensor = self.ln_f(x)
@@ -152,8 +156,12 @@ class GPT2(nn.Module):
         return F.linear(hidden, self.wte.weight).float()
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of targets int64 [B, T] (-100 is left out) after tokens int64 [B, T]."""
-        return linear_cross_entropy(self.hidden(tokens).flatten(0, 1), self.wte.weight, targets.flatten())
+        """Mean cross-entropy in nats of targets int64 [B, T] (-100 is left out) after tokens int64 [B, T].
+
+        With a `separator` each document is predicted as if it stood alone.
+        """
+        mask = None if self.separator is None else document_mask(tokens, self.separator)
+        return linear_cross_entropy(self.hidden(tokens, mask=mask).flatten(0, 1), self.wte.weight, targets.flatten())
 
     def parameter_count(self) -> int:
         """Number of weights; the tied head counts once."""

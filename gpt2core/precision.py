@@ -81,6 +81,7 @@ def _copy_of(master: GPT2, dtype: torch.dtype) -> GPT2:
     with torch.device("meta"):
         copy = GPT2(master.config)
     copy = copy.to(dtype).to_empty(device=master.wte.weight.device)
+    copy.separator = master.separator
     for own, copied in zip(master.parameters(), copy.parameters(), strict=True):
         copied.requires_grad_(own.requires_grad)
     return copy

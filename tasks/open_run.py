@@ -146,6 +146,7 @@ def _advice(folder: RunFolder) -> str:
 
 def _build_trainer(folder: RunFolder, config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore) -> Trainer:
     model = _build_model(config, base, tokenizer)
+    model.separator = tokenizer.end_of_text if config.data.mask_documents else None
     require_block(store, model.config.n_ctx)
     batches = Batches(store.stream("train"), model.config.n_ctx, config.train.batch_size, config.train.seed, config.train.order)
 

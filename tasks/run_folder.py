@@ -166,7 +166,8 @@ def run_id(config: RunConfig, store_hash: str, base_hash: str, origin_hash: str 
     """
     train = config.train.model_dump(exclude=HARMLESS)
     model = config.model.model_dump(exclude={"base"})
-    ingredients = {"train": train, "model": model, "store": store_hash, "base": base_hash, "origin": origin_hash}
+    data = config.data.model_dump(include={"mask_documents"})  # the rest is in the store's hash
+    ingredients = {"train": train, "model": model, "data": data, "store": store_hash, "base": base_hash, "origin": origin_hash}
     digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     return f"{config.name}-{digest[:8]}"
 
