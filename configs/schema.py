@@ -58,7 +58,7 @@ class DataSettings(Section):
     newlines: Literal["normalize", "keep"] = "normalize"
     """Whether line ends \\r\\n become \\n."""
     mask_documents: bool = False
-    """Whether documents in one window are kept apart, in training and validation: attention and positions begin anew with each."""
+    """Keep documents that share a window apart, in training and validation: attention and positions begin anew with each."""
     expanded_limit: Positive = 64
     """GiB that one compressed file or archive may expand to."""
 
