@@ -92,11 +92,20 @@ class _Reading(FindingsInTheMaking):
         if piece.ids is not None:
             return ids_to_bytes(piece.ids, self._vocabulary, self._file.location)
         self._scripts.update(count_scripts(piece.text))
-        lengths = [len(line) for line in piece.text.split("\n")]
-        lengths[0] += self._line
-        self._longest = max(self._longest, *lengths)
-        self._line = lengths[-1]
-        return piece.text.encode()
+        raw = piece.text.encode()
+        self._note_lines(piece.text, raw)
+        return raw
+
+    def _note_lines(self, text: str, raw: bytes) -> None:
+        ascii_only = len(raw) == len(text)
+        characters = np.frombuffer(raw, "u1") if ascii_only else np.frombuffer(text.encode("utf-32-le"), "<u4")
+        ends = np.flatnonzero(characters == ord("\n"))
+        if len(ends):
+            longest_inside = int(np.diff(ends).max(initial=1)) - 1
+            self._longest = max(self._longest, self._line + int(ends[0]), longest_inside)
+            self._line = -1 - int(ends[-1])
+        self._line += len(text)
+        self._longest = max(self._longest, self._line)
 
 
 def total(findings: Iterable[Findings]) -> Findings:

@@ -67,7 +67,8 @@ def decoded(stream: Readable, shown: str, settings: DataSettings, tally: Tally) 
         if settings.newlines == "normalize":
             text = held + text
             held = "\r" if text.endswith("\r") else ""
-            text = (text[:-1] if held else text).replace("\r\n", "\n")
+            text = text[:-1] if held else text
+            text = text.replace("\r\n", "\n") if "\r" in text else text  # looking for one character is far faster
         if text:
             yield text
     if held:

@@ -72,7 +72,8 @@ class Tokenizer:
         return [np.array(ids, dtype=np.uint32) for ids in self.encode_batch(texts, special=False)]
 
     def _agree(self, text: str) -> bool:
-        same = bool(self._fast.encode(text).ids == self._ordinary.encode(text, add_special_tokens=False).ids)
+        known = self._for(special=END_OF_TEXT not in text)  # the twin takes a while to make, and is hardly ever needed
+        same = bool(self._fast.encode(text).ids == known.encode(text, add_special_tokens=False).ids)
         if not same:
             self._fast = None
         return same
