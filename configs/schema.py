@@ -17,6 +17,7 @@ OneOrMore = Annotated[
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+LORA = "lora"
 
 
 def _known_encoding(name: str) -> str:
@@ -89,6 +90,28 @@ class ModelSettings(Section):
     """Dropout on embeddings, attention weights and residual branches while training."""
 
 
+class LoraSettings(Section):
+    """Low-rank adapters, for train.trainable lora."""
+
+    rank: Positive = 8
+    """Rows of the adapters' thin matrices; a weight [in, out] gets rank * (in + out) trained numbers."""
+    alpha: Annotated[float, Field(gt=0.0)] = 16.0
+    """The adapters' product counts alpha / rank times."""
+    dropout: Fraction = 0.0
+    """Dropout on what goes into the adapters."""
+    targets: OneOrMore = ["c_attn", "c_proj", "c_fc"]
+    """Projections that get adapters, by the end of their names: c_attn, c_fc, c_proj (both), attn.c_proj, mlp.c_proj."""
+
+
+class EarlyStopping(Section):
+    """Ending a run when validation loss no longer falls."""
+
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Evaluations in a row without improvement after which the run is finished; 0 makes all steps."""
+    min_delta: Annotated[float, Field(ge=0.0)] = 0.0
+    """A loss counts as an improvement where it is lower than the best one by more than this."""
+
+
 class TrainSettings(Section):
     """The optimisation."""
 
@@ -110,8 +133,18 @@ class TrainSettings(Section):
     """Steps over which the learning rate rises linearly to its peak."""
     final_learning_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
     """Learning rate at the last step as a fraction of the peak (cosine, linear and wsd)."""
+    trainable: OneOrMore = ["all"]
+    """Which parameters change: all, transformer (the blocks alone), lora (adapters beside frozen weights, see train.lora), or
+    patterns of parameter names such as h.11.* and ln_f.*. The others have no gradient and are stored once."""
+    lora: LoraSettings = LoraSettings()
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
+    """adamw, sgd, or muon for the blocks' matrices with adamw for the rest (learning rates as for adamw)."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
-    """AdamW's decoupled weight decay, applied to matrices only."""
+    """Weight decay, applied to matrices only; decoupled with adamw and muon, part of the gradient with sgd."""
+    momentum: Fraction | None = None
+    """Momentum of sgd (0.9 unless given) and muon (0.95 unless given)."""
+    epsilon: Annotated[float, Field(gt=0.0)] = 1e-8
+    """AdamW's guard against division by zero, added behind the bias correction (TensorFlow adds it before)."""
     beta1: Fraction = 0.9
     """AdamW's decay of the first moment."""
     beta2: Fraction = 0.95
@@ -121,7 +154,10 @@ class TrainSettings(Section):
     order: Literal["epochs", "random"] = "epochs"
     """How windows are drawn: each once an epoch from a phase that is new in every epoch, or anywhere with replacement."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of initial weights, windows and dropout."""
+    """Seed of initial weights, windows, dropout and noise."""
+    noise: Fraction = 0.0
+    """Probability with which an input token is replaced by a uniformly random one; what is to be predicted stays as it is."""
+    early_stopping: EarlyStopping = EarlyStopping()
     on_divergence: Literal["stop", "skip", "rewind"] = "stop"
     """When loss or gradient are NaN or infinite, the update is not applied. Then: stop; skip it and go on; or rewind to the
     last checkpoint and take other windows for that update, at most 3 times."""
@@ -141,6 +177,11 @@ class TrainSettings(Section):
     """Best checkpoints by validation loss kept beside them."""
     keep_every_hours: Annotated[float, Field(ge=0.0)] = 2.0
     """One checkpoint every so many hours is kept for ever; 0 keeps none."""
+
+    @property
+    def adapts(self) -> bool:
+        """Whether adapters are trained beside the model's own, frozen weights."""
+        return self.trainable == [LORA]
 
 
 class SampleSettings(Section):
@@ -178,6 +219,8 @@ class RegistrySettings(Section):
     """Registered model's name; the run's name unless given."""
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "candidate"
     """Alias set on the new version once it has loaded and generated in a fresh process."""
+    merge: bool = True
+    """Whether a LoRA run's adapters are merged into the registered weights; false registers both, as peft reads them."""
 
 
 class RunSettings(BaseModel):

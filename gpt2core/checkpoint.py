@@ -1,7 +1,7 @@
 """Checkpoints: a folder each, complete or absent, verified before it is trusted, no pickle inside.
 
-`step-00000500/` holds config.json and model.safetensors (so it loads as a model by itself), tokenizer.json,
-optimizer.safetensors, state.json, and manifest.json with a hash of every other file.
+`step-00000500/` holds config.json and the weights (so it loads as a model by itself, see `gpt2core.checkpoint_weights`),
+tokenizer.json, optimizer.safetensors, state.json, and manifest.json with a hash of every other file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ import xxhash
 from safetensors.torch import load_file
 
 from configs.errors import UserError
+from configs.schema import LoraSettings
+from gpt2core.checkpoint_weights import read_weights, write_weights
 from gpt2core.config import GPT2Config
 from gpt2core.durable import as_json, file_hash, fsync, publish_folder, remove_folder, write_json
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import Trainer
-from gpt2core.weights import save_tensors, save_weights
+from gpt2core.weights import save_config, save_tensors
 
 SCHEMA_VERSION = 1
 
@@ -43,14 +45,22 @@ class Snapshot:
     step: int
     config: GPT2Config
     weights: dict[str, torch.Tensor]
+    """What training changes."""
     moments: dict[str, torch.Tensor]
     state: dict[str, Any]
+    frozen: dict[str, torch.Tensor] = field(default_factory=dict)
+    """What it does not change; never copied."""
+    lora: LoraSettings | None = None
+    """What kind of adapters `weights` are, if they are adapters."""
 
 
 def take_snapshot(trainer: Trainer, state: dict[str, Any]) -> Snapshot:
     """The trainer's present tensors themselves, not copied: they are good until its next update."""
-    weights = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
-    return Snapshot(trainer.step, trainer.model.config, weights, _optimizer_tensors(trainer), state)
+    weights: dict[bool, dict[str, torch.Tensor]] = {True: {}, False: {}}
+    for name, parameter in trainer.model.named_parameters():
+        weights[parameter.requires_grad][name] = parameter.detach()
+    lora = trainer.settings.lora if trainer.settings.adapts else None
+    return Snapshot(trainer.step, trainer.model.config, weights[True], trainer.optimizer.tensors(), state, weights[False], lora)
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, tokenizer: Tokenizer, state: dict[str, Any]) -> Checkpoint:
@@ -69,7 +79,8 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> 
             return checkpoint
         set_aside(checkpoint)
     with publish_folder(checkpoint.path) as temporary:
-        save_weights(snapshot.config, snapshot.weights, temporary, end_of_text=tokenizer.end_of_text)
+        save_config(snapshot.config, temporary, end_of_text=tokenizer.end_of_text)
+        write_weights(temporary, snapshot.weights, snapshot.frozen, snapshot.lora)
         tokenizer.save(temporary)
         save_tensors(snapshot.moments, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", {"step": snapshot.step, "versions": _versions(), **snapshot.state})
@@ -80,16 +91,10 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     """Fill the trainer's weights, moments and step from a verified checkpoint; raises UserError if it does not fit."""
-    tensors = load_file(checkpoint.path / "optimizer.safetensors", device=str(trainer.model.wte.weight.device))
-    weights = load_file(checkpoint.path / "model.safetensors", device=str(trainer.model.wte.weight.device))
+    device = str(trainer.model.wte.weight.device)
     try:
-        trainer.model.load_state_dict({name.removeprefix("transformer."): weight for name, weight in weights.items()})
-        for name, parameter in trainer.model.named_parameters():
-            trainer.optimizer.state[parameter] = {
-                "step": tensors["step"].to(parameter.device, copy=True),
-                "exp_avg": tensors[f"exp_avg.{name}"],
-                "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
-            }
+        trainer.model.load_state_dict(read_weights(checkpoint.path, device))
+        trainer.optimizer.load(load_file(checkpoint.path / "optimizer.safetensors", device=device))
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{checkpoint.path} does not fit this model ({error}): choose another train run name.") from error
     trainer.step = checkpoint.step
@@ -155,22 +160,16 @@ def set_aside(checkpoint: Checkpoint) -> Path:
 def remove_leftovers(folder: Path) -> None:
     """Remove what a kill left half-written or half-removed."""
     for path in folder.glob("*.tmp"):
-        shutil.rmtree(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
     """state.json of a checkpoint."""
     state: dict[str, Any] = json.loads((checkpoint.path / "state.json").read_text(encoding="utf-8"))
     return state
-
-
-def _optimizer_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    tensors = {"step": trainer.optimizer.state[trainer.model.wte.weight]["step"]}  # updates applied: fewer if some were skipped
-    for name, parameter in trainer.model.named_parameters():
-        state = trainer.optimizer.state[parameter]
-        tensors[f"exp_avg.{name}"] = state["exp_avg"]
-        tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"]
-    return tensors
 
 
 def _with_checksum(manifest: dict[str, Any]) -> dict[str, Any]:

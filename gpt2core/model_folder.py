@@ -18,6 +18,9 @@ from configs.errors import UserError
 from gpt2core.config import GPT2Config
 
 SAFETENSORS, SHARD_INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "transformer."
+"""What stands before a parameter's name in Hugging Face's files."""
 
 GPT2_ARCHITECTURE: dict[str, Any] = {
     "model_type": "gpt2",
@@ -43,10 +46,14 @@ class OpenAIFolder:
 
 @dataclass(frozen=True)
 class HuggingFaceFolder:
-    """Hugging Face's layout; `files` hold the weights, all safetensors or one pytorch_model.bin."""
+    """Hugging Face's layout; `files` hold the weights, all safetensors or one pytorch_model.bin.
+
+    `adapted`: beside them lie peft's adapters, which belong to the model.
+    """
 
     config: GPT2Config
     files: tuple[Path, ...]
+    adapted: bool = False
 
 
 def read_config(path: str | Path) -> GPT2Config:
@@ -58,7 +65,7 @@ def weight_files(path: str | Path) -> list[Path]:
     """The files that hold the weights; raises UserError as `recognise` does."""
     found = recognise(path)
     if isinstance(found, HuggingFaceFolder):
-        return list(found.files)
+        return [*found.files, *([Path(path) / ADAPTER_WEIGHTS] if found.adapted else [])]
     return sorted(found.prefix.parent.glob(f"{found.prefix.name}.data-*"))
 
 
@@ -70,9 +77,12 @@ def recognise(path: str | Path) -> OpenAIFolder | HuggingFaceFolder:
         raise UserError(f"{folder} {problem}: give the folder that holds the model.")
     present = [name for name in (SAFETENSORS, SHARD_INDEX, PICKLE) if (folder / name).is_file()]
     if present:
-        return HuggingFaceFolder(_read_huggingface_config(folder), _weight_files(folder, present[0]))
+        adapted = (folder / ADAPTER_CONFIG).is_file()
+        return HuggingFaceFolder(_read_huggingface_config(folder), _weight_files(folder, present[0]), adapted)
     if (folder / "checkpoint").is_file() or (folder / "hparams.json").is_file():
         return OpenAIFolder(_read_hparams(folder), _newest_prefix(folder))
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise UserError(f"{folder} has adapters and no base model: put their base's config.json and model.safetensors there.")
     if (folder / "config.json").is_file():
         raise UserError(f"{folder} has config.json but no weights: put model.safetensors beside it.")
     raise UserError(

@@ -6,11 +6,12 @@ them once an update, not at every layer, and its gradients are added up in float
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpt2core.model import GPT2
 
@@ -46,16 +47,18 @@ class WorkingCopy:
         self.master = master
         self.model = master if dtype is torch.float32 else _copy_of(master, dtype)
         self._first = True
+        self._outdated = list(zip(self.model.parameters(), master.parameters(), strict=True))
+        self._trained = [(copied, own) for copied, own in self._outdated if own.requires_grad]
         if self.model is not master:
-            for own, copied in zip(master.parameters(), self.model.parameters(), strict=True):
-                if own.requires_grad:
-                    copied.register_post_accumulate_grad_hook(partial(self._collect, own))  # type: ignore[no-untyped-call]
+            for copied, own in self._trained:
+                copied.register_post_accumulate_grad_hook(partial(self._collect, own))  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Take over the master's weights; to be called when they have changed."""
+        """Take over the master's weights; to be called when they have changed. The frozen ones are taken over once."""
         if self.model is not self.master:
-            torch._foreach_copy_(list(self.model.parameters()), list(self.master.parameters()))
+            torch._foreach_copy_([copied for copied, _ in self._outdated], [own for _, own in self._outdated])
+            self._outdated = self._trained
             self.model.train(self.master.training)
 
     def backward(self, loss: Tensor, *, first: bool) -> None:
@@ -78,10 +81,9 @@ class WorkingCopy:
 
 
 def _copy_of(master: GPT2, dtype: torch.dtype) -> GPT2:
-    with torch.device("meta"):
-        copy = GPT2(master.config)
-    copy = copy.to(dtype).to_empty(device=master.wte.weight.device)
-    copy.separator = master.separator
-    for own, copied in zip(master.parameters(), copy.parameters(), strict=True):
-        copied.requires_grad_(own.requires_grad)
-    return copy
+    """The same modules around parameters in `dtype` that are still to be filled."""
+    empty = {
+        id(own): nn.Parameter(torch.empty_like(own, dtype=dtype), requires_grad=own.requires_grad)
+        for own in master.parameters()
+    }
+    return copy.deepcopy(master, empty)

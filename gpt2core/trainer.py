@@ -22,13 +22,13 @@ from gpt2core.allocator import keep_freed_memory
 from gpt2core.batches import Batches
 from gpt2core.devices import choose_threads
 from gpt2core.model import GPT2
-from gpt2core.optimization import build_optimizer
+from gpt2core.noise import add_noise
+from gpt2core.optimization import Optimization
 from gpt2core.precision import WorkingCopy, choose_dtype
 from gpt2core.schedule import learning_rate
+from gpt2core.trainable import choose_trainable
 
 REPORT_EVERY = 10  # steps; reading a loss waits for the device, so it is done in groups
-
-
 SKIPS_IN_A_ROW = 20  # updates left out one after the other, at which skipping gives up
 
 
@@ -75,7 +75,8 @@ class Trainer:
         self.settings = settings
         self.listeners = list(listeners)
         self.step = 0
-        self.optimizer = build_optimizer(model, settings)
+        choose_trainable(model, settings)
+        self.optimizer = Optimization(model, settings)
         self.before_update: Callable[[], object] | None = None
         self.replaced: dict[int, int] = {}
         """Updates (0 is the first) that take other windows than their own, and how often they were given others."""
@@ -120,18 +121,15 @@ class Trainer:
 
     def _update(self) -> None:
         rate = learning_rate(self.step, self.settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self._working.refresh()
         loss = torch.zeros((), device=self._device)
         for part in range(self.settings.accumulate):
             loss += self._accumulate(part)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip or math.inf)
+        norm = nn.utils.clip_grad_norm_(self.optimizer.parameters, self.settings.clip or math.inf)
         if self.before_update is not None:
             self.before_update()  # whoever still copies weights and moments has the time of forward and backward
         self._not_finite = ~(loss.isfinite() & norm.isfinite())
-        self.optimizer.found_inf = self._not_finite.float()  # type: ignore[attr-defined]  # fused: changes nothing if it is 1
-        self.optimizer.step()
+        self.optimizer.update(rate, left_out=self._not_finite)
         self.step += 1
         self._pending.append((loss, rate, norm))
 
@@ -139,8 +137,10 @@ class Trainer:
         """Add the gradient of the update's batch `part`, divided by how many there are; return its share of the loss."""
         update = self.step + self.settings.steps * self.replaced.get(self.step, 0)  # others lie behind the run's own
         index = update * self.settings.accumulate + part
-        inputs, targets = (half.to(self._device, non_blocking=True) for half in self.batches.at(index))
-        if self.model.config.dropout:
+        inputs, targets = self.batches.at(index)
+        inputs = add_noise(inputs, self.settings, index, self.model.config.n_vocab)
+        inputs, targets = (half.to(self._device, non_blocking=True) for half in (inputs, targets))
+        if self.model.config.dropout or self.settings.lora.dropout:
             torch.manual_seed(mixed_seed(self.settings.seed, index))
         loss = self._working.model.loss(inputs, targets) / self.settings.accumulate
         self._working.backward(loss, first=part == 0)

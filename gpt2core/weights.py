@@ -6,32 +6,37 @@ contains is executed. Which layout a folder has is found out in `gpt2core.model_
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from configs.errors import UserError
+from gpt2core.adapter_files import with_adapters
 from gpt2core.config import GPT2Config
-from gpt2core.durable import fsync, named_write_errors, write_json
+from gpt2core.durable import named_write_errors, write_json
 from gpt2core.model import GPT2
-from gpt2core.model_folder import GPT2_ARCHITECTURE, SAFETENSORS, OpenAIFolder, read_config, recognise
+from gpt2core.model_folder import (
+    GPT2_ARCHITECTURE,
+    PREFIX,
+    SAFETENSORS,
+    HuggingFaceFolder,
+    OpenAIFolder,
+    read_config,
+    recognise,
+)
 from gpt2core.tensor_bundle import read_tensor_bundle
+from gpt2core.tensor_files import Readers, open_tensors, save_tensors
 
-__all__ = ["load_model", "read_config", "save_model", "save_tensors", "save_weights"]
+__all__ = ["load_model", "read_config", "save_config", "save_model", "save_tensors", "save_weights"]
 
-PREFIX = "transformer."
 HEAD, WTE = "lm_head.weight", "wte.weight"
 MASK_BUFFERS = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # constants that old Hugging Face files carry
 
@@ -44,7 +49,7 @@ class StoredWeights:
     """
 
     origin: Path
-    tensors: dict[str, Callable[[], Tensor]]
+    tensors: Readers
     spelling: Callable[[str], str]
 
 
@@ -62,7 +67,7 @@ def load_model(
     damaged, where the architecture is not GPT-2's, and where a tensor is missing, unknown, misshapen or not finite.
     """
     found = recognise(path)
-    stored = _openai_weights(found.prefix) if isinstance(found, OpenAIFolder) else _huggingface_weights(Path(path), found.files)
+    stored = _openai_weights(found.prefix) if isinstance(found, OpenAIFolder) else _huggingface_weights(Path(path), found)
     config = replace(found.config, dropout=dropout, n_ctx=n_ctx or found.config.n_ctx)
     if config.n_ctx > found.config.n_ctx:
         raise UserError(f"n_ctx {n_ctx} is longer than the {found.config.n_ctx} positions of {path}: give at most that.")
@@ -118,16 +123,16 @@ def _openai_spelling(parameter: str) -> str:
     return "/".join(["model", *modules, letter]).replace("/h/", "/h", 1)
 
 
-def _huggingface_weights(folder: Path, files: Iterable[Path]) -> StoredWeights:
+def _huggingface_weights(folder: Path, found: HuggingFaceFolder) -> StoredWeights:
     tensors: dict[str, Callable[[], Tensor]] = {}
-    for file in files:
-        read = _open_pickle(file) if file.suffix == ".bin" else _open_safetensors(file)
+    for file in found.files:
+        read = _open_pickle(file) if file.suffix == ".bin" else open_tensors(file)
         tensors |= {name.removeprefix(PREFIX): reader for name, reader in read.items()}
     head = tensors.pop(HEAD, None)
     if head is not None and WTE in tensors and not _same_bits(head(), tensors[WTE]()):
         raise UserError(f"{folder} has an output head {HEAD} of its own: in GPT-2 it is the token embedding.")
     kept = {name: reader for name, reader in tensors.items() if not MASK_BUFFERS.fullmatch(name)}
-    return StoredWeights(folder, kept, lambda parameter: parameter)
+    return StoredWeights(folder, with_adapters(kept, folder) if found.adapted else kept, lambda parameter: parameter)
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
@@ -136,17 +141,7 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
 
 
-def _open_safetensors(file: Path) -> dict[str, Callable[[], Tensor]]:
-    try:
-        opened = safe_open(file, "pt", device="cpu")
-    except SafetensorError as error:
-        raise UserError(f"{file} is damaged ({error}): fetch the model again.") from error
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error}): check its permissions.") from error
-    return {name: partial(opened.get_tensor, name) for name in opened.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
-
-
-def _open_pickle(file: Path) -> dict[str, Callable[[], Tensor]]:
+def _open_pickle(file: Path) -> Readers:
     """The tensors of a pytorch_model.bin, by an unpickler that knows tensors only and calls nothing else."""
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
@@ -174,37 +169,12 @@ def save_weights(config: GPT2Config, weights: Mapping[str, Tensor], folder: Path
     with named_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     save_tensors({PREFIX + name: weight.float() for name, weight in weights.items()}, folder / SAFETENSORS)
-    write_json(folder / "config.json", _huggingface_config(config, end_of_text))
+    save_config(config, folder, end_of_text=end_of_text)
 
 
-def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Replace `file` by the tensors as safetensors, durably; raises UserError as `save_model` does."""
-    temporary = file.with_name(file.name + ".tmp")
-    with named_write_errors(file):
-        try:
-            temporary.touch()
-            mode = temporary.stat().st_mode  # what the user's umask gives; the library makes its files private
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"format": "pt"})
-            temporary.chmod(mode)
-            fsync(temporary)
-            temporary.replace(file)
-            fsync(file.parent)
-        except SafetensorError as error:
-            temporary.unlink(missing_ok=True)
-            raise _as_os_error(error) from error
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def _as_os_error(error: SafetensorError) -> Exception:
-    """The library tells a full disk only in words: "... (os error 28)"."""
-    number = re.search(r"os error (\d+)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
-
-
-def _huggingface_config(config: GPT2Config, end_of_text: int | None) -> dict[str, Any]:
-    return {
+def save_config(config: GPT2Config, folder: Path, *, end_of_text: int | None = None) -> None:
+    """Write config.json as Hugging Face's GPT-2 has it."""
+    values: dict[str, Any] = {
         "architectures": ["GPT2LMHeadModel"],
         **{key: value for key, value in GPT2_ARCHITECTURE.items() if value is not None},
         "vocab_size": config.n_vocab,
@@ -219,3 +189,4 @@ def _huggingface_config(config: GPT2Config, end_of_text: int | None) -> dict[str
         "eos_token_id": end_of_text,
         "dtype": "float32",
     }
+    write_json(folder / "config.json", values)

@@ -12,7 +12,6 @@ from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.background_saver import BackgroundSaver
 from gpt2core.checkpoint import Snapshot, find_checkpoints, find_damage, take_snapshot, write_checkpoint
-from gpt2core.model import GPT2
 from gpt2core.retention import prune
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import StepsDone, Trainer
@@ -81,7 +80,7 @@ class CheckpointKeeper:
 
     def announce_need(self, steps_between: int) -> None:
         """Say what the run's checkpoints will take; raises UserError where not even one fits beside its predecessor."""
-        size = checkpoint_bytes(self._trainer.model)
+        size = self._trainer.optimizer.checkpoint_bytes
         count = min(self._settings.keep_checkpoints + self._settings.keep_best, self._settings.steps // steps_between + 1)
         have = sum(1 for _ in find_checkpoints(self._folder.checkpoints))
         free = shutil.disk_usage(self._folder.path).free
@@ -134,12 +133,7 @@ class CheckpointKeeper:
             self.save()
 
     def _lacking_bytes(self) -> int:
-        return checkpoint_bytes(self._trainer.model) + SPARE_BYTES - _free(self._folder.checkpoints)
-
-
-def checkpoint_bytes(model: GPT2) -> int:
-    """Size of a checkpoint: weights and two moments in float32."""
-    return 12 * model.parameter_count()
+        return self._trainer.optimizer.checkpoint_bytes + SPARE_BYTES - _free(self._folder.checkpoints)
 
 
 def _free(path: Path) -> int:

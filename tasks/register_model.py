@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import configs
 import gpt2core
 from configs.errors import UserError
 from configs.schema import SampleSettings
+from gpt2core.checkpoint_weights import export_model
 from tasks import registered_model
 from tasks.console import begin, say
 from tasks.model_sources import best_checkpoint
@@ -84,8 +84,7 @@ def _log_model(run: FinetuneRun, run_id: str, best: Path) -> str:
     with tempfile.TemporaryDirectory() as scratch, _active(run_id):
         folder = Path(scratch) / "model"
         folder.mkdir()
-        for file in ("config.json", "model.safetensors", "tokenizer.json"):
-            shutil.copyfile(best / file, folder / file)
+        export_model(best, folder, merge=run.config.registry.merge)
         (folder / "README.md").write_text(_model_card(run, best), encoding="utf-8")
         info = mlflow.pyfunc.log_model(
             name="model",

@@ -1,0 +1,56 @@
+"""Safetensors files: written durably, opened so that each tensor is read when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from configs.errors import UserError
+from gpt2core.durable import fsync, named_write_errors
+
+Readers = Mapping[str, Callable[[], Tensor]]
+"""How to read each tensor of a file, by its name."""
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Replace `file` by the tensors as safetensors, durably; raises UserError as `save_model` does."""
+    temporary = file.with_name(file.name + ".tmp")
+    with named_write_errors(file):
+        try:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # what the user's umask gives; the library makes its files private
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"format": "pt"})
+            temporary.chmod(mode)
+            fsync(temporary)
+            temporary.replace(file)
+            fsync(file.parent)
+        except SafetensorError as error:
+            temporary.unlink(missing_ok=True)
+            raise _as_os_error(error) from error
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _as_os_error(error: SafetensorError) -> Exception:
+    """The library tells a full disk only in words: "... (os error 28)"."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
+
+
+def open_tensors(file: Path) -> Readers:
+    """Readers of the file's tensors, which may be part of the mapped file; raises UserError where it cannot be read."""
+    try:
+        opened = safe_open(file, "pt", device="cpu")
+    except SafetensorError as error:
+        raise UserError(f"{file} is damaged ({error}): fetch the model again.") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error}): check its permissions.") from error
+    return {name: partial(opened.get_tensor, name) for name in opened.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
