@@ -18,6 +18,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 LORA = "lora"
+BestBy = Literal["val_loss", "perplexity", "bits_per_byte", "accuracy", "calibration_error"]
 
 
 def _known_encoding(name: str) -> str:
@@ -206,6 +207,10 @@ class EvaluateSettings(SampleSettings):
     """Steps between evaluations."""
     max_windows: Positive = 512
     """Validation windows used at most, spread evenly over the split."""
+    stride: Annotated[int, Field(ge=0)] = 0
+    """Tokens from one window to the next; below n_ctx each token has more before it, at more cost. 0: windows side by side."""
+    best_by: Annotated[BestBy, BeforeValidator(lambda value: "val_loss" if value == "loss" else value)] = "val_loss"
+    """The figure by which a checkpoint is the best: it is kept longest, registered, and what restore_from best takes."""
     prompts: list[str] = ["The", "\n"]
     """Fixed prompts, completed at every evaluation with the same seed so that samples can be compared."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +13,6 @@ from gpt2core.token_store import TokenStream
 ROUNDS = 6
 BLOCK = 8192
 """Windows whose places are worked out at once, because a NumPy call costs the same for one as for a thousand."""
-IGNORED = -100
 
 Order = Literal["epochs", "random"]
 Words = np.ndarray[Any, np.dtype[np.uint64]]
@@ -79,28 +77,6 @@ class Batches:
         phases = permute(epochs % n_ctx, self._n_ctx, mix(epochs // n_ctx + mix(np.uint64(~self._seed & (2**64 - 1)))))
         starts: Words = (phases[epoch - epoch[0]] + window * n_ctx) % np.uint64(len(self._stream))
         return starts
-
-
-def validation_batches(stream: TokenStream, n_ctx: int, batch_size: int, max_windows: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Windows side by side, at most `max_windows` of them spread evenly over the stream.
-
-    Inputs and targets are int64 [at most batch_size, n_ctx]. Behind the end of the stream inputs are 0 and targets -100, so
-    with all windows every token but the first is a target exactly once.
-    """
-    total = -(-(len(stream) - 1) // n_ctx)
-    chosen = [number * total // max_windows for number in range(max_windows)] if max_windows < total else range(total)
-    for first in range(0, len(chosen), batch_size):
-        yield _validation_batch(stream, n_ctx, [number * n_ctx for number in chosen[first : first + batch_size]])
-
-
-def _validation_batch(stream: TokenStream, n_ctx: int, starts: list[int]) -> tuple[Tensor, Tensor]:
-    inputs = np.zeros((len(starts), n_ctx), dtype=np.int64)  # [B, T]
-    targets = np.full((len(starts), n_ctx), IGNORED, dtype=np.int64)  # [B, T]
-    for row, start in enumerate(starts):
-        length = min(n_ctx, len(stream) - 1 - start)
-        stream.read(start, length, inputs[row])
-        stream.read(start + 1, length, targets[row])
-    return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
 def permute(places: Words, size: int, keys: Words) -> Words:

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest, the best by validation loss, one every few hours, and those that somebody pinned."""
+"""Which checkpoints stay: the newest, the best by a chosen figure, one every few hours, and those that somebody pinned."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def pin(checkpoint: Checkpoint) -> None:
     fsync(checkpoint.path.parent)
 
 
-def prune(folder: Path, settings: TrainSettings, losses: Mapping[int, float], started: float) -> list[Checkpoint]:
+def prune(folder: Path, settings: TrainSettings, costs: Mapping[int, float], started: float) -> list[Checkpoint]:
     """Remove what `reasons_to_keep` gives no reason for, once the newest checkpoint verifies; returns what was removed."""
     checkpoints = find_checkpoints(folder)
     if not checkpoints or find_damage(checkpoints[-1]):
         return []
-    reasons = reasons_to_keep(checkpoints, settings, losses, started)
+    reasons = reasons_to_keep(checkpoints, settings, costs, started)
     removed = [checkpoint for checkpoint in checkpoints if not reasons[checkpoint.step]]
     for checkpoint in removed:
         remove_folder(checkpoint.path)
@@ -29,15 +29,15 @@ def prune(folder: Path, settings: TrainSettings, losses: Mapping[int, float], st
 
 
 def reasons_to_keep(
-    checkpoints: list[Checkpoint], settings: TrainSettings, losses: Mapping[int, float], started: float
+    checkpoints: list[Checkpoint], settings: TrainSettings, costs: Mapping[int, float], started: float
 ) -> dict[int, list[str]]:
     """Why each checkpoint (oldest first) stays, by step: "last", "best", "every 2 h", "pinned"; nothing: it may go.
 
-    `losses` are validation losses by step, `started` is the run's start in seconds since 1970.
+    `costs` by step say which is best, the lowest (see `ranking`); `started` is the run's start in seconds since 1970.
     """
     newest = {checkpoint.step for checkpoint in checkpoints[-settings.keep_checkpoints :]}
-    evaluated = sorted((losses[c.step], c.step) for c in checkpoints if c.step in losses)
-    best = {step for _, step in evaluated[: settings.keep_best]}
+    evaluated = sorted((costs[c.step], -c.step) for c in checkpoints if c.step in costs)
+    best = {-newest_first for _, newest_first in evaluated[: settings.keep_best]}
     hourly = _one_every(settings.keep_every_hours, checkpoints, started)
     pinned = {checkpoint.step for checkpoint in checkpoints if _pin_of(checkpoint).exists()}
     names = {"last": newest, "best": best, f"every {settings.keep_every_hours:g} h": hourly, "pinned": pinned}

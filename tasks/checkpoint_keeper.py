@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from configs.errors import UserError
-from configs.schema import TrainSettings
+from configs.schema import RunConfig
 from gpt2core.background_saver import BackgroundSaver
 from gpt2core.checkpoint import Snapshot, find_checkpoints, find_damage, take_snapshot, write_checkpoint
+from gpt2core.ranking import costs_by_step
 from gpt2core.retention import prune
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import StepsDone, Trainer
@@ -27,13 +28,14 @@ class CheckpointKeeper:
     def __init__(
         self,
         folder: RunFolder,
-        settings: TrainSettings,
+        config: RunConfig,
         trainer: Trainer,
         tokenizer: Tokenizer,
         state: Callable[[], dict[str, object]],
     ) -> None:
         self._folder = folder
-        self._settings = settings
+        self._settings = config.train
+        self._best_by = config.evaluate.best_by
         self._trainer = trainer
         self._tokenizer = tokenizer
         self._state = state
@@ -75,8 +77,8 @@ class CheckpointKeeper:
 
     def prune(self) -> None:
         """Remove the checkpoints that nothing gives a reason to keep."""
-        losses = {int(row["step"]): row["val_loss"] for row in self._folder.evaluations.rows()}
-        prune(self._folder.checkpoints, self._settings, losses, self._folder.started)
+        costs = costs_by_step(self._folder.evaluations.rows(), self._best_by)
+        prune(self._folder.checkpoints, self._settings, costs, self._folder.started)
 
     def announce_need(self, steps_between: int) -> None:
         """Say what the run's checkpoints will take; raises UserError where not even one fits beside its predecessor."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.checkpoint import Checkpoint, find_checkpoints, find_damage
+from gpt2core.ranking import costs_by_step
 from gpt2core.retention import pin, prune, reasons_to_keep, saved_at
 from tasks.run_folder import RunFolder
 
@@ -25,8 +26,9 @@ class CheckpointRow:
 
 def list_checkpoints(run: RunFolder, verify: bool) -> list[CheckpointRow]:
     """The checkpoints of a run, oldest first; `verify` reads every file of them."""
-    checkpoints, losses = find_checkpoints(run.checkpoints), _losses(run)
-    reasons = reasons_to_keep(checkpoints, _config(run).train, losses, run.started)
+    checkpoints = find_checkpoints(run.checkpoints)
+    losses = {int(row["step"]): row["val_loss"] for row in run.evaluations.rows()}
+    reasons = reasons_to_keep(checkpoints, _config(run).train, _costs(run), run.started)
     return [
         CheckpointRow(
             checkpoint.step,
@@ -48,7 +50,7 @@ def pin_checkpoint(run: RunFolder, step: int) -> None:
 def prune_checkpoints(run: RunFolder) -> list[Checkpoint]:
     """Remove what the run's settings give no reason to keep; raises UserError while the run is being trained."""
     with run.locked():
-        return prune(run.checkpoints, _config(run).train, _losses(run), run.started)
+        return prune(run.checkpoints, _config(run).train, _costs(run), run.started)
 
 
 def _checkpoint_at(run: RunFolder, step: int) -> Checkpoint:
@@ -60,8 +62,8 @@ def _checkpoint_at(run: RunFolder, step: int) -> Checkpoint:
     raise UserError(f"Run {run.id} has no checkpoint of step {step}. Steps: {known}.")
 
 
-def _losses(run: RunFolder) -> dict[int, float]:
-    return {int(row["step"]): row["val_loss"] for row in run.evaluations.rows()}
+def _costs(run: RunFolder) -> dict[int, float]:
+    return costs_by_step(run.evaluations.rows(), _config(run).evaluate.best_by)
 
 
 def _config(run: RunFolder) -> RunConfig:

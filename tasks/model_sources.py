@@ -6,9 +6,10 @@ import math
 from pathlib import Path
 
 from configs.errors import UserError
-from configs.schema import ModelSettings
+from configs.schema import EvaluateSettings, ModelSettings
 from gpt2core import hub
 from gpt2core.checkpoint import find_checkpoints, find_damage
+from gpt2core.ranking import costs_by_step
 from tasks.run_folder import RunFolder, all_runs, find_run
 from tasks.workspace import Workspace
 
@@ -36,13 +37,13 @@ def resolve_base(settings: ModelSettings) -> Path | None:
 
 
 def best_checkpoint(run: RunFolder) -> Path:
-    """The run's checkpoint with the lowest validation loss, or its newest one before any evaluation.
+    """The run's best checkpoint by its setting evaluate.best_by, or its newest one before any evaluation.
 
     Damaged ones do not count. Raises UserError where there is none.
     """
-    losses = {int(row["step"]): row["val_loss"] for row in run.evaluations.rows()}
-    checkpoints = find_checkpoints(run.checkpoints)
-    ranked = sorted(checkpoints, key=lambda c: (losses.get(c.step, math.inf), -c.step))
+    settings = run.read("run").get("config", {}).get("evaluate", {})
+    costs = costs_by_step(run.evaluations.rows(), settings.get("best_by", EvaluateSettings().best_by))
+    ranked = sorted(find_checkpoints(run.checkpoints), key=lambda c: (costs.get(c.step, math.inf), -c.step))
     for checkpoint in ranked:
         if not find_damage(checkpoint):
             return checkpoint.path

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,7 @@ from gpt2core.checkpoint import find_checkpoints, newest_valid, read_state, remo
 from gpt2core.config import GPT2Config
 from gpt2core.devices import choose_device
 from gpt2core.durable import file_hash
+from gpt2core.held_out import HeldOutText, split_of_store
 from gpt2core.model import GPT2
 from gpt2core.model_folder import weight_files
 from gpt2core.token_store import TokenStore, require_block
@@ -45,8 +47,13 @@ class FinetuneRun:
         self.tokenizer = tokenizer
         self.store = store
         self.trainer = trainer
-        self.checkpoints = CheckpointKeeper(folder, config.train, trainer, tokenizer, self.state)
+        self.checkpoints = CheckpointKeeper(folder, config, trainer, tokenizer, self.state)
         self.tracking = Tracking(folder)
+
+    @cached_property
+    def held_out(self) -> HeldOutText:
+        """The validation split with its documents."""
+        return split_of_store(self.store, self.tokenizer)
 
     def milestones(self) -> list[int]:
         """Steps at which something happens (evaluation, checkpoint), from where the run stands to its end."""
@@ -110,7 +117,8 @@ def open_run(
     Raises UserError where text or base model do not fit the config, or another process works on the run.
     """
     trainer = _build_trainer(folder, config, base, tokenizer, store)
-    folder.samples.mkdir(parents=True, exist_ok=True)
+    for made in (folder.samples, folder.reports):
+        made.mkdir(parents=True, exist_ok=True)
     with folder.locked():
         run = FinetuneRun(folder, config, tokenizer, store, trainer)
         _start_or_resume(run, origin)
@@ -203,8 +211,9 @@ def _cut_back(folder: RunFolder, step: int, state: dict[str, Any]) -> None:
             warn("run", f"{log.path} is not what was written up to step {step}: its curves are incomplete, the weights are not")
     for log in (folder.metrics, folder.timing, folder.evaluations):
         log.cut_back(step)
-    evaluated = {file for row in folder.evaluations.rows() for file in folder.sample_files(int(row["step"]))}
-    for file in folder.samples.iterdir():
+    steps = [int(row["step"]) for row in folder.evaluations.rows()]
+    evaluated = {file for step in steps for file in (*folder.sample_files(step), *folder.report_files(step))}
+    for file in (*folder.samples.iterdir(), *folder.reports.iterdir()):
         if file not in evaluated:
             file.unlink()
 

@@ -3,7 +3,8 @@
 run.json            what the run is: id, config, store, MLflow run id, and the key by which that is found again
 metrics.jsonl       a row a step: loss, learning rate, gradient norm
 timing.jsonl        tokens per second
-evaluations.jsonl   validation figures of evaluated steps
+evaluations.jsonl   a row of figures an evaluated step
+evaluations/        the whole report of an evaluated step as JSON, and the loss of each document as Parquet
 samples/            generated text of evaluated steps, JSON for programs and text for people
 checkpoints/        step-N folders
 result.json         the finished run's summary; its presence means finished
@@ -69,6 +70,11 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def reports(self) -> Path:
+        """Folder of evaluation reports by step."""
+        return self.path / "evaluations"
+
+    @property
     def metrics(self) -> MetricsLog:
         """Loss, learning rate and gradient norm of every step."""
         return MetricsLog(self.path / "metrics.jsonl")
@@ -91,6 +97,11 @@ class RunFolder:
         """The samples of an evaluated step: JSON for programs and text for people."""
         name = f"step-{step:08d}"
         return self.samples / f"{name}.json", self.samples / f"{name}.txt"
+
+    def report_files(self, step: int) -> tuple[Path, Path]:
+        """The evaluation of a step: the whole report as JSON, the loss of each document as Parquet."""
+        name = f"step-{step:08d}"
+        return self.reports / f"{name}.json", self.reports / f"{name}.parquet"
 
     @property
     def started(self) -> float:

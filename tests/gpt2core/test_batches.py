@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2core.batches import Batches, permute, validation_batches
+from gpt2core.batches import Batches, permute
 from gpt2core.token_store import TokenStream
 
 KEYS = st.integers(0, 2**64 - 1)
@@ -119,29 +119,3 @@ def test_random_windows_start_anywhere_equally_often_and_never_go_over_the_end()
 def test_a_stream_without_a_window_is_refused() -> None:
     with pytest.raises(ValueError, match="a stream of 8 tokens has no window of 8"):
         Batches(stream_of(8), 8, 1, seed=0)
-
-
-@given(length=st.integers(0, 100), n_ctx=st.integers(1, 9), batch_size=st.integers(1, 5))
-def test_validation_predicts_every_token_but_the_first_once(length: int, n_ctx: int, batch_size: int) -> None:
-    predicted = []
-    for inputs, targets in validation_batches(stream_of(length), n_ctx, batch_size, max_windows=1000):
-        assert inputs.shape == targets.shape
-        assert len(inputs) <= batch_size
-        real = targets != -100
-        assert torch.equal(inputs[real] + 1, targets[real])
-        predicted += targets[real].tolist()
-    assert predicted == list(range(1, length))
-
-
-def test_fewer_validation_windows_are_spread_evenly() -> None:
-    batches = list(validation_batches(stream_of(1001), 10, 3, max_windows=7))
-    starts = [int(row[0]) for inputs, _ in batches for row in inputs]
-    assert [len(inputs) for inputs, _ in batches] == [3, 3, 1]
-    assert starts == [0, 140, 280, 420, 570, 710, 850]
-
-
-def test_the_batch_size_does_not_change_what_is_validated() -> None:
-    whole, single = (
-        torch.cat([targets for _, targets in validation_batches(stream_of(555), 8, size, max_windows=20)]) for size in (64, 1)
-    )
-    assert torch.equal(whole, single)

@@ -1,52 +1,125 @@
-"""Validation figures against closed formulas."""
+"""Validation figures against closed formulas and against scoring token by token."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from gpt2core.config import GPT2Config
-from gpt2core.evaluation import evaluate
+from gpt2core.evaluation import BINS, evaluate
+from gpt2core.held_out import HeldOutText
 from gpt2core.model import GPT2
+from gpt2core.token_store import TokenStream
+
+VOCABULARY = 64
+STARTS = [0, 7, 30, 31, 100]
 
 
-def uniform_model() -> GPT2:
-    """A model that gives every token the same probability."""
-    model = GPT2(GPT2Config(64, 8, 8, 2, 1)).initialise(0)
-    torch.nn.init.zeros_(model.wte.weight)
+def text_of(length: int = 150) -> HeldOutText:
+    """Five documents of three sources; id i stands for i % 5 bytes."""
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, length).astype(np.int32)
+    sources = ["a", "b", "a", "c", "b"]
+    return HeldOutText(TokenStream([tokens]), np.arange(5), sources, np.array(STARTS), np.arange(VOCABULARY) % 5)
+
+
+def tokens_of(text: HeldOutText) -> torch.Tensor:
+    tokens = np.empty(len(text.stream), dtype=np.int64)
+    text.stream.read(0, len(tokens), tokens)
+    return torch.from_numpy(tokens)
+
+
+def small_model(**options: float) -> GPT2:
+    return GPT2(GPT2Config(VOCABULARY, 8, 8, 2, 1, **options)).initialise(0)
+
+
+def sharp_model() -> GPT2:
+    """One whose guesses are far from uniform."""
+    model = small_model()
+    with torch.no_grad():
+        model.wte.weight.mul_(40)
     return model
 
 
+def probabilities(model: GPT2, text: HeldOutText, stride: int) -> torch.Tensor:
+    """[150 - 1, V], of each token but the first, by a forward pass for each token with the context that it should have."""
+    tokens, n_ctx, rows = tokens_of(text), model.config.n_ctx, []
+    for place in range(1, len(tokens)):
+        window = 0 if place <= n_ctx else -(-(place - n_ctx) // stride) * stride
+        rows.append(model(tokens[None, window:place])[0, -1].double().softmax(-1))
+    return torch.stack(rows).detach()
+
+
 def test_a_uniform_model_has_the_loss_of_its_vocabulary() -> None:
-    tokens = torch.randint(0, 64, (4, 9))
-    result = evaluate(uniform_model(), [(tokens[:, :-1], tokens[:, 1:])], tokens_per_byte=0.25)
-    assert result.val_loss == pytest.approx(math.log(64), rel=1e-6)
-    assert result.perplexity == pytest.approx(64, rel=1e-5)
-    assert result.bits_per_byte == pytest.approx(6 * 0.25, rel=1e-6)
-    assert result.val_tokens == 32
+    model, text = small_model(), text_of()
+    torch.nn.init.zeros_(model.wte.weight)
+    found = evaluate(model, text).figures
+    n_bytes = int((tokens_of(text)[1:] % 5).sum())
+    assert found.val_loss == pytest.approx(math.log(64), rel=1e-6)
+    assert found.perplexity == pytest.approx(64, rel=1e-5)
+    assert found.bits_per_byte == pytest.approx(6 * 149 / n_bytes, rel=1e-6)
+    assert found.val_tokens == 149
+    assert found.accuracy == pytest.approx(float((tokens_of(text)[1:] == 0).double().mean()))  # the first of equals
+    assert found.calibration_error == pytest.approx(abs(found.accuracy - 1 / 64), abs=1e-6)
 
 
-def test_the_mean_is_over_tokens_however_they_are_batched() -> None:
-    model = GPT2(GPT2Config(64, 8, 8, 2, 1)).initialise(0)
-    tokens = torch.randint(0, 64, (5, 9), generator=torch.Generator().manual_seed(0))
-    inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
-    targets[4, 3:] = -100  # a window that ends early
-    together = evaluate(model, [(inputs, targets)], 1.0)
-    apart = evaluate(model, [(inputs[:2], targets[:2]), (inputs[2:], targets[2:])], 1.0)
-    probabilities = model(inputs).softmax(-1).gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    by_hand = -probabilities[targets != -100].log().mean().item()
-    assert together.val_loss == pytest.approx(by_hand, rel=1e-5)
-    assert apart.val_loss == pytest.approx(together.val_loss, rel=1e-6)
-    assert together.val_tokens == apart.val_tokens == 35
+@pytest.mark.parametrize("stride", [8, 3, 1])
+def test_every_figure_equals_scoring_token_by_token(stride: int) -> None:
+    model, text = sharp_model(), text_of()
+    report, targets = evaluate(model, text, batch_size=3, stride=stride), tokens_of(text)[1:]
+    expected = probabilities(model, text, stride)
+    nats = -expected.gather(1, targets[:, None])[:, 0].log()
+    confidence, guess = expected.max(-1)
+    assert report.figures.val_loss == pytest.approx(nats.mean().item(), rel=1e-5)
+    assert report.figures.accuracy == pytest.approx((guess == targets).double().mean().item())
+    documents = np.searchsorted(STARTS, np.arange(1, 150), side="right") - 1
+    for document in range(5):
+        mine = documents == document
+        assert report.documents.nats[document] == pytest.approx(nats[mine].sum().item(), rel=1e-5)
+        assert report.documents.tokens[document] == mine.sum()
+        assert report.documents.bytes[document] == (targets[mine] % 5).sum()
+    error = 0.0
+    for number in range(BINS):
+        inside = (confidence > number / BINS) & (confidence <= (number + 1) / BINS)
+        if inside.any():
+            gap = (guess == targets)[inside].double().mean() - confidence[inside].mean()
+            error += inside.double().mean().item() * abs(gap.item())
+    assert report.figures.calibration_error == pytest.approx(error, rel=1e-5)
+
+
+def test_the_parts_add_up_to_the_whole() -> None:
+    report = evaluate(sharp_model(), text_of())
+    whole = report.figures.val_loss * report.figures.val_tokens
+    assert [part.name for part in report.by_source] == ["a", "b", "c"]
+    assert [(part.name, part.documents, part.val_tokens) for part in report.by_length] == [("1-64", 4, 80), ("65-256", 1, 69)]
+    for parts in (report.by_source, report.by_length):
+        assert sum(part.val_tokens for part in parts) == report.figures.val_tokens
+        assert sum(part.val_loss * part.val_tokens for part in parts) == pytest.approx(whole)
+        assert sum(part.documents for part in parts) == 5
+
+
+def test_of_many_sources_the_small_ones_are_reported_together() -> None:
+    sources = [f"s{number:03d}" for number in range(150)]
+    text = HeldOutText(text_of().stream, np.arange(150), sources, np.arange(150), np.ones(VOCABULARY, dtype=np.int64))
+    parts = evaluate(sharp_model(), text).by_source
+    assert len(parts) == 100
+    assert parts[-1].name == "51 others"
+    assert sum(part.val_tokens for part in parts) == 149
+
+
+def test_batches_do_not_change_the_figures() -> None:
+    model, text = sharp_model(), text_of()
+    one, many = (evaluate(model, text, batch_size=size).figures for size in (1, 64))
+    assert one.val_loss == pytest.approx(many.val_loss, rel=1e-6)
+    assert one.accuracy == many.accuracy
 
 
 def test_evaluating_leaves_mode_weights_and_random_state_alone() -> None:
-    model = GPT2(GPT2Config(64, 8, 8, 2, 1, dropout=0.5)).initialise(0).train()
+    model = small_model(dropout=0.5).train()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     state = torch.get_rng_state()
-    tokens = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(0))
-    first = evaluate(model, [(tokens[:, :-1], tokens[:, 1:])], 1.0)
+    first = evaluate(model, text_of()).figures
     assert model.training
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
-    assert first == evaluate(model, [(tokens[:, :-1], tokens[:, 1:])], 1.0)
+    assert first == evaluate(model, text_of()).figures

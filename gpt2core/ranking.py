@@ -1,0 +1,21 @@
+"""Which of two evaluated checkpoints is the better one: the only place that knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from configs.schema import BestBy
+
+HIGHER_IS_BETTER: frozenset[BestBy] = frozenset({"accuracy"})
+
+
+def cost(row: Mapping[str, float], best_by: BestBy) -> float:
+    """A row of evaluations.jsonl as one number, the lower the better; infinite where the figure is missing or NaN."""
+    value = row.get(best_by, math.nan)
+    return math.inf if math.isnan(value) else -value if best_by in HIGHER_IS_BETTER else value
+
+
+def costs_by_step(rows: Iterable[Mapping[str, float]], best_by: BestBy) -> dict[int, float]:
+    """The cost of every evaluated step."""
+    return {int(row["step"]): cost(row, best_by) for row in rows}

@@ -1,0 +1,138 @@
+"""Everything that is measured at an evaluated step of a run, written to the run's folder; the row of figures comes back.
+
+Nothing here knows where the model comes from: the trainer's own, or a checkpoint read by another process.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from configs.errors import UserError
+from configs.schema import RunConfig, SampleSettings
+from gpt2core.document_scores import DocumentScores, Gain, paired_gain
+from gpt2core.durable import write_json, write_text
+from gpt2core.evaluation import EvaluationReport, Part, evaluate
+from gpt2core.held_out import HeldOutText
+from gpt2core.model import GPT2
+from gpt2core.sample_quality import sample_quality
+from gpt2core.sampling import generate
+from gpt2core.tokenizer import Tokenizer
+from tasks.run_folder import RunFolder
+
+SOURCES_IN_ROW = 8
+"""Sources, those with the most tokens, whose loss stands in the row as well as in the report."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run's model at one step."""
+
+    folder: RunFolder
+    config: RunConfig
+    step: int
+    model: GPT2
+    """In float32: it writes the samples."""
+    computing_model: GPT2
+    """In the dtype of training: it is scored."""
+    tokenizer: Tokenizer
+    text: HeldOutText
+
+
+@dataclass(frozen=True)
+class WrittenSample:
+    """One completed prompt; the ids are without prompt and end of text."""
+
+    prompt: str
+    completion: str
+    ids: list[int]
+    ended: bool
+
+
+def evaluate_step(subject: Subject) -> dict[str, float]:
+    """Score the held-out text, complete the fixed prompts, write report and samples; returns the row of figures."""
+    settings, train = subject.config.evaluate, subject.config.train
+    found = evaluate(subject.computing_model, subject.text, train.batch_size, settings.max_windows, settings.stride or None)
+    gain = _gain_over_first(subject.folder, found.documents)
+    samples = write_samples(subject)
+    quality = sample_quality([sample.ids for sample in samples], [sample.ended for sample in samples])
+    _write_report(subject, found, gain, {"samples": quality and asdict(quality)})
+    row: dict[str, float] = {"step": subject.step, **asdict(found.figures)}
+    if gain:
+        row |= {"gain": gain.gain, "gain_low": gain.low, "gain_high": gain.high}
+    if quality:
+        row |= {f"sample_{name}": value for name, value in asdict(quality).items()}
+    return row | _part_losses(found)
+
+
+def write_samples(subject: Subject) -> list[WrittenSample]:
+    """Complete the fixed prompts and write them as JSON and as text."""
+    samples = [
+        complete(subject.model, subject.tokenizer, prompt, subject.config.evaluate)
+        for prompt in subject.config.evaluate.prompts
+    ]
+    as_data, as_text = subject.folder.sample_files(subject.step)
+    rows = [
+        {
+            "step": subject.step,
+            "prompt": sample.prompt,
+            "completion": sample.completion,
+            "tokens": len(sample.ids),
+            "ended": sample.ended,
+        }
+        for sample in samples
+    ]
+    write_json(as_data, rows)
+    shown = "\n\n".join(f"=== {sample.prompt!r}\n{sample.prompt}{sample.completion}" for sample in samples)
+    write_text(as_text, shown + "\n")
+    return samples
+
+
+def complete(model: GPT2, tokenizer: Tokenizer, prompt: str, settings: SampleSettings) -> WrittenSample:
+    """One sample up to the end of text; the same text as `generate_text` gives."""
+    tokens = torch.tensor([tokenizer.encode(prompt) or [tokenizer.end_of_text]])
+    options = settings.model_dump(include={"max_new_tokens", "temperature", "top_k", "top_p", "seed"})
+    ids: list[int] = generate(model, tokens, **options)[0, tokens.shape[1] :].tolist()
+    ended = tokenizer.end_of_text in ids
+    kept = ids[: ids.index(tokenizer.end_of_text)] if ended else ids
+    return WrittenSample(prompt, tokenizer.decode(kept), kept, ended)
+
+
+def _gain_over_first(folder: RunFolder, now: DocumentScores) -> Gain | None:
+    """How much better than at the run's first evaluation, which is of the base model; None at that one."""
+    rows = folder.evaluations.rows()
+    try:
+        before = DocumentScores.load(folder.report_files(int(rows[0]["step"]))[1]) if rows else None
+    except UserError:  # a run that began before losses were kept by document
+        return None
+    return paired_gain(before, now) if before else None
+
+
+def _write_report(subject: Subject, found: EvaluationReport, gain: Gain | None, more: dict[str, Any]) -> None:
+    as_data, by_document = subject.folder.report_files(subject.step)
+    found.documents.save(by_document)
+    write_json(as_data, {"step": subject.step, **report_as_dict(found), "gain": gain and asdict(gain), **more})
+
+
+def report_as_dict(found: EvaluationReport) -> dict[str, Any]:
+    """For JSON; without the losses by document, which are a table of their own."""
+    return {
+        "figures": asdict(found.figures),
+        "by_source": [asdict(part) for part in found.by_source],
+        "by_length": [asdict(part) for part in found.by_length],
+        "calibration": [asdict(part) for part in found.calibration],
+    }
+
+
+def _part_losses(found: EvaluationReport) -> dict[str, float]:
+    """Losses of the parts under names that MLflow accepts."""
+    largest = sorted(found.by_source, key=lambda part: -part.val_tokens)[:SOURCES_IN_ROW] if len(found.by_source) > 1 else []
+    return _named("val_loss_by_length", found.by_length) | _named("val_loss_by_source", largest)
+
+
+def _named(group: str, parts: Sequence[Part]) -> dict[str, float]:
+    return {f"{group}/{re.sub(r'[^A-Za-z0-9_.-]+', '_', part.name).strip('._') or '_'}": part.val_loss for part in parts}

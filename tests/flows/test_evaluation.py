@@ -1,0 +1,106 @@
+"""What a run measures at its evaluations, with real Prefect and MLflow."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from configs.schema import RunConfig
+from flows.finetune import finetune
+from gpt2core.document_scores import DocumentScores
+from tasks.model_sources import best_checkpoint
+from tasks.run_folder import RunFolder
+from tasks.workspace import Workspace
+
+SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2}
+
+
+def config_of(name: str, source: Path, **evaluate: object) -> RunConfig:
+    train = {"steps": 8, "batch_size": 2, "warmup_steps": 2, "checkpoint_every": 4, "learning_rate": 1e-2}
+    return RunConfig.model_validate(
+        {
+            "name": name,
+            "data": {"source": str(source)},
+            "tokenizer": {"vocab_size": 300},
+            "model": {**SIZES, "dropout": 0.1},
+            "train": train,
+            "evaluate": {"every": 4, "prompts": ["The ", ""], "max_new_tokens": 12, **evaluate},
+            "registry": {"enabled": False},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two files, one with many documents."""
+    Workspace.current().create()
+    folder = tmp_path_factory.mktemp("text")
+    lines = [f"The {i}th line says that {i} times {i} is {i * i}.\n\n" for i in range(300)]
+    (folder / "a.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines[:200]))
+    (folder / "b.txt").write_text("".join(lines[200:]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(text: Path) -> RunFolder:
+    """A finished run with every figure on."""
+    return RunFolder(Path(finetune(config_of("evaluated", text)).folder))
+
+
+def test_every_evaluation_has_its_figures_and_the_gain_over_the_first(evaluated: RunFolder) -> None:
+    first, *later = evaluated.evaluations.rows()
+    expected = {"val_loss", "perplexity", "bits_per_byte", "val_tokens", "accuracy", "calibration_error", "sample_distinct_2"}
+    assert expected <= set(first)
+    assert "gain" not in first
+    for row in later:
+        assert row["gain"] == pytest.approx(first["val_loss"] - row["val_loss"])
+        assert row["gain_low"] <= row["gain"] <= row["gain_high"]
+
+
+def test_the_report_has_sources_lengths_and_documents(evaluated: RunFolder) -> None:
+    as_data, by_document = evaluated.report_files(8)
+    report, row = json.loads(as_data.read_text()), evaluated.evaluations.rows()[-1]
+    assert {"a.jsonl", "b.txt"} >= {Path(part["name"]).name for part in report["by_source"]}
+    for parts in (report["by_source"], report["by_length"]):
+        whole = sum(part["val_loss"] * part["val_tokens"] for part in parts) / row["val_tokens"]
+        assert whole == pytest.approx(row["val_loss"])
+    documents = DocumentScores.load(by_document)
+    assert documents.nats.sum() / documents.tokens.sum() == pytest.approx(row["val_loss"])
+
+
+def test_mlflow_has_every_figure_by_step(evaluated: RunFolder) -> None:
+    client, run_id = MlflowClient(), evaluated.read("run")["mlflow_run_id"]
+    for row in evaluated.evaluations.rows():
+        for key in set(row) - {"step"}:
+            history = {metric.step: metric.value for metric in client.get_metric_history(run_id, key)}
+            assert history[row["step"]] == pytest.approx(row[key])
+
+
+def test_evaluating_at_any_interval_with_everything_on_leaves_the_weights_as_they_are(text: Path, evaluated: RunFolder) -> None:
+    other = RunFolder(Path(finetune(config_of("evaluated-rarely", text, every=8, prompts=[], max_windows=3)).folder))
+    often = RunFolder(Path(finetune(config_of("evaluated-often", text, every=1, stride=5, max_windows=20)).folder))
+    for run in (other, often):
+        for file in ("model.safetensors", "optimizer.safetensors"):
+            one, two = (load_file(folder.checkpoints / "step-00000008" / file) for folder in (run, evaluated))
+            assert {name: tensor.numpy().tobytes() for name, tensor in one.items()} == {
+                name: tensor.numpy().tobytes() for name, tensor in two.items()
+            }
+    assert [row["step"] for row in often.evaluations.rows()] == list(range(9))
+
+
+def test_the_best_checkpoint_is_the_best_by_the_chosen_figure(evaluated: RunFolder) -> None:
+    rows = evaluated.evaluations.rows()
+    assert best_checkpoint(evaluated).name == f"step-{min(rows, key=lambda row: row['val_loss'])['step']:08d}"
+    log = evaluated.evaluations.path
+    kept, settings = log.read_text(), evaluated.read("run")
+    try:
+        worse = [{**row, "accuracy": 0.9 if row["step"] == 4 else 0.1} for row in rows]
+        log.write_text("".join(json.dumps(row) + "\n" for row in worse))
+        evaluate = {**settings["config"]["evaluate"], "best_by": "accuracy"}
+        evaluated.write("run", {**settings, "config": {**settings["config"], "evaluate": evaluate}})
+        assert best_checkpoint(evaluated).name == "step-00000004"
+    finally:
+        log.write_text(kept)
+        evaluated.write("run", settings)
