@@ -155,13 +155,16 @@ class GPT2(nn.Module):
         """Next-token logits float32 [..., V] of final hidden states [..., C]."""
         return F.linear(hidden, self.wte.weight).float()
 
+    def hidden_apart(self, tokens: Tensor) -> Tensor:
+        """Final hidden states [B, T, C] of tokens int64 [B, T]; with a `separator`, of each document as if it stood alone."""
+        return self.hidden(tokens, mask=None if self.separator is None else document_mask(tokens, self.separator))
+
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats of targets int64 [B, T] (-100 is left out) after tokens int64 [B, T].
 
         With a `separator` each document is predicted as if it stood alone.
         """
-        mask = None if self.separator is None else document_mask(tokens, self.separator)
-        return linear_cross_entropy(self.hidden(tokens, mask=mask).flatten(0, 1), self.wte.weight, targets.flatten())
+        return linear_cross_entropy(self.hidden_apart(tokens).flatten(0, 1), self.wte.weight, targets.flatten())
 
     def parameter_count(self) -> int:
         """Number of weights; the tied head counts once."""

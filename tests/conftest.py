@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
 os.environ["GPT2FLOW_HOME"] = tempfile.mkdtemp(prefix="gpt2flow-tests-")  # before Prefect and MLflow are imported anywhere
+
+settings.register_profile("shared machine", deadline=None)  # how long an example takes says nothing while others compute
+settings.load_profile("shared machine")
 
 PROJECT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("GPT2FLOW_SHARED", PROJECT.parent / "shared"))

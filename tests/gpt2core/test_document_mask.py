@@ -8,14 +8,15 @@ from torch import Tensor
 
 from configs.schema import DataSettings, TrainSettings
 from gpt2core.attention import attend
-from gpt2core.batches import Batches, validation_batches
+from gpt2core.batches import Batches
 from gpt2core.config import GPT2Config
 from gpt2core.document_mask import document_mask
-from gpt2core.evaluation import evaluate
 from gpt2core.model import GPT2
 from gpt2core.precision import WorkingCopy
+from gpt2core.scoring import score_windows
 from gpt2core.token_store import TokenStore
 from gpt2core.trainer import Trainer
+from gpt2core.windows import held_out_windows
 
 END = 63
 SHAPE = GPT2Config(n_vocab=64, n_ctx=24, n_embd=32, n_head=4, n_layer=2)
@@ -100,8 +101,8 @@ def test_training_and_validation_see_the_mask(store: TokenStore) -> None:
     for separator in (None, store.manifest.end_of_text):
         model.separator = separator
         trainer = Trainer(model, Batches(store.stream("train"), 64, 2, 0), TrainSettings(dtype="bfloat16"))
-        held = validation_batches(store.stream("validation"), 64, 8, max_windows=64)
-        losses.append(evaluate(trainer.computing_model(), held, 1.0).val_loss)
+        windows = held_out_windows(store.stream("validation"), 64, 8, 64, None)
+        losses.append(torch.cat([scores.nats for scores in score_windows(trainer.computing_model(), windows)]).mean().item())
     assert losses[0] != losses[1]
 
 
