@@ -28,7 +28,7 @@ dashboard: $(READY) ## serve the MLflow and Prefect pages until Ctrl-C
 	@$(BIN)/gpt2flow dashboard $(ARGS)
 
 test: $(READY) ## run the tests
-	@$(BIN)/pytest -m "not slow" $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-faults: $(READY) ## run the long proofs: kills, faults, full training runs
 	@$(BIN)/pytest -m slow $(ARGS)
