@@ -154,6 +154,8 @@ class TrainSettings(Section):
     """Largest norm of the whole gradient; 0 leaves it as it is."""
     order: Literal["epochs", "random"] = "epochs"
     """How windows are drawn: each once an epoch from a phase that is new in every epoch, or anywhere with replacement."""
+    compat: Literal["nshepperd"] | None = None
+    """nshepperd: draw windows as nshepperd/gpt-2 does, to compare losses: anywhere within chunks of 50,000 characters."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of initial weights, windows, dropout and noise."""
     noise: Fraction = 0.0
@@ -265,6 +267,8 @@ class RunConfig(RunSettings):
                 raise ValueError(f"model.{missing[0]} is missing: a model from scratch needs n_ctx, n_embd, n_head and n_layer")
             if self.tokenizer.source == "base":
                 raise ValueError("tokenizer.source is 'base' but model.base is 'scratch': use 'train' or a tokenizer folder")
+        if self.train.compat and self.data.mask_documents:
+            raise ValueError("data.mask_documents needs end-of-text ids, which train.compat nshepperd has not: use one of them")
         if sizes.n_embd and sizes.n_head and sizes.n_embd % sizes.n_head:
             raise ValueError(f"model.n_embd {sizes.n_embd} is not divisible by model.n_head {sizes.n_head}: change one of them")
         return self

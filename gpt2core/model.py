@@ -120,7 +120,7 @@ class GPT2(nn.Module):
         super().__init__()
         self.config = config
         self.recomputed = 0  # the first so many blocks keep no activations: backward computes them again
-        self.separator: int | None = None  # end-of-text id by which the loss keeps documents apart
+        self.separator: int | None = None  # end-of-text id by which training and scoring keep documents apart
         self.wte = nn.Embedding(config.n_vocab, config.n_embd)
         self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
@@ -155,16 +155,13 @@ class GPT2(nn.Module):
         """Next-token logits float32 [..., V] of final hidden states [..., C]."""
         return F.linear(hidden, self.wte.weight).float()
 
-    def hidden_apart(self, tokens: Tensor) -> Tensor:
-        """Final hidden states [B, T, C] of tokens int64 [B, T]; with a `separator`, of each document as if it stood alone."""
-        return self.hidden(tokens, mask=None if self.separator is None else document_mask(tokens, self.separator))
+    def mask_for(self, tokens: Tensor) -> DocumentMask | None:
+        """What keeps the documents in tokens int64 [B, T] apart, on the model's device; None without a `separator`."""
+        return None if self.separator is None else document_mask(tokens.to(self.wte.weight.device), self.separator)
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of targets int64 [B, T] (-100 is left out) after tokens int64 [B, T].
-
-        With a `separator` each document is predicted as if it stood alone.
-        """
-        return linear_cross_entropy(self.hidden_apart(tokens).flatten(0, 1), self.wte.weight, targets.flatten())
+    def loss(self, tokens: Tensor, targets: Tensor, mask: DocumentMask | None = None) -> Tensor:
+        """Mean cross-entropy in nats of targets int64 [B, T] (-100 is left out) after tokens int64 [B, T]."""
+        return linear_cross_entropy(self.hidden(tokens, mask=mask).flatten(0, 1), self.wte.weight, targets.flatten())
 
     def parameter_count(self) -> int:
         """Number of weights; the tied head counts once."""

@@ -41,7 +41,7 @@ def score_windows(model: GPT2, windows: Iterable[Windows]) -> Iterator[TokenScor
     try:
         for batch in windows:
             scored = batch.targets != IGNORED
-            hidden = model.hidden_apart(batch.inputs.to(device))[scored.to(device)]  # [N, C]
+            hidden = model.hidden(batch.inputs.to(device), mask=model.mask_for(batch.inputs))[scored.to(device)]  # [N, C]
             ids = batch.targets[scored]
             yield TokenScores(batch.positions[scored], ids, *score_targets(hidden, model.wte.weight, ids.to(device)))
     finally:

@@ -37,16 +37,21 @@ class TokenStream:
 
     def read(self, start: int, length: int, out: np.ndarray[Any, Any]) -> None:
         """Copy tokens [start, start + length) into `out` [length] of any integer type; IndexError beyond the end."""
-        if start < 0 or length < 0 or start + length > self._length:
-            raise IndexError(f"tokens {start} to {start + length} of a stream of {self._length}")
-        number = bisect.bisect_right(self._ends, start)
         done = 0
-        while done < length:
-            first = start + done - self._starts[number]
-            piece = self._segments[number][first : first + length - done]
+        for piece in self.pieces(start, length):
             out[done : done + len(piece)] = piece
             done += len(piece)
-            number += 1
+
+    def pieces(self, start: int, length: int) -> list[np.ndarray[Any, Any]]:
+        """Tokens [start, start + length) where they lie, an array for each segment; IndexError beyond the end."""
+        if start < 0 or length < 0 or start + length > self._length:
+            raise IndexError(f"tokens {start} to {start + length} of a stream of {self._length}")
+        number, pieces = bisect.bisect_right(self._ends, start), []
+        while length:
+            first = start - self._starts[number]
+            pieces.append(self._segments[number][first : first + length])
+            start, length, number = start + len(pieces[-1]), length - len(pieces[-1]), number + 1
+        return pieces
 
     def windows(self, starts: Sequence[int], length: int) -> np.ndarray[Any, Any]:
         """Tokens [starts, length] as they are stored, from each start on; behind the end the stream goes on from its beginning.

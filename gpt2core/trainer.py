@@ -137,12 +137,13 @@ class Trainer:
         """Add the gradient of the update's batch `part`, divided by how many there are; return its share of the loss."""
         update = self.step + self.settings.steps * self.replaced.get(self.step, 0)  # others lie behind the run's own
         index = update * self.settings.accumulate + part
-        inputs, targets = self.batches.at(index)
-        inputs = add_noise(inputs, self.settings, index, self.model.config.n_vocab)
+        text, targets = self.batches.at(index)
+        inputs = add_noise(text, self.settings, index, self.model.config.n_vocab)
         inputs, targets = (half.to(self._device, non_blocking=True) for half in (inputs, targets))
         if self.model.config.dropout or self.settings.lora.dropout:
             torch.manual_seed(mixed_seed(self.settings.seed, index))
-        loss = self._working.model.loss(inputs, targets) / self.settings.accumulate
+        mask = self._working.model.mask_for(text)  # noise neither makes documents nor joins them
+        loss = self._working.model.loss(inputs, targets, mask) / self.settings.accumulate
         self._working.backward(loss, first=part == 0)
         return loss.detach()
 

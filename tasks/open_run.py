@@ -17,6 +17,7 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.batches import Batches
 from gpt2core.checkpoint import find_checkpoints, newest_valid, read_state, remove_leftovers, restore, set_aside
+from gpt2core.compat import CompatBatches, chunks_of
 from gpt2core.config import GPT2Config
 from gpt2core.devices import choose_device
 from gpt2core.durable import file_hash
@@ -156,7 +157,11 @@ def _build_trainer(folder: RunFolder, config: RunConfig, base: Path | None, toke
     model = _build_model(config, base, tokenizer)
     model.separator = tokenizer.end_of_text if config.data.mask_documents else None
     require_block(store, model.config.n_ctx)
-    batches = Batches(store.stream("train"), model.config.n_ctx, config.train.batch_size, config.train.seed, config.train.order)
+    train, n_ctx = config.train, model.config.n_ctx
+    if train.compat:
+        batches: Batches = CompatBatches(chunks_of(store, tokenizer), n_ctx, train.batch_size, train.seed)
+    else:
+        batches = Batches(store.stream("train"), n_ctx, train.batch_size, train.seed, train.order)
 
     def record(done: StepsDone) -> None:
         last = done.updates[-1].step

@@ -63,12 +63,10 @@ def test_logits_of_a_document_do_not_depend_on_its_neighbours(model: GPT2) -> No
 
 def test_the_loss_is_the_mean_over_documents_that_stand_alone() -> None:
     model = GPT2(SHAPE).initialise(0)
-    model.separator = END
     parts = documents(9, 8, 7)
     tokens = torch.cat([window(parts), torch.tensor([[END]])], dim=1)
     alone = [torch.cat([part, torch.tensor([END])]).unsqueeze(0) for part in parts]
-    found = model.loss(tokens[:, :-1], tokens[:, 1:])
-    model.separator = None
+    found = model.loss(tokens[:, :-1], tokens[:, 1:], document_mask(tokens[:, :-1], END))
     losses = [model.loss(document[:, :-1], document[:, 1:]) * (document.shape[1] - 1) for document in alone]
     assert found.item() == pytest.approx(sum(losses).item() / 24, abs=1e-6)
     assert model.loss(tokens[:, :-1], tokens[:, 1:]).item() != pytest.approx(found.item(), abs=1e-5)
@@ -101,9 +99,12 @@ def test_training_and_validation_see_the_mask(store: TokenStore) -> None:
     for separator in (None, store.manifest.end_of_text):
         model.separator = separator
         trainer = Trainer(model, Batches(store.stream("train"), 64, 2, 0), TrainSettings(dtype="bfloat16"))
-        windows = held_out_windows(store.stream("validation"), 64, 8, 64, None)
-        losses.append(torch.cat([scores.nats for scores in score_windows(trainer.computing_model(), windows)]).mean().item())
-    assert losses[0] != losses[1]
+        held = held_out_windows(store.stream("validation"), 64, 8, max_windows=64)
+        scores = list(score_windows(trainer.computing_model(), held))
+        trainer.run_until(1)
+        losses.append((torch.cat([score.nats for score in scores]).mean().item(), trainer.model.wte.weight.sum().item()))
+    assert losses[0][0] != losses[1][0]
+    assert losses[0][1] != losses[1][1]
 
 
 def test_it_is_off_by_default() -> None:
