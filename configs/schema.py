@@ -180,6 +180,8 @@ class TrainSettings(Section):
     """Best checkpoints by validation loss kept beside them."""
     keep_every_hours: Annotated[float, Field(ge=0.0)] = 2.0
     """One checkpoint every so many hours is kept for ever; 0 keeps none."""
+    keep_weights_history: bool = False
+    """Of every other checkpoint keep the weights, as a model folder weights-N without the optimizer."""
 
     @property
     def adapts(self) -> bool:

@@ -84,9 +84,13 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> 
         tokenizer.save(temporary)
         save_tensors(snapshot.moments, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", {"step": snapshot.step, "versions": _versions(), **snapshot.state})
-        hashes = {path.name: file_hash(path) for path in sorted(temporary.iterdir())}
-        write_json(temporary / "manifest.json", _with_checksum({"schema_version": SCHEMA_VERSION, "files": hashes}))
+        write_manifest(temporary, {path.name: file_hash(path) for path in sorted(temporary.iterdir())})
     return checkpoint
+
+
+def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
+    """Write what `find_damage` compares the folder's files with."""
+    write_json(folder / "manifest.json", _with_checksum({"schema_version": SCHEMA_VERSION, "files": hashes}))
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:

@@ -7,7 +7,6 @@ every checkpoint is a whole model folder, and the last one that is removed takes
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from configs.errors import UserError
 from configs.schema import LoraSettings
 from gpt2core.adapter_files import model_name, save_adapters
-from gpt2core.durable import write_json
+from gpt2core.durable import link_file, write_json
 from gpt2core.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX, SAFETENSORS, SHARD_INDEX, weight_files
 from gpt2core.tensor_files import open_tensors, save_tensors
 from gpt2core.weights import load_model
@@ -37,10 +36,10 @@ def write_weights(folder: Path, weights: Mapping[str, Tensor], frozen: Mapping[s
     if not frozen:
         save_tensors(trained, folder / SAFETENSORS)
     elif lora:
-        _link(_stored_once(folder.parent / FROZEN, kept), folder / SAFETENSORS)
+        link_file(_stored_once(folder.parent / FROZEN, kept), folder / SAFETENSORS)
         save_adapters(weights, lora, folder)
     else:
-        _link(_stored_once(folder.parent / FROZEN, kept), folder / FROZEN_SHARD)
+        link_file(_stored_once(folder.parent / FROZEN, kept), folder / FROZEN_SHARD)
         save_tensors(trained, folder / TRAINED_SHARD)
         shards = {**dict.fromkeys(kept, FROZEN_SHARD), **dict.fromkeys(trained, TRAINED_SHARD)}
         size = sum(tensor.nbytes for tensor in (*kept.values(), *trained.values()))
@@ -96,10 +95,3 @@ def _holds(file: Path, tensors: Mapping[str, Tensor]) -> bool:
     return stored.keys() == tensors.keys() and all(
         torch.equal(stored[name]().view(torch.uint8), tensor.cpu().view(torch.uint8)) for name, tensor in tensors.items()
     )
-
-
-def _link(file: Path, target: Path) -> None:
-    try:
-        os.link(file, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(file, target)

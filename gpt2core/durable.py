@@ -47,6 +47,14 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(doomed)
 
 
+def link_file(file: Path, target: Path) -> None:
+    """Give a file a second name, which stays when the first one goes; a copy where the file system knows no hard links."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by the value as JSON, atomically and durably."""
     write_text(path, as_json(value))

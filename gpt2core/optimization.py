@@ -53,6 +53,11 @@ class Optimization:
         ]
         return sum(sizes)
 
+    @property
+    def weights_bytes(self) -> int:
+        """The part of it that is weights."""
+        return sum(4 * parameter.numel() for parameter in self._names)
+
     def update(self, rate: float, left_out: Tensor) -> None:
         """Change the weights by their gradients at this learning rate, or nothing at all where `left_out` (bool []) is true.
 

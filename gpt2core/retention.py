@@ -8,6 +8,7 @@ from pathlib import Path
 from configs.schema import TrainSettings
 from gpt2core.checkpoint import Checkpoint, find_checkpoints, find_damage, read_state
 from gpt2core.durable import fsync, remove_folder
+from gpt2core.weights_history import keep_weights
 
 
 def pin(checkpoint: Checkpoint) -> None:
@@ -17,13 +18,18 @@ def pin(checkpoint: Checkpoint) -> None:
 
 
 def prune(folder: Path, settings: TrainSettings, costs: Mapping[int, float], started: float) -> list[Checkpoint]:
-    """Remove what `reasons_to_keep` gives no reason for, once the newest checkpoint verifies; returns what was removed."""
+    """Remove what `reasons_to_keep` gives no reason for, once the newest checkpoint verifies; returns what was removed.
+
+    With `train.keep_weights_history` the weights of what is removed stay.
+    """
     checkpoints = find_checkpoints(folder)
     if not checkpoints or find_damage(checkpoints[-1]):
         return []
     reasons = reasons_to_keep(checkpoints, settings, costs, started)
     removed = [checkpoint for checkpoint in checkpoints if not reasons[checkpoint.step]]
     for checkpoint in removed:
+        if settings.keep_weights_history and not find_damage(checkpoint):
+            keep_weights(checkpoint)
         remove_folder(checkpoint.path)
     return removed
 

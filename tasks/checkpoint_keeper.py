@@ -83,11 +83,14 @@ class CheckpointKeeper:
     def announce_need(self, steps_between: int) -> None:
         """Say what the run's checkpoints will take; raises UserError where not even one fits beside its predecessor."""
         size = self._trainer.optimizer.checkpoint_bytes
-        count = min(self._settings.keep_checkpoints + self._settings.keep_best, self._settings.steps // steps_between + 1)
-        have = sum(1 for _ in find_checkpoints(self._folder.checkpoints))
+        saves = self._settings.steps // steps_between + 1
+        count = min(self._settings.keep_checkpoints + self._settings.keep_best, saves)
+        others = max(0, saves - count) * self._trainer.optimizer.weights_bytes if self._settings.keep_weights_history else 0
+        have = len(find_checkpoints(self._folder.checkpoints))
         free = shutil.disk_usage(self._folder.path).free
-        need = size * max(1, count + 1 - have)
-        say("disk", f"up to {count} checkpoints of {bytes_text(size)}, {bytes_text(free)} are free")
+        need = size * max(1, count + 1 - have) + others
+        history = f" and {bytes_text(others)} of weights" if others else ""
+        say("disk", f"up to {count} checkpoints of {bytes_text(size)}{history}, {bytes_text(free)} are free")
         if free < size:
             raise UserError(
                 f"A checkpoint takes {bytes_text(size)} and {self._folder.path} has {bytes_text(free)} free: free some space."

@@ -9,6 +9,7 @@ from configs.schema import RunConfig
 from gpt2core.checkpoint import Checkpoint, find_checkpoints, find_damage
 from gpt2core.ranking import costs_by_step
 from gpt2core.retention import pin, prune, reasons_to_keep, saved_at
+from gpt2core.weights_history import find_weights
 from tasks.run_folder import RunFolder
 
 
@@ -25,10 +26,11 @@ class CheckpointRow:
 
 
 def list_checkpoints(run: RunFolder, verify: bool) -> list[CheckpointRow]:
-    """The checkpoints of a run, oldest first; `verify` reads every file of them."""
-    checkpoints = find_checkpoints(run.checkpoints)
+    """The checkpoints of a run and the weights that are kept of others, oldest first; `verify` reads every file of them."""
+    checkpoints, history = find_checkpoints(run.checkpoints), find_weights(run.checkpoints)
     losses = {int(row["step"]): row["val_loss"] for row in run.evaluations.rows()}
-    reasons = reasons_to_keep(checkpoints, _config(run).train, _costs(run), run.started)
+    reasons = {weights.step: ["weights only"] for weights in history}
+    reasons |= reasons_to_keep(checkpoints, _config(run).train, _costs(run), run.started)
     return [
         CheckpointRow(
             checkpoint.step,
@@ -38,7 +40,7 @@ def list_checkpoints(run: RunFolder, verify: bool) -> list[CheckpointRow]:
             reasons[checkpoint.step],
             find_damage(checkpoint, run.id) if verify else None,
         )
-        for checkpoint in checkpoints
+        for checkpoint in sorted({c.step: c for c in (*history, *checkpoints)}.values(), key=lambda each: each.step)
     ]
 
 

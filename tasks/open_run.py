@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +24,13 @@ from gpt2core.model import GPT2
 from gpt2core.model_folder import weight_files
 from gpt2core.token_store import TokenStore, require_block
 from gpt2core.tokenizer import Tokenizer
-from gpt2core.trainer import DivergedError, StepsDone, Trainer
+from gpt2core.trainer import DivergedError, Trainer
 from gpt2core.weights import load_model
 from tasks.checkpoint_keeper import CheckpointKeeper
 from tasks.console import say, warn
 from tasks.origin import Origin, begin_afresh
 from tasks.run_folder import RunFolder, run_id
+from tasks.step_recorder import StepRecorder
 from tasks.stop_signals import Interrupted, note_advice
 from tasks.tracking import Tracking, flatten
 from tasks.workspace import Workspace
@@ -162,14 +161,7 @@ def _build_trainer(folder: RunFolder, config: RunConfig, base: Path | None, toke
         batches: Batches = CompatBatches(chunks_of(store, tokenizer), n_ctx, train.batch_size, train.seed)
     else:
         batches = Batches(store.stream("train"), n_ctx, train.batch_size, train.seed, train.order)
-
-    def record(done: StepsDone) -> None:
-        last = done.updates[-1].step
-        now = round(time.time() * 1000)  # MLflow dates the metrics by it, and recognises by the date what it has already
-        folder.timing.append([{"step": last, "tokens_per_second": done.tokens_per_second, "time": now}])
-        folder.metrics.append(asdict(update) for update in done.updates)
-
-    return Trainer(model, batches, config.train, [record])
+    return Trainer(model, batches, config.train, [StepRecorder(folder)])
 
 
 def _build_model(config: RunConfig, base: Path | None, tokenizer: Tokenizer) -> GPT2:

@@ -42,6 +42,7 @@ HARMLESS = {
     "keep_checkpoints",
     "keep_best",
     "keep_every_hours",
+    "keep_weights_history",
     "recompute_blocks",
     "restore_from",
 }

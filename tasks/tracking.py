@@ -80,7 +80,11 @@ class Tracking:
             ) from error
 
     def begin_again(self) -> None:
-        """The logs were cut back while this mirrors them; what MLflow has of the steps behind stays as it is."""
+        """The logs were cut back while this mirrors them.
+
+        What MLflow has of the steps behind stays and is not sent again: they come before the update that diverged, so they
+        are made again from the same windows and have the same values.
+        """
         for feed in self._feeds:
             feed.begin_again()
 

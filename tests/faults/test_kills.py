@@ -3,11 +3,13 @@
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -65,16 +67,25 @@ IN_LONG_FORM = [
 ]
 
 
-def config_of(name: str, text: Path) -> RunConfig:
+OPTIONS: dict[str, dict[str, dict[str, object]]] = {
+    "recomputed blocks in bfloat16": {"train": {"recompute_blocks": 2, "dtype": "bfloat16"}},
+    "random order, no dropout": {"train": {"order": "random"}, "model": {"dropout": 0.0}},
+    "evaluated at every step": {"evaluate": {"every": 1}},
+    "weights history": {"train": {"checkpoint_every": 1, "keep_checkpoints": 1, "keep_weights_history": True}},
+}
+"""What else may be switched on, and must be as exact when the run is killed; the plain run has dropout and accumulation."""
+
+
+def config_of(name: str, text: Path, options: Mapping[str, Mapping[str, object]] = {}) -> RunConfig:
+    sections: dict[str, dict[str, object]] = {
+        "data": {"source": str(text)},
+        "tokenizer": {"vocab_size": 300},
+        "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2, "dropout": 0.1},
+        "train": {"steps": STEPS, "batch_size": 2, "accumulate": 2, "warmup_steps": 2, "checkpoint_every": 3},
+        "evaluate": {"every": 4, "prompts": ["The ", ""], "max_new_tokens": 8},
+    }
     return RunConfig.model_validate(
-        {
-            "name": name,
-            "data": {"source": str(text)},
-            "tokenizer": {"vocab_size": 300},
-            "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2, "dropout": 0.1},
-            "train": {"steps": STEPS, "batch_size": 2, "accumulate": 2, "warmup_steps": 2, "checkpoint_every": 3},
-            "evaluate": {"every": 4, "prompts": ["The ", ""], "max_new_tokens": 8},
-        }
+        {"name": name, **{key: value | dict(options.get(key, {})) for key, value in sections.items()}}
     )
 
 
@@ -127,34 +138,55 @@ def assert_told_once(config: RunConfig) -> None:
     assert run.data.params["train.steps"] == str(STEPS)
     assert run.inputs is not None
     assert len(run.inputs.dataset_inputs) == 1
-    for key, steps in (("loss", range(1, STEPS + 1)), ("val_loss", range(0, STEPS + 1, 4))):
+    for key, steps in (("loss", range(1, STEPS + 1)), ("val_loss", range(0, STEPS + 1, config.evaluate.every))):
         assert [metric.step for metric in client.get_metric_history(run.info.run_id, key)] == list(steps), key
     assert len(client.search_model_versions(f"name = '{config.name}'")) == 1
     assert len(client.search_logged_models([experiment.experiment_id])) == 1
     assert client.get_model_version_by_alias(config.name, "candidate").run_id == run.info.run_id
 
 
-def check(name: str, places: list[str], text: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """Kill one run at each of these places, one after the other, and let it end."""
-    config = config_of(name, text)
-    arguments = command(config, tmp_path)
-    for place in places:
-        run_and_die(place, arguments)
-        assert stop_orphans() >= 1  # the temporary Prefect server that the killed process left behind
+def forget_text() -> None:
+    """Remove vocabularies and token stores, so that a run encodes again what others have encoded before."""
+    for folder in (Workspace.current().tokenizers, Workspace.current().stores):
+        shutil.rmtree(folder)
+        folder.mkdir()
+
+
+def finish_and_check(config: RunConfig, undisturbed: Path) -> None:
+    """Run again what was killed, and compare."""
+    stop_orphans()  # the temporary Prefect server that the killed process left behind
     result = finetune(config)
     reconcile(Workspace.current())
     assert_undisturbed(Path(result.folder), undisturbed)
     assert_told_once(config)
 
 
+def check(config: RunConfig, places: list[str], undisturbed: Path, tmp_path: Path) -> None:
+    """Kill one run at each of these places, one after the other, and let it end."""
+    arguments = command(config, tmp_path)
+    forget_text()
+    for place in places:
+        run_and_die(place, arguments)
+    finish_and_check(config, undisturbed)
+
+
 def test_a_run_that_was_killed_again_and_again_ends_as_if_nobody_had(text: Path, undisturbed: Path, tmp_path: Path) -> None:
-    check("killed", IN_CI, text, undisturbed, tmp_path)
+    check(config_of("killed", text), IN_CI, undisturbed, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", IN_LONG_FORM)
 def test_a_kill_at_this_place_changes_nothing(place: str, text: Path, undisturbed: Path, tmp_path: Path) -> None:
-    check(re.sub(r"\W+", "-", place), [place], text, undisturbed, tmp_path)
+    check(config_of(re.sub(r"\W+", "-", place), text), [place], undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS)
+def test_with_these_options_too_a_killed_run_ends_as_if_nobody_had(options: str, text: Path, tmp_path: Path) -> None:
+    name = re.sub(r"\W+", "-", options)
+    expected = finetune(config_of(f"{name}-undisturbed", text, OPTIONS[options]))
+    places = ["gpt2core.trainer:Trainer _update 6 after", "gpt2core.checkpoint save_tensors 4 before"]
+    check(config_of(name, text, OPTIONS[options]), places, Path(expected.folder), tmp_path)
 
 
 @pytest.mark.slow
@@ -164,16 +196,13 @@ def test_a_kill_at_a_random_moment_changes_nothing(number: int, text: Path, undi
     stage = ("token store", "is new", "step 4", "step 8", "registry")[number % 5]
     config = config_of(f"random-{number}", text)
     started = [sys.executable, "-u", "-m", "flows.cli", *command(config, tmp_path)]
+    forget_text()
     with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         next(line for line in process.stdout if stage in line)
         time.sleep(chance.random() * (6.0 if stage == "registry" else 0.5))
         process.kill()
-    stop_orphans()
-    result = finetune(config)
-    reconcile(Workspace.current())
-    assert_undisturbed(Path(result.folder), undisturbed)
-    assert_told_once(config)
+    finish_and_check(config, undisturbed)
 
 
 @pytest.mark.parametrize(("number", "stage", "code"), [(STOPPING[0], "is new", 130)])

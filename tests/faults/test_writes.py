@@ -35,9 +35,11 @@ from gpt2core.token_store import open_store
 from gpt2core.tokenizer import Tokenizer, train_tokenizer
 from gpt2core.trainer import Trainer
 
-SETTINGS = TrainSettings(steps=6, batch_size=2, warmup_steps=0, keep_checkpoints=2, keep_every_hours=0)
+SETTINGS = TrainSettings(
+    steps=6, batch_size=2, warmup_steps=0, keep_checkpoints=2, keep_every_hours=0, keep_weights_history=True
+)
 KILLED = 9
-SYSTEM_CALLS = ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir")
+SYSTEM_CALLS = ("link", "fsync", "rename", "replace", "unlink", "rmdir", "mkdir")
 
 
 class InjectedError(OSError):

@@ -7,15 +7,18 @@ import pytest
 
 from configs.schema import TrainSettings
 from gpt2core.batches import Batches
-from gpt2core.checkpoint import Checkpoint, find_checkpoints, save_checkpoint
+from gpt2core.checkpoint import Checkpoint, find_checkpoints, find_damage, save_checkpoint
 from gpt2core.config import GPT2Config
 from gpt2core.model import GPT2
 from gpt2core.retention import pin, prune, reasons_to_keep
 from gpt2core.token_store import TokenStore
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import Trainer
+from gpt2core.weights import load_model
+from gpt2core.weights_history import find_weights
 
 HOUR = 3600.0
+FILES = ["config.json", "manifest.json", "model.safetensors", "state.json", "tokenizer.json"]
 SETTINGS = TrainSettings(steps=10, batch_size=2, warmup_steps=0, keep_checkpoints=1, keep_best=1, keep_every_hours=2)
 
 
@@ -48,6 +51,21 @@ def test_a_clock_that_was_set_back_does_not_end_the_hourly_ones(six: Path) -> No
 def test_without_hours_only_the_newest_and_the_best_stay(six: Path) -> None:
     prune(six, SETTINGS.model_copy(update={"keep_every_hours": 0.0, "keep_best": 2}), {1: 3.0, 2: 2.5, 3: 2.0}, 0.0)
     assert steps_in(six) == [2, 3, 6]
+
+
+def test_the_weights_of_what_goes_stay_if_wanted(six: Path) -> None:
+    before = (six / "step-00000002" / "model.safetensors").read_bytes()
+    (six / "step-00000003" / "model.safetensors").write_bytes(b"")
+    settings = SETTINGS.model_copy(update={"keep_every_hours": 0.0, "keep_weights_history": True})
+    for _ in range(2):
+        prune(six, settings, {1: 3.0}, 0.0)
+        assert steps_in(six) == [1, 6]
+        assert [kept.step for kept in find_weights(six)] == [2, 4, 5]  # what is damaged is no history
+        assert not any(find_damage(kept) for kept in find_weights(six))
+    kept = six / "weights-00000002"
+    assert sorted(file.name for file in kept.iterdir()) == FILES
+    assert (kept / "model.safetensors").read_bytes() == before
+    assert load_model(kept).config == load_model(six / "step-00000006").config
 
 
 def test_nothing_is_pruned_while_the_newest_is_damaged(six: Path) -> None:
