@@ -12,6 +12,7 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.background_saver import BackgroundSaver
 from gpt2core.checkpoint import Snapshot, find_checkpoints, find_damage, take_snapshot, write_checkpoint
+from gpt2core.checkpoint_weights import FROZEN
 from gpt2core.ranking import costs_by_step
 from gpt2core.retention import prune
 from gpt2core.tokenizer import Tokenizer
@@ -82,15 +83,17 @@ class CheckpointKeeper:
 
     def announce_need(self, steps_between: int) -> None:
         """Say what the run's checkpoints will take; raises UserError where not even one fits beside its predecessor."""
-        size = self._trainer.optimizer.checkpoint_bytes
+        size, frozen = self._trainer.optimizer.checkpoint_bytes, self._frozen_bytes()
         count = min(self._settings.keep_checkpoints + self._settings.keep_best, self._settings.steps // steps_between + 1)
         have = sum(1 for _ in find_checkpoints(self._folder.checkpoints))
         free = shutil.disk_usage(self._folder.path).free
-        need = size * max(1, count + 1 - have)
-        say("disk", f"up to {count} checkpoints of {bytes_text(size)}, {bytes_text(free)} are free")
-        if free < size:
+        need = size * max(1, count + 1 - have) + frozen
+        once = f" and {bytes_text(frozen)} of frozen weights" if frozen else ""
+        say("disk", f"up to {count} checkpoints of {bytes_text(size)}{once}, {bytes_text(free)} are free")
+        if free < size + frozen:
             raise UserError(
-                f"A checkpoint takes {bytes_text(size)} and {self._folder.path} has {bytes_text(free)} free: free some space."
+                f"A checkpoint takes {bytes_text(size)}{once}, and {self._folder.path} has {bytes_text(free)} free: "
+                "free some space."
             )
         if free < need:
             warn("disk", f"{bytes_text(need - free)} will be lacking: free some space, or lower train.keep_checkpoints")
@@ -135,7 +138,13 @@ class CheckpointKeeper:
             self.save()
 
     def _lacking_bytes(self) -> int:
-        return self._trainer.optimizer.checkpoint_bytes + SPARE_BYTES - _free(self._folder.checkpoints)
+        size = self._trainer.optimizer.checkpoint_bytes + self._frozen_bytes()
+        return size + SPARE_BYTES - _free(self._folder.checkpoints)
+
+    def _frozen_bytes(self) -> int:
+        """What the weights that are stored once will take; nothing once they are."""
+        stored = (self._folder.checkpoints / FROZEN).is_file()
+        return 0 if stored else sum(4 * part.numel() for part in self._trainer.model.parameters() if not part.requires_grad)
 
 
 def _free(path: Path) -> int:
