@@ -39,6 +39,8 @@ def finetune(config: RunConfig) -> RunResult:
                 train_until(run, step)
                 if run.evaluates_at(step):
                     sample_and_evaluate(run, step)
+                if run.stops_early():
+                    break
             run.checkpoints.finish()
             run.checkpoints.prune()
             version = register_model(run)

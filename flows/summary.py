@@ -30,7 +30,8 @@ def _figures(result: RunResult) -> Table:
     table.add_column(style="bold")
     size = f"{result.documents:,} documents, {bytes_text(result.bytes)}"
     table.add_row("text", f"{size}, {result.tokens:,} tokens of a vocabulary of {result.n_vocab:,}")
-    table.add_row("model", f"{result.parameters:,} parameters, {result.steps:,} steps, best at step {result.best_step:,}")
+    steps = f"{result.steps:,} steps{' (stopped early)' if result.stopped_early else ''}"
+    table.add_row("model", f"{result.parameters:,} parameters, {steps}, best at step {result.best_step:,}")
     before, best = result.before, result.best
     table.add_row("validation", f"loss {before.val_loss:.3f} → [green]{best.val_loss:.3f}[/]")
     table.add_row("", f"bits per byte {before.bits_per_byte:.3f} → [green]{best.bits_per_byte:.3f}[/]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from configs.schema import LoraSettings
 from gpt2core.durable import write_json
 from gpt2core.lora import merged_weight
 from gpt2core.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from gpt2core.tensor_files import Readers, open_tensors, save_tensors
+from gpt2core.tensor_files import Reader, Readers, open_tensors, save_tensors
 
 PREFIX, SUFFIX = "base_model.model.transformer.", ".weight"
 
@@ -69,16 +69,17 @@ def with_adapters(base: Readers, folder: Path) -> Readers:
         weight, other = base.get(f"{projection}.weight"), adapters.pop(f"{projection}.lora_B", None)
         if weight is None or other is None:
             raise UserError(f"{folder / ADAPTER_WEIGHTS} adapts {projection}, which does not fit the model beside it.")
-        merged[f"{projection}.weight"] = partial(_read_merged, weight, adapters.pop(name), other, scale)
+        merged[f"{projection}.weight"] = partial(_read_merged, projection, weight, adapters.pop(name), other, scale)
     if adapters:
         raise UserError(f"{folder / ADAPTER_WEIGHTS} has the tensor {next(iter(adapters))}, which is no low-rank adapter.")
     return merged
 
 
-def _read_merged(
-    weight: Callable[[], Tensor], lora_a: Callable[[], Tensor], lora_b: Callable[[], Tensor], scale: float
-) -> Tensor:
-    return merged_weight(weight(), lora_a(), lora_b(), scale)
+def _read_merged(name: str, weight: Reader, lora_a: Reader, lora_b: Reader, scale: float) -> Tensor:
+    base, first, second = weight(), lora_a(), lora_b()
+    if base.shape != (first.shape[-1], second.shape[0]):
+        raise UserError(f"The adapter of {name} is of another size than the model beside it: give the adapter's own base.")
+    return merged_weight(base, first, second, scale)
 
 
 def _scale(folder: Path) -> float:

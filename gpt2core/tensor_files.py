@@ -15,7 +15,8 @@ from torch import Tensor
 from configs.errors import UserError
 from gpt2core.durable import fsync, named_write_errors
 
-Readers = Mapping[str, Callable[[], Tensor]]
+Reader = Callable[[], Tensor]
+Readers = Mapping[str, Reader]
 """How to read each tensor of a file, by its name."""
 
 

@@ -12,6 +12,7 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.background_saver import BackgroundSaver
 from gpt2core.checkpoint import Snapshot, find_checkpoints, find_damage, take_snapshot, write_checkpoint
+from gpt2core.checkpoint_weights import FROZEN
 from gpt2core.ranking import costs_by_step
 from gpt2core.retention import prune
 from gpt2core.tokenizer import Tokenizer
@@ -82,18 +83,20 @@ class CheckpointKeeper:
 
     def announce_need(self, steps_between: int) -> None:
         """Say what the run's checkpoints will take; raises UserError where not even one fits beside its predecessor."""
-        size = self._trainer.optimizer.checkpoint_bytes
+        size, frozen = self._trainer.optimizer.checkpoint_bytes, self._frozen_bytes()
         saves = self._settings.steps // steps_between + 1
         count = min(self._settings.keep_checkpoints + self._settings.keep_best, saves)
-        others = max(0, saves - count) * self._trainer.optimizer.weights_bytes if self._settings.keep_weights_history else 0
+        history = max(0, saves - count) * self._trainer.optimizer.weights_bytes if self._settings.keep_weights_history else 0
         have = len(find_checkpoints(self._folder.checkpoints))
         free = shutil.disk_usage(self._folder.path).free
-        need = size * max(1, count + 1 - have) + others
-        history = f" and {bytes_text(others)} of weights" if others else ""
-        say("disk", f"up to {count} checkpoints of {bytes_text(size)}{history}, {bytes_text(free)} are free")
-        if free < size:
+        need = size * max(1, count + 1 - have) + history + frozen
+        beside = {"weights alone": history, "frozen weights": frozen}
+        others = "".join(f" and {bytes_text(taken)} of {what}" for what, taken in beside.items() if taken)
+        say("disk", f"up to {count} checkpoints of {bytes_text(size)}{others}, {bytes_text(free)} are free")
+        if free < size + frozen:
             raise UserError(
-                f"A checkpoint takes {bytes_text(size)} and {self._folder.path} has {bytes_text(free)} free: free some space."
+                f"A checkpoint takes {bytes_text(size + frozen)} and {self._folder.path} has {bytes_text(free)} free: "
+                "free some space."
             )
         if free < need:
             warn("disk", f"{bytes_text(need - free)} will be lacking: free some space, or lower train.keep_checkpoints")
@@ -138,7 +141,13 @@ class CheckpointKeeper:
             self.save()
 
     def _lacking_bytes(self) -> int:
-        return self._trainer.optimizer.checkpoint_bytes + SPARE_BYTES - _free(self._folder.checkpoints)
+        size = self._trainer.optimizer.checkpoint_bytes + self._frozen_bytes()
+        return size + SPARE_BYTES - _free(self._folder.checkpoints)
+
+    def _frozen_bytes(self) -> int:
+        """What the weights that are stored once will take; nothing once they are."""
+        stored = (self._folder.checkpoints / FROZEN).is_file()
+        return 0 if stored else sum(4 * part.numel() for part in self._trainer.model.parameters() if not part.requires_grad)
 
 
 def _free(path: Path) -> int:

@@ -15,7 +15,7 @@ from tasks.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class CheckpointRow:
-    """A line of the table; `damage` is None where it was not looked for."""
+    """A line of the table; `n_bytes` is what no other checkpoint shares; `damage` is None where it was not looked for."""
 
     step: int
     saved: float
@@ -35,7 +35,7 @@ def list_checkpoints(run: RunFolder, verify: bool) -> list[CheckpointRow]:
         CheckpointRow(
             checkpoint.step,
             saved_at(checkpoint),
-            sum(file.stat().st_size for file in checkpoint.path.iterdir()),
+            sum(file.stat().st_size for file in checkpoint.path.iterdir() if file.stat().st_nlink == 1),
             losses.get(checkpoint.step),
             reasons[checkpoint.step],
             find_damage(checkpoint, run.id) if verify else None,

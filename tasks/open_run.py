@@ -19,6 +19,7 @@ from gpt2core.compat import CompatBatches, chunks_of
 from gpt2core.config import GPT2Config
 from gpt2core.devices import choose_device
 from gpt2core.durable import file_hash
+from gpt2core.early_stopping import evaluations_without_improvement
 from gpt2core.held_out import HeldOutText, split_of_store
 from gpt2core.model import GPT2
 from gpt2core.model_folder import weight_files
@@ -65,6 +66,20 @@ class FinetuneRun:
         """Whether this milestone is sampled and evaluated, and has not been yet."""
         due = step % self.config.evaluate.every == 0 or step == self.config.train.steps
         return due and step not in {row["step"] for row in self.folder.evaluations.rows()}
+
+    def stops_early(self) -> bool:
+        """Whether validation loss has not fallen for as many evaluations as `train.early_stopping` waits; says so."""
+        stopping, rows = self.config.train.early_stopping, self.folder.evaluations.rows()
+        waited = evaluations_without_improvement((row["val_loss"] for row in rows), stopping.min_delta)
+        if not stopping.patience or waited < stopping.patience or self.trainer.step >= self.config.train.steps:
+            return False
+        best = min(rows, key=lambda row: row["val_loss"])
+        say(
+            "early stop",
+            f"{waited} evaluations without improvement: best validation loss {best['val_loss']:.3f} at step {best['step']:,}, "
+            f"stopped at step {self.trainer.step:,} of {self.config.train.steps:,}",
+        )
+        return True
 
     def rewind(self, diverged: DivergedError) -> None:
         """Go back to the newest checkpoint and give the diverged update other windows; raises UserError the fourth time."""
@@ -195,7 +210,9 @@ def _start_or_resume(run: FinetuneRun, origin: Origin | None) -> None:
     _cut_back(folder, trainer.step, state)
     (folder.path / "failure.json").unlink(missing_ok=True)
     _describe(run, state, origin)
-    size = f"{trainer.model.parameter_count():,} parameters on {trainer.model.wte.weight.device}"
+    count, trained = trainer.model.parameter_count(), sum(part.numel() for part in trainer.optimizer.parameters)
+    part = "" if trained == count else f", {trained:,} of them trained,"
+    size = f"{count:,} parameters{part} on {trainer.model.wte.weight.device}"
     say("run", f"{folder.id} goes on at step {trainer.step}: {size}" if trainer.step else f"{folder.id} is new: {size}")
     run.checkpoints.announce_need(min(run.config.train.checkpoint_every, run.config.evaluate.every))
 

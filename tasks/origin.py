@@ -97,7 +97,7 @@ def _differences(config: RunConfig, store: TokenStore, state: dict[str, object])
     """What decides about the weights and is not as it was; total steps may change, and so may what only looks on."""
     before, now = state["config"], config.model_dump()
     assert isinstance(before, dict)
-    free = {"train": HARMLESS | {"steps", "restore_from"}, "model": {"base"}}
+    free = {"train": HARMLESS | {"steps", "early_stopping", "restore_from"}, "model": {"base"}}
     found = [
         f"{section}.{key} is {now[section][key]}, was {before[section][key]}"
         for section, left_out in free.items()

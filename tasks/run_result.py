@@ -34,17 +34,18 @@ class RunResult:
     model: str
     alias: str
     version: str | None
+    stopped_early: bool = False
 
 
 def write_result(run: FinetuneRun, version: str | None) -> RunResult:
-    """Gather the summary of a run that reached its last step and mark the run as finished."""
+    """Gather the summary of a run that reached its last step, or stopped early, and mark the run as finished."""
     folder, counts = run.folder, run.store.manifest.counts.values()
     best_step = int(best_checkpoint(folder).name.removeprefix("step-"))
-    before, after = _first_sample(folder, 0), _first_sample(folder, run.config.train.steps)
+    before, after = _first_sample(folder, 0), _first_sample(folder, run.trainer.step)
     result = RunResult(
         run=folder.id,
         folder=str(folder.path),
-        steps=run.config.train.steps,
+        steps=run.trainer.step,
         documents=sum(split.documents for split in counts),
         bytes=sum(split.bytes for split in counts),
         tokens=sum(split.tokens for split in counts),
@@ -59,6 +60,7 @@ def write_result(run: FinetuneRun, version: str | None) -> RunResult:
         model=run.config.registry.model or run.config.name,
         alias=run.config.registry.alias,
         version=version,
+        stopped_early=run.trainer.step < run.config.train.steps,
     )
     folder.write("result", asdict(result))
     return result

@@ -85,6 +85,22 @@ def test_the_run_is_finished_and_better_than_before(registered: RunResult) -> No
     assert registered.tokens > 1000
 
 
+def test_adapters_are_trained_until_the_loss_stops_falling_and_registered_merged(text: Path, registered: RunResult) -> None:
+    base = find_checkpoints(Path(registered.folder) / "checkpoints")[-1].path
+    stopping = {"patience": 1, "min_delta": 100.0}
+    config = tiny_config("adapted", text, trainable="lora", early_stopping=stopping, lora={"rank": 2}, steps=100)
+    values = {**config.model_dump(), "model": {"base": str(base)}, "tokenizer": {"source": "base"}, "registry": {}}
+    result = finetune(RunConfig.model_validate(values))
+    assert (result.steps, result.stopped_early) == (4, True)
+    assert [checkpoint.step for checkpoint in find_checkpoints(Path(result.folder) / "checkpoints")] == [3, 4]
+    folder = Path(mlflow.artifacts.download_artifacts("models:/adapted@candidate")) / "artifacts" / "model"
+    assert {file.name for file in folder.iterdir()} == {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
+    tokens = torch.arange(16)[None]
+    best = load_model(Path(result.folder) / "checkpoints" / f"step-{result.best_step:08d}")
+    assert torch.equal(load_model(folder)(tokens), best(tokens))
+    assert not torch.equal(best(tokens), load_model(base)(tokens))
+
+
 def test_mlflow_has_every_step_exactly_once(registered: RunResult) -> None:
     client, run_id = client_run(registered)
     for key in ("loss", "learning_rate", "gradient_norm"):

@@ -63,7 +63,8 @@ def test_chunks_hold_the_text_that_the_rule_gives(tmp_path: Path, monkeypatch: p
     tokenizer = train_tokenizer([""], 257)
     texts = {f"{number}.txt": f"Número {number}: 红楼梦 " * (number % 4 + 1) for number in range(12)}
     texts["5.txt"] = f"one{MARK}two{MARK}three"
-    assert chunk_texts(chunks_of(store_of(texts, tokenizer, tmp_path), tokenizer), tokenizer) == reference_chunks(texts, combine)
+    chunks = chunks_of(store_of(texts, tokenizer, tmp_path), tokenizer)
+    assert chunk_texts(chunks, tokenizer) == reference_chunks(texts, combine)
 
 
 def test_the_mark_is_the_seven_ordinary_ids(shared: Path, tmp_path: Path) -> None:
