@@ -1,0 +1,80 @@
+"""The verb that measures a model. Heavy libraries are imported inside it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from configs.errors import UserError
+from configs.loading import load_config
+from configs.schema import DataSettings
+from flows.app import app
+
+Count = Annotated[int, Parameter(validator=lambda _, value: _at_least_zero(value))]
+
+
+@app.command
+def evaluate(
+    model: str | None = None,
+    /,
+    *,
+    text: list[str] | None = None,
+    config: Path | None = None,
+    data: DataSettings | None = None,
+    against: str | None = None,
+    stride: Count = 0,
+    max_windows: Count = 0,
+    batch_size: Annotated[int, Parameter(validator=lambda _, value: _at_least_zero(value - 1))] = 4,
+    output: Path = Path("evaluation.json"),
+) -> None:
+    """Measure a model on held-out text: loss, perplexity, bits per byte, accuracy, calibration, by source and by length.
+
+    Without --text, --config or --data.source it is the text that was held out from the model's own run.
+
+    Example: `gpt2flow evaluate models:/demo@candidate --against path/to/124M --text my-texts/new.txt`
+
+    Parameters
+    ----------
+    model
+        A run's id or name, a folder of weights, or models:/NAME@ALIAS; the latest run unless given.
+    text
+        Files, folders, globs or URLs to score all of.
+    config
+        A config whose held-out text is scored.
+    data
+        A corpus whose held-out text is scored, instead of a config's.
+    against
+        Another model, of any vocabulary, to compare with on the same text.
+    stride
+        Tokens from one window to the next: the smaller, the more context each token has, and the longer it takes; 0: n_ctx.
+    max_windows
+        Score only so many windows, spread evenly; 0: all.
+    batch_size
+        Windows in one forward pass.
+    output
+        JSON file for all figures.
+    """
+    corpus = _corpus(text, config, data)
+    print("gpt2flow: loading PyTorch and the model ...", file=sys.stderr, flush=True)
+    from flows.evaluation_table import print_comparison
+    from tasks.evaluate import Scoring, Text, compare, write_comparison
+
+    found = compare(model, Text(text or [], corpus), Scoring(stride, max_windows, batch_size), against)
+    print_comparison(found, Console(highlight=False))
+    write_comparison(found, output)
+    print(f"\nWritten: {output}")
+
+
+def _corpus(text: list[str] | None, config: Path | None, data: DataSettings | None) -> DataSettings | None:
+    if sum(given is not None for given in (text, config, data)) > 1:
+        raise UserError("Give one of --text, --config and --data.source: they are different texts.")
+    return load_config(config).data if config is not None else data
+
+
+def _at_least_zero(value: int) -> None:
+    if value < 0:
+        raise ValueError("must not be negative.")

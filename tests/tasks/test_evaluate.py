@@ -1,0 +1,67 @@
+"""Evaluating any model on any text, from outside of a run."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from configs.errors import UserError
+from configs.schema import DataSettings
+from flows.evaluation_table import print_comparison
+from gpt2core.weights import load_model, save_model
+from tasks.evaluate import Scoring, Text, compare, write_comparison
+from tasks.workspace import Workspace
+
+
+@pytest.fixture
+def base(golden: Path) -> Path:
+    Workspace.current().create()
+    return golden / "openai-tiny" / "models" / "tiny"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join(json.dumps({"text": f"Line {i} says {i * i}."}) + "\n" for i in range(60)))
+    return path
+
+
+def test_a_model_gains_over_a_worse_one_and_the_file_has_all_figures(base: Path, file: Path, tmp_path: Path, capsys) -> None:
+    worse = tmp_path / "worse"
+    model = load_model(base)
+    model.ln_f.weight.data.mul_(3)  # too sure of what it does not know
+    save_model(model, worse)
+    for name in ("encoder.json", "vocab.bpe"):
+        (worse / name).write_bytes((base / name).read_bytes())
+    found = compare(str(base), Text([str(file)]), Scoring(stride=8), against=str(worse))
+    assert found.other is not None
+    assert found.gain is not None
+    difference = found.other.figures.bits_per_byte - found.report.figures.bits_per_byte
+    assert found.gain.gain == pytest.approx(difference, rel=1e-3)
+    assert 0 < found.gain.low < found.gain.gain < found.gain.high
+    write_comparison(found, tmp_path / "evaluation.json")
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["figures"]["val_loss"] == found.report.figures.val_loss
+    assert written["against"]["figures"]["val_loss"] == found.other.figures.val_loss
+    from rich.console import Console
+
+    print_comparison(found, Console(width=160))
+    assert "better (95% interval" in capsys.readouterr().out
+
+
+def test_bytes_are_counted_whatever_the_vocabulary(base: Path, file: Path) -> None:
+    figures = compare(str(base), Text([str(file)]), Scoring()).report.figures
+    n_bytes = sum(len(f"Line {i} says {i * i}.") for i in range(60)) - 1  # the first one is not predicted
+    assert figures.bits_per_byte == pytest.approx(figures.val_loss * figures.val_tokens / math.log(2) / n_bytes)
+
+
+def test_the_held_out_side_of_a_corpus_can_be_asked_for(base: Path, file: Path) -> None:
+    whole = compare(str(base), Text([str(file)]), Scoring()).report
+    held_out = compare(str(base), Text([], DataSettings(source=[str(file)], validation=0.5)), Scoring()).report
+    assert 0 < held_out.figures.val_tokens < whole.figures.val_tokens
+
+
+def test_a_model_without_a_run_needs_a_text(base: Path) -> None:
+    with pytest.raises(UserError, match="is not here: give one with --text"):
+        compare(str(base), Text([]), Scoring())
