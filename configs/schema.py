@@ -204,6 +204,15 @@ class SampleSettings(Section):
     """Seed of the draw; the same seed gives the same text."""
 
 
+class LensSettings(SampleSettings):
+    """How the lens continues a prompt."""
+
+    max_new_tokens: Positive = 12
+    """Tokens to follow behind the prompt."""
+    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    """Divides the logits; 0 always takes the likeliest token."""
+
+
 class EvaluateSettings(SampleSettings):
     """Validation and samples, at step 0, every `every` steps and at the end."""
 
@@ -217,6 +226,14 @@ class EvaluateSettings(SampleSettings):
     """The figure by which a checkpoint is the best: it is kept longest, registered, and what restore_from best takes."""
     prompts: list[str] = ["The", "\n"]
     """Fixed prompts, completed at every evaluation with the same seed so that samples can be compared."""
+    lens: bool = True
+    """Whether pictures of what each layer would say are made at every evaluation."""
+    lens_prompts: list[str] = []
+    """Prompts that the lens looks at; the first of evaluate.prompts unless given."""
+    lens_tokens: Positive = 12
+    """Tokens, always the likeliest, that the lens follows behind each prompt."""
+    lens_watch: list[str] = []
+    """Single tokens, such as " is" and " are", whose ranks behind each prompt the lens shows as well."""
 
 
 class RegistrySettings(Section):

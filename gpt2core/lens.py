@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,16 +32,20 @@ class Lens:
     """Reads what the layers of `model` make of one sequence of token ids."""
 
     def __init__(self, model: GPT2, tokens: list[int], ecco_compat: bool = False) -> None:
-        """Runs the model once; raises UserError where the tokens are none, too many, or not the model's."""
+        """Runs the model once; raises UserError where tokens are none, too many or not the model's, or states not finite."""
         config = model.config
         if not 0 < len(tokens) <= config.n_ctx:
             raise UserError(f"The lens reads 1 to {config.n_ctx} tokens at once, not {len(tokens)}: shorten the text.")
         if wrong := [token for token in tokens if not 0 <= token < config.n_vocab]:
             raise UserError(f"Token id {wrong[0]} is not in the model's vocabulary of {config.n_vocab}.")
         self._model = model
-        self._ecco_compat = ecco_compat
+        self.ecco_compat = ecco_compat
         self.tokens = torch.tensor(tokens, device=model.wte.weight.device)  # [T]
         self.states = _residual_stream(model, self.tokens)  # [L, T, C]
+        _require_finite(self.states)
+        with torch.no_grad():
+            normed = model.ln_f(self.states)
+        self._read = torch.cat([self.states[:-1], normed[-1:]]) if ecco_compat else normed  # [L, T, C], what the head sees
 
     @property
     def layers(self) -> int:
@@ -48,20 +53,15 @@ class Lens:
         return self.states.shape[0]
 
     @torch.no_grad()
-    def logits(self, layer: int, positions: slice | int = slice(None)) -> Tensor:
-        """Next-token logits, float32 [..., V], as layer `layer` sees them after the given positions."""
-        state = self.states[layer, positions]
-        if layer == self.layers - 1 or not self._ecco_compat:
-            state = self._model.ln_f(state)
-        return self._model.head(state)
+    def logits(self, layers: slice | int = slice(None), positions: slice | int = slice(None)) -> Tensor:
+        """Next-token logits, float32 [..., V], as the layers see them after the given positions."""
+        return self._model.head(self._read[layers, positions])
 
     def predictions(self, position: int, top_k: int = 10) -> list[list[Prediction]]:
         """For each layer its likeliest tokens after `position`, the likeliest first."""
-        rows = []
-        for layer in range(self.layers):
-            best = self.logits(layer, position).softmax(-1).topk(min(top_k, self._model.config.n_vocab))
-            rows.append([Prediction(t, p) for t, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)])
-        return rows
+        best = self.logits(positions=position).softmax(-1).topk(min(top_k, self._model.config.n_vocab))  # [L, k]
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [[Prediction(token, share) for token, share in zip(*row, strict=True)] for row in rows]
 
     def rankings(self, start: int) -> Tensor:
         """Rank (1 is best) of each token from position `start` >= 1 on, at every layer: int64 [L, T - start]."""
@@ -81,15 +81,21 @@ class Lens:
         L2 norm over the embedding of the gradient of the next token's probability, times the embedding. The next token is
         the one that stands there, or the likeliest one at the end of the text.
         """
-        model, tokens = self._model, self.tokens[: position + 1]
-        embeddings = model.wte(tokens).detach().requires_grad_()  # [T, C]
-        with torch.enable_grad(), _evaluating(model):
-            probabilities = model.head(_run_blocks(model, embeddings)[-1]).softmax(-1)
+        embeddings, hidden = self._differentiable
+        with torch.enable_grad():
+            probabilities = self._model.head(hidden[position]).softmax(-1)  # [V]
             behind = position + 1 < len(self.tokens)
             chosen = self.tokens[position + 1] if behind else probabilities.argmax()
-            (gradient,) = torch.autograd.grad(probabilities[chosen], embeddings)
-        weight: Tensor = (gradient * embeddings.detach()).norm(dim=-1)
+            (gradient,) = torch.autograd.grad(probabilities[chosen], embeddings, retain_graph=True)
+        weight: Tensor = (gradient * embeddings.detach())[: position + 1].norm(dim=-1)
         return (weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)).float()
+
+    @cached_property
+    def _differentiable(self) -> tuple[Tensor, Tensor]:
+        """Token embeddings [T, C] and the final hidden states [T, C] that come of them, with the graph between them."""
+        embeddings = self._model.wte(self.tokens).detach().requires_grad_()
+        with torch.enable_grad(), _evaluating(self._model):
+            return embeddings, _run_blocks(self._model, embeddings)
 
 
 def _ranks(logits: Tensor, chosen: Tensor) -> Tensor:
@@ -119,6 +125,15 @@ def _run_blocks(model: GPT2, embeddings: Tensor) -> Tensor:
         x = block(x, None)
     hidden: Tensor = model.ln_f(x[0])
     return hidden
+
+
+def _require_finite(states: Tensor) -> None:
+    """Layer 0 is the embedding."""
+    finite = states.isfinite().flatten(1).all(1)  # [L]
+    if not bool(finite.all()):
+        first = int((~finite).int().argmax())
+        name = f"layer {first}" if first else "the embedding"
+        raise UserError(f"What {name} computes is not finite: the model's weights are damaged, take another checkpoint.")
 
 
 @contextmanager

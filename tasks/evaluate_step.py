@@ -22,6 +22,7 @@ from gpt2core.model import GPT2
 from gpt2core.sample_quality import sample_quality
 from gpt2core.sampling import generate
 from gpt2core.tokenizer import Tokenizer
+from tasks.lens import record_lens
 from tasks.run_folder import RunFolder
 
 SOURCES_IN_ROW = 8
@@ -59,6 +60,7 @@ def evaluate_step(subject: Subject) -> dict[str, float]:
     found = evaluate(subject.computing_model, subject.text, train.batch_size, settings.max_windows, settings.stride or None)
     gain = _gain_over_first(subject.folder, found.documents)
     samples = write_samples(subject)
+    record_lens(subject.folder, subject.model, subject.tokenizer, settings, subject.step)
     quality = sample_quality([sample.ids for sample in samples], [sample.ended for sample in samples])
     _write_report(subject, found, gain, {"samples": quality and asdict(quality)})
     row: dict[str, float] = {"step": subject.step, **asdict(found.figures)}

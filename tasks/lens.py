@@ -1,34 +1,121 @@
-"""The lens on a model from a run, a folder or the registry: a page, pictures and figures in a folder."""
+"""The lens on the models of runs, folders and the registry: pages, pictures and figures, at one step and across training."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from contextlib import suppress
 from pathlib import Path
 
-from configs.schema import SampleSettings
-from gpt2core.durable import named_write_errors, write_json
-from gpt2core.lens_pictures import draw_rankings, draw_watched, render_page
-from gpt2core.lens_reading import LensReading, read_lens
-from gpt2core.tokenizer import load_tokenizer
+from configs.errors import UserError
+from configs.schema import EvaluateSettings, SampleSettings
+from gpt2core import lens_maps
+from gpt2core.checkpoint import find_checkpoints, find_damage
+from gpt2core.durable import named_write_errors, write_text
+from gpt2core.lens_maps import History
+from gpt2core.lens_pages import render_across, render_reading
+from gpt2core.lens_reading import LensReading, load_reading, read_lens, read_lens_greedily, save_reading
+from gpt2core.model import GPT2
+from gpt2core.tokenizer import Tokenizer, load_tokenizer
 from gpt2core.weights import load_model
-from tasks.model_sources import resolve_model
+from tasks.console import warn
+from tasks.model_sources import latest_run, resolve_model
+from tasks.run_folder import RunFolder, find_run
+from tasks.workspace import Workspace
 
 
-def look(reference: str | None, prompt: str, settings: SampleSettings, watch: list[str], ecco_compat: bool) -> LensReading:
+def look(
+    reference: str | None, prompt: str, settings: SampleSettings, watch: list[str], position: int | None, ecco_compat: bool
+) -> LensReading:
     """Read every layer of the model called `reference`; raises UserError for an unknown model or too long a prompt."""
     folder = resolve_model(reference)
-    return read_lens(load_model(folder), load_tokenizer(folder), prompt, settings, watch, ecco_compat=ecco_compat)
+    return read_lens(load_model(folder), load_tokenizer(folder), prompt, settings, watch, position, ecco_compat=ecco_compat)
+
+
+def look_across(reference: str | None, prompt: str, settings: SampleSettings, watch: list[str], ecco_compat: bool) -> History:
+    """The same at every checkpoint of a run (the latest unless named) that is still there; damaged ones are left out.
+
+    Raises UserError if there is no such run, or none of its checkpoints.
+    """
+    run = find_run(Workspace.current(), reference) if reference else latest_run()
+    history = {}
+    for checkpoint in find_checkpoints(run.checkpoints):
+        if damage := find_damage(checkpoint):
+            warn("lens", f"{checkpoint.path} is left out: {damage}")
+            continue
+        model, tokenizer = load_model(checkpoint.path), load_tokenizer(checkpoint.path)
+        history[checkpoint.step] = read_lens(model, tokenizer, prompt, settings, watch, ecco_compat=ecco_compat)
+    if not history:
+        raise UserError(f"Run {run.id} has no checkpoint to look at: wait for its first one, or choose another run.")
+    return history
+
+
+def record_lens(folder: RunFolder, model: GPT2, tokenizer: Tokenizer, settings: EvaluateSettings, step: int) -> None:
+    """Read the configured prompts at this step: a page, a picture and the values of each into the run's folder.
+
+    Raises UserError if a watched text is not one token.
+    """
+    prompts = lens_prompts(settings) if model.config.n_ctx > 1 else []
+    for number, prompt in enumerate(prompts, 1):
+        reading = read_lens_greedily(model, tokenizer, prompt, settings.lens_tokens, settings.lens_watch)
+        file = folder.lens_folder(step) / f"prompt-{number}"
+        _make(file.parent)
+        maps = [lens_maps.predictions_map(reading), lens_maps.rankings_map(reading)]
+        maps += [lens_maps.watched_map(reading)] if reading.watched else []
+        _draw(maps, file.with_suffix(".png"), f"{folder.id}, step {step:,}: {reading.prompt!r}")
+        write_text(file.with_suffix(".html"), render_reading(reading, f"{folder.id}, step {step:,}"))
+        save_reading(reading, file.with_suffix(".json"))
+
+
+def lens_prompts(settings: EvaluateSettings) -> list[str]:
+    """What the lens looks at while a run goes on."""
+    return (settings.lens_prompts or settings.prompts[:1] or [""]) if settings.lens else []
+
+
+def recorded_histories(folder: RunFolder) -> list[History]:
+    """For each prompt that the lens looked at in the run, its readings at the evaluated steps; damaged files are left out."""
+    histories: dict[str, dict[int, LensReading]] = {}
+    for step in (int(row["step"]) for row in folder.evaluations.rows()):
+        for file in sorted(folder.lens_folder(step).glob("*.json")):
+            with suppress(UserError):
+                reading = load_reading(file)
+                histories.setdefault(reading.prompt, {})[step] = reading
+    return list(histories.values())
 
 
 def write_reading(reading: LensReading, folder: Path, title: str) -> list[Path]:
-    """Write lens.html, lens.json, rankings.png and, if tokens are watched, watched.png; returns their paths."""
+    """Write lens.html, lens.json and a PNG of each picture; returns their paths."""
+    pictures = {
+        "predictions": lens_maps.predictions_map(reading),
+        "rankings": lens_maps.rankings_map(reading),
+        "saliency": lens_maps.saliency_map(reading),
+    }
+    if reading.watched:
+        pictures["watched"] = lens_maps.watched_map(reading)
+    _make(folder)
+    write_text(folder / "lens.html", render_reading(reading, title))
+    save_reading(reading, folder / "lens.json")
+    for name, map_ in pictures.items():
+        _draw([map_], folder / f"{name}.png")
+    return [folder / name for name in ("lens.html", "lens.json", *(f"{name}.png" for name in pictures))]
+
+
+def write_across(history: History, folder: Path, title: str, name: str = "across") -> list[Path]:
+    """Write a page and a PNG with the readings side by side; returns their paths."""
+    page, picture = folder / f"{name}.html", folder / f"{name}.png"
+    _make(folder)
+    write_text(page, render_across(history, title))
+    maps = [lens_maps.guesses_across(history), *lens_maps.watched_across(history), *lens_maps.rankings_across(history)]
+    _draw(maps, picture, title)
+    return [page, picture]
+
+
+def _draw(maps: list[lens_maps.HeatMap], path: Path, title: str = "") -> None:
+    """matplotlib takes half a second to import, so only who draws does so."""
+    from gpt2core.heat_map_pictures import draw_maps
+
+    with named_write_errors(path):
+        draw_maps(maps, path, title)
+
+
+def _make(folder: Path) -> None:
     with named_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "lens.html").write_text(render_page(reading, title), encoding="utf-8")
-        write_json(folder / "lens.json", asdict(reading))
-        draw_rankings(reading, folder / "rankings.png")
-        if reading.watched:
-            draw_watched(reading, folder / "watched.png")
-    return sorted(
-        folder / name for name in ("lens.html", "lens.json", "rankings.png", "watched.png") if (folder / name).exists()
-    )

@@ -20,15 +20,20 @@ def resolve_model(reference: str | None) -> Path:
     None is the latest run. Of a run the best checkpoint is taken. Raises UserError that says what there is.
     """
     if reference is None:
-        runs = all_runs(Workspace.current())
-        if not runs:
-            raise UserError("There is no run yet: start one with gpt2flow run configs/demo.yaml, or give --model.")
-        return best_checkpoint(runs[0])
+        return best_checkpoint(latest_run())
     if reference.startswith("models:/"):
         return _from_registry(reference)
     if reference.startswith("hub:") or Path(reference).is_dir():
         return hub.resolve_base(reference)
     return best_checkpoint(find_run(Workspace.current(), reference))
+
+
+def latest_run() -> RunFolder:
+    """The run that was worked on last; raises UserError where there is none."""
+    runs = all_runs(Workspace.current())
+    if not runs:
+        raise UserError("There is no run yet: start one with gpt2flow run configs/demo.yaml, or give --model.")
+    return runs[0]
 
 
 def resolve_base(settings: ModelSettings) -> Path | None:

@@ -18,7 +18,7 @@ from gpt2core.checkpoint import find_checkpoints, newest_valid, read_state, remo
 from gpt2core.compat import CompatBatches, chunks_of
 from gpt2core.config import GPT2Config
 from gpt2core.devices import choose_device
-from gpt2core.durable import file_hash
+from gpt2core.durable import file_hash, remove_folder
 from gpt2core.early_stopping import evaluations_without_improvement
 from gpt2core.held_out import HeldOutText, split_of_store
 from gpt2core.model import GPT2
@@ -230,6 +230,10 @@ def _cut_back(folder: RunFolder, step: int, state: dict[str, Any]) -> None:
     for file in (*folder.samples.iterdir(), *folder.reports.iterdir()):
         if file not in evaluated:
             file.unlink()
+    pictured = {folder.lens_folder(int(row["step"])) for row in folder.evaluations.rows()}
+    for made in folder.lens.glob("step-*"):
+        if made not in pictured:
+            remove_folder(made)
 
 
 def _describe(run: FinetuneRun, state: dict[str, Any], origin: Origin | None) -> None:

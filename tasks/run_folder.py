@@ -5,6 +5,8 @@ metrics.jsonl       a row a step: loss, learning rate, gradient norm
 timing.jsonl        tokens per second
 evaluations.jsonl   a row of figures an evaluated step
 evaluations/        the whole report of an evaluated step as JSON, and the loss of each document as Parquet
+lens/               what each layer would say at evaluated steps: values, pages, pictures
+report.html         all of this on one page
 samples/            generated text of evaluated steps, JSON for programs and text for people
 checkpoints/        step-N folders
 result.json         the finished run's summary; its presence means finished
@@ -103,6 +105,25 @@ class RunFolder:
         """The evaluation of a step: the whole report as JSON, the loss of each document as Parquet."""
         name = f"step-{step:08d}"
         return self.reports / f"{name}.json", self.reports / f"{name}.parquet"
+
+    @property
+    def lens(self) -> Path:
+        """Folder of the lens readings by step."""
+        return self.path / "lens"
+
+    def lens_folder(self, step: int) -> Path:
+        """The lens readings of an evaluated step."""
+        return self.lens / f"step-{step:08d}"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
+
+    def pages(self) -> list[tuple[Path, str | None]]:
+        """The report and the lens across training, as far as they are there, each with its folder in MLflow."""
+        across = [(file, "lens") for file in sorted(self.lens.glob("across-*")) if file.suffix in (".html", ".png")]
+        return [(file, place) for file, place in [(self.report, None), *across] if file.is_file()]
 
     @property
     def started(self) -> float:

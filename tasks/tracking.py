@@ -8,6 +8,7 @@ from __future__ import annotations
 import bisect
 import json
 import threading
+from pathlib import Path
 from typing import Any, Literal
 
 import mlflow
@@ -42,6 +43,7 @@ class Tracking:
         self._feeds = [Feed(log, key) for key, log in _logs(folder).items()]
         self._times: list[tuple[int, int]] = []
         self._samples_sent: set[int] = set()
+        self._pages_sent: dict[Path, int] = {}
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._deliver_often, name="mlflow-delivery", daemon=True)
 
@@ -148,7 +150,7 @@ class Tracking:
             for feed in self._feeds:
                 while rows := feed.read():
                     self._send(run_id, feed, rows)
-            self._deliver_samples(run_id)
+            self._deliver_files(run_id)
         except (MlflowException, OSError) as error:
             return _sentence(error)
         return None
@@ -176,14 +178,21 @@ class Tracking:
         number = bisect.bisect_left(self._times, (step, 0))
         return self._times[number][1] if step and number < len(self._times) else int(self._folder.started * 1000)
 
-    def _deliver_samples(self, run_id: str) -> None:
+    def _deliver_files(self, run_id: str) -> None:
+        """Samples and lens of evaluated steps, and what else is new or has changed since it was sent."""
         steps = [int(row["step"]) for row in self._folder.evaluations.rows()]
         new = [step for step in steps if step not in self._samples_sent]
         for step in new:
             self._client.log_artifact(run_id, str(self._folder.sample_files(step)[1]), "samples")
+            if (lens := self._folder.lens_folder(step)).is_dir():
+                self._client.log_artifacts(run_id, str(lens), f"lens/{lens.name}")
         if new:
             self._log_samples_table(run_id, steps)
             self._samples_sent.update(new)
+        for file, place in self._folder.pages():
+            if (changed := file.stat().st_mtime_ns) != self._pages_sent.get(file):
+                self._client.log_artifact(run_id, str(file), place)
+                self._pages_sent[file] = changed
 
     def _log_samples_table(self, run_id: str, steps: list[int]) -> None:
         """One table of all samples, in the form that MLflow's table view reads."""

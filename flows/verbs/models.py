@@ -8,10 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from configs.schema import SampleSettings
+from configs.schema import LensSettings, SampleSettings
 from flows.app import app
-
-LENS_DEFAULTS = SampleSettings(max_new_tokens=12, temperature=0.0)
 
 
 @app.command
@@ -43,8 +41,10 @@ def lens(
     model: str | None = None,
     output: Path = Path("lens"),
     watch: list[str] | None = None,
+    position: int | None = None,
+    across: bool = False,
     ecco_compat: bool = False,
-    settings: Annotated[SampleSettings, Parameter(name="*")] = LENS_DEFAULTS,
+    settings: Annotated[LensSettings, Parameter(name="*")] = LensSettings(),
 ) -> None:
     """Show what every layer of a model would say after a prompt, as a table, a page and pictures.
 
@@ -60,13 +60,23 @@ def lens(
         Folder for lens.html, lens.json and the PNG pictures.
     watch
         Single tokens whose ranks after the prompt are shown.
+    position
+        First token that is looked at, where 0 is the prompt's first; the first new one unless given.
+    across
+        Read all checkpoints of the run that are still there, side by side, instead of one model.
     ecco_compat
         Leave the final norm out below the last layer, as Ecco does.
     """
     print("gpt2flow: loading PyTorch and the model ...", file=sys.stderr, flush=True)
-    from flows.lens_table import print_reading
-    from tasks.lens import look, write_reading
+    from flows.lens_table import print_across, print_reading
+    from tasks.lens import look, look_across, write_across, write_reading
 
-    reading = look(model, prompt, settings, watch or [], ecco_compat)
-    print_reading(reading)
-    print("Written:", ", ".join(str(path) for path in write_reading(reading, output, f"The lens: {model or 'latest run'}")))
+    if across:
+        history = look_across(model, prompt, settings, watch or [], ecco_compat)
+        print_across(history)
+        written = write_across(history, output, f"The lens across training: {model or 'latest run'}")
+    else:
+        reading = look(model, prompt, settings, watch or [], position, ecco_compat)
+        print_reading(reading)
+        written = write_reading(reading, output, f"The lens: {model or 'latest run'}")
+    print("Written:", ", ".join(map(str, written)))
