@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,12 +11,17 @@ from pathlib import Path
 import pytest
 
 from configs.schema import DataSettings, ModelSettings, RunConfig, TokenizerSettings
-from flows.encode import verify_data
+from flows.encode import encode, verify_data
+from gpt2core import encoding
+from gpt2core.contracts import ContractError
 from gpt2core.corpus_report import report_on
+from gpt2core.manifest import Manifest
 from tasks.data_report import length_figure, print_report
+from tasks.databases import prepare_databases
 from tasks.encode_to_parquet import encode_to_parquet
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import prepare_tokenizer
+from tasks.workspace import Workspace
 
 
 @pytest.mark.slow
@@ -71,13 +77,35 @@ def test_a_broken_contract_ends_with_code_2_and_a_sentence(tmp_path: Path) -> No
     assert "Traceback" not in done.stderr
 
 
-def test_a_report_is_shown_and_a_damaged_shard_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.txt").write_text("<|endoftext|>".join(f"Story {n}. " + "And so on. " * n for n in range(90)))
-    config = RunConfig(
-        data=DataSettings(source=str(tmp_path / "a.txt")),
+def test_a_broken_contract_is_a_table_in_prefect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.artifacts import Artifact  # after `tasks`, which sets up Prefect's environment
+
+    (tmp_path / "a.txt").write_text("<|endoftext|>".join(f"Story {n}. " + "And so on. " * n for n in range(30)))
+    prepare_databases(Workspace.current().create())
+    monkeypatch.setattr(encoding, "Manifest", lambda **values: Manifest(**{**values, "n_vocab": 100}))
+    before = sorted(Workspace.current().stores.glob("*"))
+    with pytest.raises(ContractError) as caught:
+        encode(config_of(tmp_path / "a.txt"))
+    assert sorted(Workspace.current().stores.glob("*")) == before
+    artifact = Artifact.get("broken-contract")
+    assert artifact is not None
+    assert (artifact.type, artifact.description) == ("table", str(caught.value))
+    (row,) = json.loads(str(artifact.data))
+    expected = {"column": "tokens", "value": "121", "rule": "ids must be below 100"}
+    assert row == {"file": "tokens-train-00000.parquet", "row": 0, **expected}
+
+
+def config_of(source: Path) -> RunConfig:
+    return RunConfig(
+        data=DataSettings(source=str(source)),
         tokenizer=TokenizerSettings(vocab_size=257),
         model=ModelSettings(n_ctx=32, n_embd=8, n_head=1, n_layer=1),
     )
+
+
+def test_a_report_is_shown_and_a_damaged_shard_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("<|endoftext|>".join(f"Story {n}. " + "And so on. " * n for n in range(90)))
+    config = config_of(tmp_path / "a.txt")
     files = load_dataset.fn(config.data)
     store = encode_to_parquet.fn(files, config.data, prepare_tokenizer.fn(files, config.data, config.tokenizer, None))
     report = report_on(store, 32)
