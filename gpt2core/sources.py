@@ -9,6 +9,7 @@ import glob
 import hashlib
 import io
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -244,9 +245,14 @@ def _in_dataset(entry: str) -> list[tuple[str, str]]:
     except ImportError:
         raise UserError(f"{entry} needs the library datasets: pip install 'gpt2flow[datasets]'.") from None
     name, _, split = entry.removeprefix(DATASET).partition(":")
+    if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
+        raise UserError(f"{entry} was saved with save_to_disk: give the folder itself, {Path(name, split)}.")
+    if not re.fullmatch(r"\w*", split):
+        raise UserError(f"{entry}: {split!r} is no name of a split: give a whole one, such as {DATASET}{name}:train.")
     found = _remote(entry, lambda: datasets.load_dataset(name, split=split or "train"))
     paths = [str(piece["filename"]) for piece in found.cache_files]
-    return [(f"{name}/{Path(path).name}", path) for path in paths]
+    shown = Path(name).name if Path(name).exists() else name  # a path is another one on every machine
+    return [(f"{shown}/{Path(path).name}", path) for path in paths]
 
 
 def _builtin(name: str) -> BinaryIO:
