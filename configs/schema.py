@@ -61,6 +61,9 @@ class DataSettings(Section):
     """Whether line ends \\r\\n become \\n."""
     mask_documents: bool = False
     """Keep documents that share a window apart, in training and validation: attention and positions begin anew with each."""
+    workers: Positive = 1
+    """Prefect tasks that share the shards out among them, on the flow's task runner; 1 encodes in the run itself, and its
+    tokenizer uses every core already."""
     expanded_limit: Positive = 64
     """GiB that one compressed file or archive may expand to."""
 

@@ -12,6 +12,8 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from gpt2core.planning import Plan, describe, make_plan, plan_path
 from gpt2core.shards import ShardEncoder, finished, lengths_path
 from gpt2core.splitting import SPLITS, Split
 from gpt2core.token_store import file_sha256, open_store
-from gpt2core.tokenizer import Tokenizer
+from gpt2core.tokenizer import Tokenizer, load_tokenizer
 
 OLDER_STORES = 4
 """Stores, newest first, in which documents that are encoded already are looked for."""
@@ -49,18 +51,39 @@ Progress = Callable[[str, int, int], None]
 """Hears (stage, bytes done, bytes in all); the stages are "reading" and "encoding"."""
 
 
+@dataclass(frozen=True)
+class ShardWork:
+    """Neighbouring shards of a plan, to be encoded by any process that sees the same files and folders."""
+
+    folder: Path
+    """Where the plan and the vocabulary lie and the shards go."""
+    files: list[SourceFile]
+    settings: DataSettings
+    known: list[Path]
+    """Stores in which documents are looked for that are encoded already."""
+    first: int
+    last: int
+
+
+ShareOut = Callable[[list[ShardWork]], None]
+"""Has each piece of work done by `encode_work`, wherever, and returns or raises when all is done."""
+
+
 def encode_store(
     files: list[SourceFile],
     settings: DataSettings,
     tokenizer: Tokenizer,
     stores_dir: Path,
     progress: Progress | None = None,
+    share_out: ShareOut | None = None,
 ) -> Path:
     """Publish `<stores_dir>/<hash>` and return its path; a store that is already there and whole is returned at once.
 
     A store that is damaged is made again: what is undamaged is copied. An encode that was killed goes on with the shard it was
-    at. Raises UserError for unreadable or missing text, for a full disk and for a store that breaks its contract; nothing is
-    left behind then.
+    at. With `data.workers` above 1 the shards are given to `share_out`; the bytes are the same.
+
+    Raises UserError for unreadable or missing text, for a full disk and for a store that breaks its contract; nothing is left
+    behind then.
     """
     with named_write_errors(stores_dir):
         stores_dir.mkdir(parents=True, exist_ok=True)
@@ -68,8 +91,16 @@ def encode_store(
     with _alone_in(stores_dir):
         if not _is_whole(target):
             with _set_aside(target) as damaged, named_write_errors(target):
-                _Encoding(files, settings, tokenizer, target, damaged, progress).publish()
+                _Encoding(files, settings, tokenizer, target, damaged, progress, share_out).publish()
     return target
+
+
+def encode_work(work: ShardWork) -> None:
+    """Encode the shards; those that are finished are left as they are. Ends when whoever shares out the work is gone."""
+    tokenizer = load_tokenizer(work.folder)
+    encoder = ShardEncoder(work.folder, work.files, work.settings, tokenizer, KnownTokens(work.known, tokenizer.sha256))
+    for shard in range(work.first, work.last + 1):
+        encoder.encode(shard, lambda _: _refuse_if_abandoned(work.folder.parent))
 
 
 def name_of_store(files: list[SourceFile], settings: DataSettings, tokenizer: Tokenizer) -> str:
@@ -89,6 +120,7 @@ class _Encoding:
         target: Path,
         damaged: Path | None,
         progress: Progress | None,
+        share_out: ShareOut | None,
     ) -> None:
         self._files = files
         self._settings = settings
@@ -97,13 +129,19 @@ class _Encoding:
         self._folder = target.with_name(target.name + ".tmp")
         self._damaged = damaged
         self._progress = progress
+        self._share_out = share_out
 
     def publish(self) -> None:
         """Survey, plan, encode, check, rename. What a killed process finished is kept; an error leaves nothing."""
         self._folder.mkdir(exist_ok=True)
         try:
             plan = self._plan()
-            self._encode_shards(plan)
+            with self._named_need(plan.n_bytes):
+                if self._share_out and min(self._settings.workers, plan.shards) > 1:
+                    self._tokenizer.save(self._folder)
+                    self._share_out(self._shares(plan.shards))
+                else:
+                    self._encode_shards(plan)
             self._complete(plan)
         except Exception:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -120,7 +158,8 @@ class _Encoding:
             return make_plan(self._files, self._settings, self._tokenizer, index, self._folder, report)
 
     def _encode_shards(self, plan: Plan) -> None:
-        encoder = ShardEncoder(self._folder, self._files, self._settings, self._tokenizer, self._known())
+        known = KnownTokens(self._older_stores(), self._tokenizer.sha256)
+        encoder = ShardEncoder(self._folder, self._files, self._settings, self._tokenizer, known)
         done = 0
 
         def advance(n_bytes: int) -> None:
@@ -129,16 +168,21 @@ class _Encoding:
             if self._progress:
                 self._progress("encoding", done, plan.n_bytes)
 
-        with self._named_need(plan.n_bytes):
-            for shard in range(plan.shards):
-                encoder.encode(shard, advance)
+        for shard in range(plan.shards):
+            encoder.encode(shard, advance)
 
-    def _known(self) -> KnownTokens:
-        """Documents of the newest other stores."""
+    def _shares(self, shards: int) -> list[ShardWork]:
+        """Neighbouring shards for each worker: a file that is read from its beginning is best read on."""
+        workers = min(self._settings.workers, shards)
+        borders = [worker * shards // workers for worker in range(workers + 1)]
+        known = self._older_stores()
+        return [ShardWork(self._folder, self._files, self._settings, known, first, end - 1) for first, end in pairwise(borders)]
+
+    def _older_stores(self) -> list[Path]:
+        """The newest other stores."""
         others = [path for path in self._target.parent.iterdir() if (path / MANIFEST).is_file()]
         newest = sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
-        stores = [*([self._damaged] if self._damaged else []), *newest][:OLDER_STORES]
-        return KnownTokens(stores, self._tokenizer.sha256)
+        return [*([self._damaged] if self._damaged else []), *newest][:OLDER_STORES]
 
     def _complete(self, plan: Plan) -> None:
         """Number the documents, remove the scaffolding, check everything and write the manifest."""
@@ -257,3 +301,15 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _refuse_if_abandoned(stores_dir: Path) -> None:
+    """Raise UserError where nobody holds the folder's lock any more: what is encoded now would be for nobody."""
+    descriptor = os.open(stores_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
+    raise UserError(f"The encode that shared out the shards of {stores_dir} was stopped: run it again.")

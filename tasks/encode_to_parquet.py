@@ -10,11 +10,12 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
+from prefect.futures import wait
 
 from configs.schema import DataSettings
 from gpt2core.contracts import ContractError
 from gpt2core.documents import SourceFile
-from gpt2core.encoding import encode_store
+from gpt2core.encoding import ShardWork, encode_store, encode_work
 from gpt2core.token_store import TokenStore, open_store
 from gpt2core.tokenizer import Tokenizer
 from tasks.console import begin, encoding_bar, say
@@ -35,6 +36,7 @@ def encode_to_parquet(files: list[SourceFile], settings: DataSettings, tokenizer
             tokenizer,
             stores,
             lambda stage, done, total: bar.update(row, description=stage, completed=done, total=total),
+            _share_out,
         )
     store = open_store(path, verify=False)  # encode_store has just verified it
     counts = store.manifest.counts
@@ -43,6 +45,19 @@ def encode_to_parquet(files: list[SourceFile], settings: DataSettings, tokenizer
     known = "encoded before, verified" if store.path.name in before else "encoded and verified"
     say("token store", f"{documents:,} documents, {tokens:,} tokens ({counts['validation'].tokens:,} for validation), {known}")
     return store
+
+
+@task(task_run_name="encode_shards_{work.first}_to_{work.last}", cache_policy=NO_CACHE, persist_result=False)
+def encode_shards(work: ShardWork) -> None:
+    """Encode neighbouring shards of a store in the making, on any machine that sees the same files."""
+    encode_work(work)
+
+
+def _share_out(works: list[ShardWork]) -> None:
+    futures = encode_shards.map(works)
+    wait(futures)  # before an error is heard nobody may still be writing
+    for future in futures:
+        future.result()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pytest
 
 from configs.schema import DataSettings, ModelSettings, RunConfig, TokenizerSettings
 from flows.encode import encode, verify_data
-from gpt2core import encoding
+from gpt2core import encoding, planning
 from gpt2core.contracts import ContractError
 from gpt2core.corpus_report import report_on
 from gpt2core.manifest import Manifest
@@ -83,16 +83,38 @@ def test_a_broken_contract_is_a_table_in_prefect(tmp_path: Path, monkeypatch: py
     (tmp_path / "a.txt").write_text("<|endoftext|>".join(f"Story {n}. " + "And so on. " * n for n in range(30)))
     prepare_databases(Workspace.current().create())
     monkeypatch.setattr(encoding, "Manifest", lambda **values: Manifest(**{**values, "n_vocab": 100}))
-    before = sorted(Workspace.current().stores.glob("*"))
+    before = sorted(Workspace.current().stores.glob("[!.]*"))
     with pytest.raises(ContractError) as caught:
         encode(config_of(tmp_path / "a.txt"))
-    assert sorted(Workspace.current().stores.glob("*")) == before
+    assert sorted(Workspace.current().stores.glob("[!.]*")) == before
     artifact = Artifact.get("broken-contract")
     assert artifact is not None
     assert (artifact.type, artifact.description) == ("table", str(caught.value))
     (row,) = json.loads(str(artifact.data))
-    expected = {"column": "tokens", "value": "121", "rule": "ids must be below 100"}
+    expected = {"column": "tokens", "value": "256", "rule": "ids must be below 100"}
     assert row == {"file": "tokens-train-00000.parquet", "row": 0, **expected}
+
+
+def test_shards_of_mapped_tasks_have_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+
+    (tmp_path / "a.txt").write_text("<|endoftext|>".join(f"Tale {n}. " + "And so on. " * n for n in range(90)))
+    monkeypatch.setattr(planning, "SHARD_BYTES", 4_000)
+    prepare_databases(Workspace.current().create())
+    config = config_of(tmp_path / "a.txt")
+    files = load_dataset.fn(config.data)
+    tokenizer = prepare_tokenizer.fn(files, config.data, config.tokenizer, None)
+    alone = encoding.encode_store(files, config.data, tokenizer, tmp_path / "alone")
+    shared_out = config.data.model_copy(update={"workers": 3})
+    mapped = flow(encode_to_parquet.fn, name="mapped", validate_parameters=False)(files, shared_out, tokenizer)
+    assert len(list(alone.glob("documents-*"))) > 5
+    assert {path.name: path.read_bytes() for path in mapped.path.iterdir()} == {
+        path.name: path.read_bytes() for path in alone.iterdir()
+    }
+    with get_client(sync_client=True) as client:
+        names = {run.name for run in client.read_task_runs() if run.name.startswith("encode_shards")}
+    assert len(names) == 3
 
 
 def config_of(source: Path) -> RunConfig:
