@@ -72,7 +72,8 @@ class TokenizerSettings(Section):
     """The vocabulary."""
 
     source: str = "train"
-    """'train' makes a byte-level BPE from the corpus, 'base' takes the base model's; else a folder or tokenizer.json."""
+    """'train' makes a byte-level BPE from the corpus, 'base' takes the base model's; else a folder or tokenizer.json. Text that
+    changes trains another vocabulary, with which all is encoded anew: name the folder of the first one to keep it."""
     vocab_size: Annotated[int, Field(ge=257, le=1_000_000)] = 2048
     """Entries of a trained vocabulary, the 256 bytes and <|endoftext|> included; 257 means no merges (byte level)."""
 

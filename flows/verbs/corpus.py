@@ -9,6 +9,7 @@ from pathlib import Path
 from configs.loading import load_config
 from configs.schema import RunSettings
 from flows.app import Overrides, app
+from flows.prefect_start import prefect_starting
 from gpt2core.sources import check_sources
 from tasks.workspace import Workspace
 
@@ -27,10 +28,8 @@ def encode(config: Path, /, *, settings: Overrides = RunSettings()) -> None:
     loaded = load_config(config, settings.model_dump(exclude_unset=True))
     check_sources(loaded.data)
     print(f"gpt2flow {version('gpt2flow')}, encoding for '{loaded.name}': starting Prefect and MLflow ...", flush=True)
-    from flows.encode import encode as encode_flow
-    from tasks.databases import prepare_databases
-
-    prepare_databases(Workspace.current().create())
+    with prefect_starting(Workspace.current().create()):
+        from flows.encode import encode as encode_flow
     encode_flow(loaded)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from configs.loading import load_config
 from configs.schema import RunConfig, RunSettings
 from flows.app import Overrides, app
+from flows.prefect_start import prefect_starting
 from gpt2core.sources import check_sources
 from tasks.workspace import Workspace
 
@@ -120,19 +121,11 @@ def checkpoints(run: str, /, *, verify: bool = False, prune: bool = False, pin: 
 
 def _fine_tune(config: RunConfig) -> None:
     print(f"gpt2flow {version('gpt2flow')}, run '{config.name}': starting PyTorch, Prefect and MLflow ...", flush=True)
-    from tasks.databases import prepare_databases
-    from tasks.orphans import adopt_children, stop_orphans
-    from tasks.prefect_server import start_prefect_server, wait_for_prefect
+    workspace = Workspace.current().create()
+    with prefect_starting(workspace):
+        from flows.finetune import finetune
+        from flows.summary import print_summary
+        from tasks.reconciliation import reconcile
 
-    workspace = Workspace.current().create()  # before Prefect is imported, which looks for its home
-    stop_orphans()
-    adopt_children()
-    prepare_databases(workspace)
-    starting = start_prefect_server(workspace)
-    from flows.finetune import finetune
-    from flows.summary import print_summary
-    from tasks.reconciliation import reconcile
-
-    reconcile(workspace)
-    wait_for_prefect(starting)
+        reconcile(workspace)
     print_summary(finetune(config))
