@@ -111,12 +111,12 @@ class LoraSettings(Section):
 
 
 class EarlyStopping(Section):
-    """Ending a run when validation loss no longer falls."""
+    """Ending a run when the figure that evaluate.best_by names no longer improves."""
 
     patience: Annotated[int, Field(ge=0)] = 0
     """Evaluations in a row without improvement after which the run is finished; 0 makes all steps."""
     min_delta: Annotated[float, Field(ge=0.0)] = 0.0
-    """A loss counts as an improvement where it is lower than the best one by more than this."""
+    """A figure counts as an improvement where it is better than the best one by more than this."""
 
 
 class TrainSettings(Section):

@@ -83,8 +83,8 @@ class FinetuneRun:
         best = min(rows, key=lambda row: cost(row, best_by))
         say(
             "early stop",
-            f"{waited} evaluations without improvement: best {FIGURE_NAMES[best_by]} {best[best_by]:.3f} at step {best['step']:,}, "
-            f"stopped at step {self.trainer.step:,} of {self.config.train.steps:,}",
+            f"{waited} evaluations without improvement: best {FIGURE_NAMES[best_by]} {best[best_by]:.3f} "
+            f"at step {best['step']:,}, stopped at step {self.trainer.step:,} of {self.config.train.steps:,}",
         )
         return True
 
