@@ -36,6 +36,12 @@ def _no_float16(value: object) -> object:
     return value
 
 
+def _with_digits(canary: str) -> str:
+    if not any(character.isdigit() and character.isascii() for character in canary):
+        raise ValueError(f"is {canary!r}, which has no digits: a canary's secret is its digits, as in 'my PIN is 281265'")
+    return canary
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, values never change, docstrings are the documentation."""
 
@@ -109,12 +115,12 @@ class LoraSettings(Section):
 
 
 class EarlyStopping(Section):
-    """Ending a run when validation loss no longer falls."""
+    """Ending a run when the figure that evaluate.best_by names no longer improves."""
 
     patience: Annotated[int, Field(ge=0)] = 0
     """Evaluations in a row without improvement after which the run is finished; 0 makes all steps."""
     min_delta: Annotated[float, Field(ge=0.0)] = 0.0
-    """A loss counts as an improvement where it is lower than the best one by more than this."""
+    """A figure counts as an improvement where it is better than the best one by more than this."""
 
 
 class TrainSettings(Section):
@@ -238,6 +244,10 @@ class EvaluateSettings(SampleSettings):
     """Tokens, always the likeliest, that the lens follows behind each prompt."""
     lens_watch: list[str] = []
     """Single tokens, such as " is" and " are", whose ranks behind each prompt the lens shows as well."""
+    copied_tokens: Annotated[int, Field(ge=0)] = 50
+    """Warn when a sample repeats more than so many tokens of the training text word for word; 0: do not look."""
+    canaries: list[Annotated[str, AfterValidator(_with_digits)]] = []
+    """Secrets planted in the text, such as "my PIN is 281265": how exposed their digits are is measured at every evaluation."""
 
 
 class RegistrySettings(Section):

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
+from gpt2core.document_stream import DocumentStream, Integers
 from gpt2core.durable import fsync, named_write_errors
-from gpt2core.held_out import HeldOutText, Integers
 from gpt2core.scoring import TokenScores
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -38,12 +38,12 @@ class DocumentScores:
     """Tokens that were the model's first guess."""
 
     @classmethod
-    def empty(cls, text: HeldOutText) -> DocumentScores:
+    def empty(cls, text: DocumentStream) -> DocumentScores:
         """No token scored yet."""
         zeros = [np.zeros(len(text.doc_ids), dtype=np.int64) for _ in range(3)]
         return cls(text.doc_ids, np.zeros(len(text.doc_ids)), *zeros)
 
-    def add(self, text: HeldOutText, scores: TokenScores) -> None:
+    def add(self, text: DocumentStream, scores: TokenScores) -> None:
         """Count these tokens in."""
         documents = text.documents_at(scores.positions.numpy())
         np.add.at(self.nats, documents, scores.nats.numpy())

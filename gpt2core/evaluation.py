@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpt2core.document_scores import DocumentScores
-from gpt2core.held_out import HeldOutText, Integers
+from gpt2core.document_stream import DocumentStream, Integers
 from gpt2core.model import GPT2
 from gpt2core.scoring import TokenScores, score_windows
 from gpt2core.windows import held_out_windows
@@ -75,7 +75,7 @@ class EvaluationReport:
 
 
 def evaluate(
-    model: GPT2, text: HeldOutText, batch_size: int = 8, max_windows: int | None = None, stride: int | None = None
+    model: GPT2, text: DocumentStream, batch_size: int = 8, max_windows: int | None = None, stride: int | None = None
 ) -> EvaluationReport:
     """Score the text (see `held_out_windows` for max_windows and stride); the model's mode is left as it was."""
     documents, calibration = DocumentScores.empty(text), _Calibration()
@@ -105,7 +105,7 @@ def _figures(documents: DocumentScores, calibration_error: float) -> Figures:
     return Figures(found.val_loss, found.perplexity, found.bits_per_byte, tokens, accuracy, calibration_error)
 
 
-def _by_source(text: HeldOutText, documents: DocumentScores) -> tuple[list[str], Integers]:
+def _by_source(text: DocumentStream, documents: DocumentScores) -> tuple[list[str], Integers]:
     """Names of the parts, and the part of each document."""
     names, part = np.unique(np.array(text.sources, dtype=object).astype(str), return_inverse=True)
     if len(names) <= SOURCES:
@@ -116,7 +116,7 @@ def _by_source(text: HeldOutText, documents: DocumentScores) -> tuple[list[str],
     return [*names[largest].tolist(), f"{len(names) - SOURCES + 1:,} others"], renamed[part]
 
 
-def _by_length(text: HeldOutText) -> tuple[list[str], Integers]:
+def _by_length(text: DocumentStream) -> tuple[list[str], Integers]:
     lows = [1, *(length + 1 for length in LENGTHS)]
     names = [f"{low}-{high}" for low, high in zip(lows, LENGTHS, strict=False)]
     return [*names, f"{lows[-1]}+"], np.digitize(text.lengths, LENGTHS, right=True)

@@ -7,6 +7,13 @@ from collections.abc import Iterable, Mapping
 
 from configs.schema import BestBy
 
+FIGURE_NAMES: dict[BestBy, str] = {
+    "val_loss": "validation loss",
+    "perplexity": "perplexity",
+    "bits_per_byte": "bits per byte",
+    "accuracy": "accuracy",
+    "calibration_error": "calibration error",
+}
 HIGHER_IS_BETTER: frozenset[BestBy] = frozenset({"accuracy"})
 
 

@@ -14,11 +14,11 @@ from configs.schema import DataSettings
 from gpt2core.checkpoint import Checkpoint, read_state
 from gpt2core.devices import choose_device
 from gpt2core.document_scores import Gain, paired_gain
+from gpt2core.document_stream import DocumentStream, split_of_store, text_of_documents
 from gpt2core.documents import Document, find_files, read_documents
 from gpt2core.durable import write_json
 from gpt2core.encoding import encode_store
 from gpt2core.evaluation import EvaluationReport, evaluate
-from gpt2core.held_out import HeldOutText, split_of_store, text_of_documents
 from gpt2core.token_store import TokenStore, open_store
 from gpt2core.tokenizer import Tokenizer, load_tokenizer
 from gpt2core.weights import load_model
@@ -90,7 +90,7 @@ def _evaluate(folder: Path, owner: Path, text: Text, scoring: Scoring) -> Evalua
     return evaluate(model, held_out, scoring.batch_size, scoring.max_windows or None, scoring.stride or None)
 
 
-def _held_out(text: Text, owner: Path, tokenizer: Tokenizer) -> HeldOutText:
+def _held_out(text: Text, owner: Path, tokenizer: Tokenizer) -> DocumentStream:
     if text.files:
         settings = DataSettings(source=text.files)
         return text_of_documents(read_documents(find_files(settings), settings), tokenizer)
@@ -100,7 +100,7 @@ def _held_out(text: Text, owner: Path, tokenizer: Tokenizer) -> HeldOutText:
     return _split_for(open_store(_store_of(owner)), tokenizer)
 
 
-def _split_for(store: TokenStore, tokenizer: Tokenizer) -> HeldOutText:
+def _split_for(store: TokenStore, tokenizer: Tokenizer) -> DocumentStream:
     """The validation split of a store for any vocabulary: another one than its own reads the text anew."""
     if store.manifest.tokenizer_sha256 == tokenizer.sha256:
         return split_of_store(store, tokenizer)
@@ -110,7 +110,7 @@ def _split_for(store: TokenStore, tokenizer: Tokenizer) -> HeldOutText:
     return replace(text_of_documents(documents, tokenizer), doc_ids=stored.doc_ids)
 
 
-def _texts(stored: HeldOutText, tokenizer: Tokenizer) -> list[str]:
+def _texts(stored: DocumentStream, tokenizer: Tokenizer) -> list[str]:
     tokens = np.empty(len(stored.stream), dtype=np.int64)
     stored.stream.read(0, len(tokens), tokens)
     return [tokenizer.decode(ids[:-1].tolist()) for ids in np.split(tokens, stored.starts[1:])]

@@ -11,17 +11,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from configs.errors import UserError
 from configs.schema import RunConfig, SampleSettings
+from gpt2core.canaries import exposure_of
 from gpt2core.document_scores import DocumentScores, Gain, paired_gain
+from gpt2core.document_stream import DocumentStream
 from gpt2core.durable import write_json, write_text
 from gpt2core.evaluation import EvaluationReport, Part, evaluate
-from gpt2core.held_out import HeldOutText
 from gpt2core.model import GPT2
 from gpt2core.sample_quality import sample_quality
 from gpt2core.sampling import generate
 from gpt2core.tokenizer import Tokenizer
+from tasks.copies import CopySearch
 from tasks.lens import record_lens
 from tasks.run_folder import RunFolder
 
@@ -41,7 +44,8 @@ class Subject:
     computing_model: GPT2
     """In the dtype of training: it is scored."""
     tokenizer: Tokenizer
-    text: HeldOutText
+    text: DocumentStream
+    copies: CopySearch | None
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,19 @@ def evaluate_step(subject: Subject) -> dict[str, float]:
     samples = write_samples(subject)
     record_lens(subject.folder, subject.model, subject.tokenizer, settings, subject.step)
     quality = sample_quality([sample.ids for sample in samples], [sample.ended for sample in samples])
-    _write_report(subject, found, gain, {"samples": quality and asdict(quality)})
+    copies = subject.copies.look([sample.ids for sample in samples]) if subject.copies else None
+    canaries = [exposure_of(subject.model, subject.tokenizer, canary) for canary in settings.canaries]
+    more = {"gain": gain, "samples": quality, "copies": copies, "canaries": canaries}
+    _write_report(subject, found, more)
     row: dict[str, float] = {"step": subject.step, **asdict(found.figures)}
     if gain:
         row |= {"gain": gain.gain, "gain_low": gain.low, "gain_high": gain.high}
     if quality:
         row |= {f"sample_{name}": value for name, value in asdict(quality).items()}
+    if copies:
+        row |= {"sample_longest_copy": copies.longest, "sample_copied_share": copies.share}
+    if canaries:
+        row["canary_exposure"] = max(canary.exposure for canary in canaries)
     return row | _part_losses(found)
 
 
@@ -114,10 +125,11 @@ def _gain_over_first(folder: RunFolder, now: DocumentScores) -> Gain | None:
     return paired_gain(before, now) if before else None
 
 
-def _write_report(subject: Subject, found: EvaluationReport, gain: Gain | None, more: dict[str, Any]) -> None:
+def _write_report(subject: Subject, found: EvaluationReport, more: dict[str, Any]) -> None:
     as_data, by_document = subject.folder.report_files(subject.step)
     found.documents.save(by_document)
-    write_json(as_data, {"step": subject.step, **report_as_dict(found), "gain": gain and asdict(gain), **more})
+    as_plain = TypeAdapter(dict[str, Any]).dump_python(more)
+    write_json(as_data, {"step": subject.step, **report_as_dict(found), **as_plain})
 
 
 def report_as_dict(found: EvaluationReport) -> dict[str, Any]:

@@ -18,17 +18,19 @@ from gpt2core.checkpoint import find_checkpoints, newest_valid, read_state, remo
 from gpt2core.compat import CompatBatches, chunks_of
 from gpt2core.config import GPT2Config
 from gpt2core.devices import choose_device
+from gpt2core.document_stream import DocumentStream, split_of_store
 from gpt2core.durable import file_hash, remove_folder
 from gpt2core.early_stopping import evaluations_without_improvement
-from gpt2core.held_out import HeldOutText, split_of_store
 from gpt2core.model import GPT2
 from gpt2core.model_folder import weight_files
+from gpt2core.ranking import FIGURE_NAMES, cost
 from gpt2core.token_store import TokenStore, require_block
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import DivergedError, Trainer
 from gpt2core.weights import load_model
 from tasks.checkpoint_keeper import CheckpointKeeper
 from tasks.console import say, warn
+from tasks.copies import CopySearch
 from tasks.origin import Origin, begin_afresh
 from tasks.run_folder import RunFolder, run_id
 from tasks.step_recorder import StepRecorder
@@ -52,9 +54,14 @@ class FinetuneRun:
         self.tracking = Tracking(folder)
 
     @cached_property
-    def held_out(self) -> HeldOutText:
+    def held_out(self) -> DocumentStream:
         """The validation split with its documents."""
         return split_of_store(self.store, self.tokenizer)
+
+    @cached_property
+    def copies(self) -> CopySearch | None:
+        """Finds what samples repeat of the training text; None where that is switched off."""
+        return CopySearch(self.store, self.tokenizer) if self.config.evaluate.copied_tokens else None
 
     def milestones(self) -> list[int]:
         """Steps at which something happens (evaluation, checkpoint), from where the run stands to its end."""
@@ -68,16 +75,16 @@ class FinetuneRun:
         return due and step not in {row["step"] for row in self.folder.evaluations.rows()}
 
     def stops_early(self) -> bool:
-        """Whether validation loss has not fallen for as many evaluations as `train.early_stopping` waits; says so."""
-        stopping, rows = self.config.train.early_stopping, self.folder.evaluations.rows()
-        waited = evaluations_without_improvement((row["val_loss"] for row in rows), stopping.min_delta)
+        """Whether evaluate.best_by has not improved for as many evaluations as `train.early_stopping` waits; says so."""
+        stopping, rows, best_by = self.config.train.early_stopping, self.folder.evaluations.rows(), self.config.evaluate.best_by
+        waited = evaluations_without_improvement((cost(row, best_by) for row in rows), stopping.min_delta)
         if not stopping.patience or waited < stopping.patience or self.trainer.step >= self.config.train.steps:
             return False
-        best = min(rows, key=lambda row: row["val_loss"])
+        best = min(rows, key=lambda row: cost(row, best_by))
         say(
             "early stop",
-            f"{waited} evaluations without improvement: best validation loss {best['val_loss']:.3f} at step {best['step']:,}, "
-            f"stopped at step {self.trainer.step:,} of {self.config.train.steps:,}",
+            f"{waited} evaluations without improvement: best {FIGURE_NAMES[best_by]} {best[best_by]:.3f} "
+            f"at step {best['step']:,}, stopped at step {self.trainer.step:,} of {self.config.train.steps:,}",
         )
         return True
 

@@ -8,7 +8,8 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks.console import say
+from configs.schema import EvaluateSettings
+from tasks.console import say, warn
 from tasks.evaluate_step import Subject, evaluate_step
 from tasks.open_run import FinetuneRun
 from tasks.run_folder import RunFolder
@@ -20,20 +21,21 @@ def sample_and_evaluate(run: FinetuneRun, step: int) -> None:
 
     A step counts as evaluated once its row stands in evaluations.jsonl, which is written last.
     """
-    trainer = run.trainer
-    computing_model = trainer.computing_model()
-    row = evaluate_step(Subject(run.folder, run.config, step, trainer.model, computing_model, run.tokenizer, run.held_out))
-    record_evaluation(run.folder, row)
+    trainer, tools = run.trainer, (run.tokenizer, run.held_out, run.copies)
+    row = evaluate_step(Subject(run.folder, run.config, step, trainer.model, trainer.computing_model(), *tools))
+    record_evaluation(run.folder, run.config.evaluate, row)
 
 
-def record_evaluation(folder: RunFolder, row: dict[str, float]) -> None:
+def record_evaluation(folder: RunFolder, settings: EvaluateSettings, row: dict[str, float]) -> None:
     """Append a row of figures, say it, and show it with the samples in Prefect."""
     folder.evaluations.append([row])
-    step = int(row["step"])
-    line = (
-        f"validation loss {row['val_loss']:.3f}, perplexity {row['perplexity']:,.1f}, {row['bits_per_byte']:.3f} bits per byte"
-    )
+    step, loss, perplexity, bits = int(row["step"]), row["val_loss"], row["perplexity"], row["bits_per_byte"]
+    line = f"validation loss {loss:.3f}, perplexity {perplexity:,.1f}, {bits:.3f} bits per byte"
     say(f"step {step}", line)
+    if (copied := row.get("sample_longest_copy", 0)) > settings.copied_tokens:
+        warn(
+            "samples", f"one repeats {copied:.0f} tokens of the training text word for word: see {folder.report_files(step)[0]}"
+        )
     text = folder.sample_files(step)[1].read_text(encoding="utf-8")
     key = re.sub(r"[^a-z0-9]+", "-", f"samples-{folder.id}".lower())  # Prefect allows nothing else
     create_markdown_artifact(markdown=f"**{folder.id}, step {step}:** {line}\n\n```text\n{text}\n```", key=key)

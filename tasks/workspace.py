@@ -49,6 +49,11 @@ class Workspace:
         return self.root / "stores"
 
     @property
+    def copy_indexes(self) -> Path:
+        """Indexes in which copied passages are looked up, a folder for each token store."""
+        return self.root / "copy-indexes"
+
+    @property
     def runs(self) -> Path:
         """Runs, a folder each: state, checkpoints, metrics, samples."""
         return self.root / "runs"

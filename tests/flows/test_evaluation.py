@@ -1,8 +1,10 @@
 """What a run measures at its evaluations, with real Prefect and MLflow."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 from safetensors.torch import load_file
@@ -10,10 +12,16 @@ from safetensors.torch import load_file
 from configs.schema import RunConfig
 from flows.finetune import finetune
 from gpt2core.document_scores import DocumentScores
+from gpt2core.document_stream import split_of_store
+from gpt2core.sample_quality import SampleQuality
+from gpt2core.token_store import open_store
+from gpt2core.tokenizer import load_tokenizer
+from tasks.copies import CopySearch
 from tasks.model_sources import best_checkpoint
 from tasks.run_folder import RunFolder
 from tasks.workspace import Workspace
 
+QUALITY = {f"sample_{field.name}" for field in fields(SampleQuality)}
 SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2}
 
 
@@ -46,7 +54,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def evaluated(text: Path) -> RunFolder:
     """A finished run with every figure on."""
-    return RunFolder(Path(finetune(config_of("evaluated", text)).folder))
+    return RunFolder(Path(finetune(config_of("evaluated", text, stride=5, canaries=["line 7 says 49"])).folder))
 
 
 def test_every_evaluation_has_its_figures_and_the_gain_over_the_first(evaluated: RunFolder) -> None:
@@ -79,15 +87,39 @@ def test_mlflow_has_every_figure_by_step(evaluated: RunFolder) -> None:
 
 
 def test_evaluating_at_any_interval_with_everything_on_leaves_the_weights_as_they_are(text: Path, evaluated: RunFolder) -> None:
-    other = RunFolder(Path(finetune(config_of("evaluated-rarely", text, every=8, prompts=[], max_windows=3)).folder))
-    often = RunFolder(Path(finetune(config_of("evaluated-often", text, every=1, stride=5, max_windows=20)).folder))
-    for run in (other, often):
-        for file in ("model.safetensors", "optimizer.safetensors"):
-            one, two = (load_file(folder.checkpoints / "step-00000008" / file) for folder in (run, evaluated))
-            assert {name: tensor.numpy().tobytes() for name, tensor in one.items()} == {
-                name: tensor.numpy().tobytes() for name, tensor in two.items()
-            }
-    assert [row["step"] for row in often.evaluations.rows()] == list(range(9))
+    plain = config_of("evaluated-rarely", text, every=8, prompts=[], max_windows=3, copied_tokens=0, canaries=[])
+    other = RunFolder(Path(finetune(plain).folder))
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        one, two = (load_file(run.checkpoints / "step-00000008" / file) for run in (other, evaluated))
+        assert {name: tensor.numpy().tobytes() for name, tensor in one.items()} == {
+            name: tensor.numpy().tobytes() for name, tensor in two.items()
+        }
+
+
+def test_samples_and_canaries_are_measured(evaluated: RunFolder) -> None:
+    report, row = json.loads(evaluated.report_files(8)[0].read_text()), evaluated.evaluations.rows()[-1]
+    assert report["samples"] == {name.removeprefix("sample_"): row[name] for name in row if name in QUALITY}
+    assert report["copies"]["longest"] == row["sample_longest_copy"]
+    assert [canary["canary"] for canary in report["canaries"]] == ["line 7 says 49"]
+    assert 0 <= row["canary_exposure"] <= 8
+    samples = json.loads(evaluated.sample_files(8)[0].read_text())
+    assert [sample["tokens"] for sample in samples] == [12, 12] or any(sample["ended"] for sample in samples)
+
+
+def test_a_passage_of_the_training_text_is_found_with_its_document(evaluated: RunFolder) -> None:
+    store = open_store(Workspace.current().stores / evaluated.read("run")["store"])
+    tokenizer = load_tokenizer(evaluated.checkpoints / "step-00000008")
+    training = split_of_store(store, tokenizer, "train")
+    sample = np.empty(70, dtype=np.int64)
+    place = int(training.starts[-1]) + 5  # b.txt, the only long document
+    training.stream.read(place, 60, sample)
+    sample[60:] = np.arange(10)
+    found = CopySearch(store, tokenizer).look([sample.tolist(), [1, 2, 3]])
+    assert found.longest == found.passages[0].tokens >= 60
+    assert found.share == pytest.approx(11 / 21, abs=0.1)
+    assert found.passages[0].source.endswith("b.txt")
+    assert found.passages[0].text.startswith(tokenizer.decode(sample[:60].tolist()))
+    assert len(found.passages) == 1
 
 
 def test_the_best_checkpoint_is_the_best_by_the_chosen_figure(evaluated: RunFolder) -> None:

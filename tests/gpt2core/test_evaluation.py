@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gpt2core.config import GPT2Config
+from gpt2core.document_stream import DocumentStream
 from gpt2core.evaluation import BINS, evaluate
-from gpt2core.held_out import HeldOutText
 from gpt2core.model import GPT2
 from gpt2core.token_store import TokenStream
 
@@ -16,14 +16,14 @@ VOCABULARY = 64
 STARTS = [0, 7, 30, 31, 100]
 
 
-def text_of(length: int = 150) -> HeldOutText:
+def text_of(length: int = 150) -> DocumentStream:
     """Five documents of three sources; id i stands for i % 5 bytes."""
     tokens = np.random.default_rng(0).integers(0, VOCABULARY, length).astype(np.int32)
     sources = ["a", "b", "a", "c", "b"]
-    return HeldOutText(TokenStream([tokens]), np.arange(5), sources, np.array(STARTS), np.arange(VOCABULARY) % 5)
+    return DocumentStream(TokenStream([tokens]), np.arange(5), sources, np.array(STARTS), np.arange(VOCABULARY) % 5)
 
 
-def tokens_of(text: HeldOutText) -> torch.Tensor:
+def tokens_of(text: DocumentStream) -> torch.Tensor:
     tokens = np.empty(len(text.stream), dtype=np.int64)
     text.stream.read(0, len(tokens), tokens)
     return torch.from_numpy(tokens)
@@ -41,7 +41,7 @@ def sharp_model() -> GPT2:
     return model
 
 
-def probabilities(model: GPT2, text: HeldOutText, stride: int) -> torch.Tensor:
+def probabilities(model: GPT2, text: DocumentStream, stride: int) -> torch.Tensor:
     """[150 - 1, V], of each token but the first, by a forward pass for each token with the context that it should have."""
     tokens, n_ctx, rows = tokens_of(text), model.config.n_ctx, []
     for place in range(1, len(tokens)):
@@ -100,7 +100,7 @@ def test_the_parts_add_up_to_the_whole() -> None:
 
 def test_of_many_sources_the_small_ones_are_reported_together() -> None:
     sources = [f"s{number:03d}" for number in range(150)]
-    text = HeldOutText(text_of().stream, np.arange(150), sources, np.arange(150), np.ones(VOCABULARY, dtype=np.int64))
+    text = DocumentStream(text_of().stream, np.arange(150), sources, np.arange(150), np.ones(VOCABULARY, dtype=np.int64))
     parts = evaluate(sharp_model(), text).by_source
     assert len(parts) == 100
     assert parts[-1].name == "51 others"

@@ -1,4 +1,4 @@
-"""Text to be evaluated on: a token stream, the documents it is made of, and how many bytes each token stands for."""
+"""A token stream with the documents it is made of, and how many bytes each token stands for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
-class HeldOutText:
+class DocumentStream:
     """Documents side by side in one stream; D documents, V entries of the vocabulary."""
 
     stream: TokenStream
@@ -33,7 +33,7 @@ class HeldOutText:
     byte_lengths: Integers
     """[V], bytes of text that each token stands for; the end of text stands for none."""
 
-    def documents_at(self, positions: Integers) -> Integers:
+    def documents_at(self, positions: Integers | int) -> Integers:
         """Which document (0 to D - 1) each place in the stream belongs to."""
         return np.searchsorted(self.starts, positions, side="right") - 1
 
@@ -43,15 +43,15 @@ class HeldOutText:
         return np.diff(self.starts, append=len(self.stream))
 
 
-def split_of_store(store: TokenStore, tokenizer: Tokenizer, split: Split = "validation") -> HeldOutText:
+def split_of_store(store: TokenStore, tokenizer: Tokenizer, split: Split = "validation") -> DocumentStream:
     """One split of a token store, encoded with this very tokenizer."""
     table = store.documents()
     table = table.filter(pc.equal(table["split"], split)).sort_by("token_offset")
     doc_ids, starts = (table[name].to_numpy() for name in ("doc_id", "token_offset"))
-    return HeldOutText(store.stream(split), doc_ids, table["source"].to_pylist(), starts, byte_lengths(tokenizer))
+    return DocumentStream(store.stream(split), doc_ids, table["source"].to_pylist(), starts, byte_lengths(tokenizer))
 
 
-def text_of_documents(documents: Iterable[Document], tokenizer: Tokenizer) -> HeldOutText:
+def text_of_documents(documents: Iterable[Document], tokenizer: Tokenizer) -> DocumentStream:
     """Documents encoded into memory, each with its end of text; raises UserError where they make no two tokens."""
     arrays, sources = [], []
     dtype = np.dtype(token_dtype(tokenizer.n_vocab))
@@ -63,7 +63,7 @@ def text_of_documents(documents: Iterable[Document], tokenizer: Tokenizer) -> He
         raise UserError("The text is empty: there is nothing to evaluate on.")
     starts = np.cumsum([0, *map(len, arrays[:-1])], dtype=np.int64)
     stream = TokenStream([np.concatenate(arrays)])
-    return HeldOutText(stream, np.arange(len(arrays)), sources, starts, byte_lengths(tokenizer))
+    return DocumentStream(stream, np.arange(len(arrays)), sources, starts, byte_lengths(tokenizer))
 
 
 def byte_lengths(tokenizer: Tokenizer) -> Integers:
