@@ -11,9 +11,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from gpt2core.durable import write_text
-from gpt2core.lens_pages import page_environment
 from tasks.lens import recorded_histories, write_across
 from tasks.report_facts import RunFacts, gather_facts
+from tasks.report_page import render_report
 from tasks.run_folder import RunFolder
 
 
@@ -28,11 +28,6 @@ def write_report(folder: RunFolder) -> Path:
     key = re.sub(r"[^a-z0-9]+", "-", f"report-{folder.id}".lower())  # Prefect allows nothing else
     create_markdown_artifact(markdown=short_form(facts, folder), key=key)
     return folder.report_page
-
-
-def render_report(facts: RunFacts) -> str:
-    """The page."""
-    return page_environment(Path(__file__).parent).get_template("report_page.html").render(facts=facts)
 
 
 def short_form(facts: RunFacts, folder: RunFolder) -> str:

@@ -52,7 +52,8 @@ def text_of(key: str, value: float | None) -> str:
         return f"{value:.1%}"
     if float(value).is_integer() or abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:,.3f}" if abs(value) >= 0.01 else f"{value:.2g}"
+    digits = 1 if abs(value) >= 100 else 3
+    return f"{value:,.{digits}f}" if abs(value) >= 0.01 else f"{value:.2g}"
 
 
 def figure_rows(rows: list[Row]) -> list[FigureRow]:
