@@ -110,7 +110,7 @@ def gather_facts(folder: RunFolder) -> RunFacts:
 def _state(folder: RunFolder, known: dict[str, Any], result: dict[str, Any]) -> str:
     state = "finished" if result else folder.state()
     last = max((int(row["step"]) for row in folder.metrics.rows()[-1:]), default=0)
-    total = known.get("config", {}).get("train", {}).get("steps", last)
+    total = result.get("steps") or known.get("config", {}).get("train", {}).get("steps", last)
     done = f"{total:,} steps" if result else f"step {last:,} of {total:,}"
     version = f", {result['model']} version {result['version']} ({result['alias']})" if result.get("version") else ""
     return f"{state}, {done}{version}"
