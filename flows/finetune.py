@@ -14,6 +14,7 @@ from tasks.open_run import open_run, run_folder_of
 from tasks.origin import find_origin
 from tasks.prepare_tokenizer import prepare_tokenizer
 from tasks.register_model import register_model
+from tasks.report import write_report
 from tasks.run_result import RunResult, read_result, write_result
 from tasks.sample_and_evaluate import sample_and_evaluate
 from tasks.train_until import train_until
@@ -39,9 +40,12 @@ def finetune(config: RunConfig) -> RunResult:
                 train_until(run, step)
                 if run.evaluates_at(step):
                     sample_and_evaluate(run, step)
+                    write_report(run.folder)
                 if run.stops_early():
                     break
             run.checkpoints.finish()
             run.checkpoints.prune()
             version = register_model(run)
-            return write_result(run, version)
+            result = write_result(run, version)
+            write_report(run.folder)
+            return result

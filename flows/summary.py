@@ -61,6 +61,7 @@ def _next_commands(result: RunResult) -> Table:
     command = _command()
     model = f"models:/{result.model}@{result.alias}" if result.version else result.run
     table.add_row("try it", f'[cyan]{command} sample --model {model} "{_one_line(result.prompt)}"[/]')
+    table.add_row("report", Path(result.folder, "report.html").as_uri())
     table.add_row("dashboards", f"[cyan]{command} dashboard[/]")
     table.add_row("all runs", f"[cyan]{command} runs[/]")
     return table

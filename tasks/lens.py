@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -70,10 +71,10 @@ def lens_prompts(settings: EvaluateSettings) -> list[str]:
     return (settings.lens_prompts or settings.prompts[:1] or [""]) if settings.lens else []
 
 
-def recorded_histories(folder: RunFolder) -> list[History]:
-    """For each prompt that the lens looked at in the run, its readings at the evaluated steps; damaged files are left out."""
-    histories: dict[str, dict[int, LensReading]] = {}
-    for step in (int(row["step"]) for row in folder.evaluations.rows()):
+def recorded_histories(folder: RunFolder, steps: Iterable[int]) -> list[History]:
+    """For each prompt that the lens looked at in the run, its readings at these steps; damaged files are left out."""
+    histories: dict[str, History] = {}
+    for step in steps:
         for file in sorted(folder.lens_folder(step).glob("*.json")):
             with suppress(UserError):
                 reading = load_reading(file)

@@ -119,8 +119,8 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
 
 
 def _ticks(low: float, high: float, integer: bool = False) -> list[float]:
-    found = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=integer).tick_values(low, high).tolist()
-    return [value for value in found if low <= value <= high]
+    found = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10], integer=integer).tick_values(low, high)
+    return [float(value) for value in found if low <= value <= high]
 
 
 def _number(value: float, digits: int) -> str:

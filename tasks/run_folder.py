@@ -116,14 +116,14 @@ class RunFolder:
         return self.lens / f"step-{step:08d}"
 
     @property
-    def report(self) -> Path:
+    def report_page(self) -> Path:
         """The page about the run."""
         return self.path / "report.html"
 
     def pages(self) -> list[tuple[Path, str | None]]:
         """The report and the lens across training, as far as they are there, each with its folder in MLflow."""
         across = [(file, "lens") for file in sorted(self.lens.glob("across-*")) if file.suffix in (".html", ".png")]
-        return [(file, place) for file, place in [(self.report, None), *across] if file.is_file()]
+        return [(file, place) for file, place in [(self.report_page, None), *across] if file.is_file()]
 
     @property
     def started(self) -> float:

@@ -51,6 +51,27 @@ def resume(run: str, /) -> None:
 
 
 @app.command
+def report(run: str, /, *, output: Path | None = None) -> None:
+    """Write one HTML page about a run: curves, figures, samples and lens through time, settings, how to make it again.
+
+    Every evaluation and the end of the run write it too. It needs no network, so it can be sent to somebody.
+
+    Example: `gpt2flow report demo --output demo.html`
+
+    Parameters
+    ----------
+    run
+        The run's id or name; the latest one of that name.
+    output
+        File to write; report.html in the run's folder unless given.
+    """
+    from tasks.report_page import write_page
+    from tasks.run_folder import find_run
+
+    print(f"Written: {write_page(find_run(Workspace.current(), run), output)}")
+
+
+@app.command
 def stop(run: str, /) -> None:
     """Stop a run: the update under way ends, its checkpoint is saved, and `gpt2flow resume` goes on from there.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ["run", "resume", "stop", "checkpoints", "encode", "data", "sample", "lens", "dashboard", "runs", "doctor"]
+VERBS = ["run", "resume", "stop", "report", "checkpoints", "encode", "data", "sample", "lens", "dashboard", "runs", "doctor"]
 
 
 def gpt2flow(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from prefect.artifacts import Artifact
 
 from configs.errors import UserError
 from configs.schema import RunConfig
@@ -128,6 +129,24 @@ def test_mlflow_has_the_samples_as_text_and_as_a_table(registered: RunResult, tm
     table = json.loads(Path(client.download_artifacts(run_id, "samples.json", str(tmp_path))).read_text())
     assert table["columns"] == ["step", "prompt", "completion"]
     assert [row[:2] for row in table["data"]] == [[step, prompt] for step in (0, 4, 8) for prompt in ("The ", "")]
+
+
+def test_mlflow_has_the_lens_by_step_and_the_report(registered: RunResult, tmp_path: Path) -> None:
+    client, run_id = client_run(registered)
+    for step in (0, 4, 8):
+        files = {Path(file.path).name for file in client.list_artifacts(run_id, f"lens/step-{step:08d}")}
+        assert files == {"prompt-1.html", "prompt-1.json", "prompt-1.png"}
+    assert {"lens/across-1.html", "lens/across-1.png"} <= {file.path for file in client.list_artifacts(run_id, "lens")}
+    report = Path(client.download_artifacts(run_id, "report.html", str(tmp_path))).read_text()
+    assert f"{registered.before.val_loss:.3f} →</s> {registered.best.val_loss:.3f}" in report
+    assert "registered version 1 (candidate)" in report
+
+
+def test_prefect_has_the_short_form_with_a_link_to_the_report(registered: RunResult) -> None:
+    artifact = Artifact.get(f"report-{registered.run}")
+    assert artifact is not None
+    assert f"| validation loss | {registered.before.val_loss:.3f} | {registered.best.val_loss:.3f} |" in artifact.data
+    assert Path(registered.folder, "report.html").as_uri() in artifact.data
 
 
 def test_the_registered_version_generates_through_its_alias(registered: RunResult) -> None:

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+import torch
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
 from configs.errors import UserError
-from configs.schema import LensSettings
+from configs.schema import LensSettings, TrainSettings
 from gpt2core import GPT2, load_model, load_tokenizer, picture_fonts
+from gpt2core.batches import Batches
+from gpt2core.config import GPT2Config
 from gpt2core.heat_map_pictures import draw_maps
 from gpt2core.lens_maps import (
     guesses_across,
@@ -28,7 +31,9 @@ from gpt2core.lens_maps import (
 from gpt2core.lens_pages import render_across, render_reading
 from gpt2core.lens_reading import LensReading, load_reading, read_lens, read_lens_greedily, save_reading
 from gpt2core.picture_fonts import drawable
+from gpt2core.token_store import TokenStore
 from gpt2core.tokenizer import Tokenizer
+from gpt2core.trainer import Trainer
 
 SETTINGS = LensSettings(max_new_tokens=5)
 PROMPT = "<b>不 & x</b>"
@@ -230,6 +235,21 @@ def test_weights_that_are_no_numbers_are_named_by_their_layer(golden: Path, tiny
 @pytest.mark.parametrize(("prompt", "before"), [("", ["<|endoftext|>"]), ("\ud800", ["‹EF›", "‹BF›", "…\ufffd"])])
 def test_odd_prompts_are_read(tiny: tuple[GPT2, Tokenizer], prompt: str, before: list[str]) -> None:
     assert read_lens(*tiny, prompt, SETTINGS).before == before
+
+
+def test_looking_while_a_run_goes_on_changes_no_bit_of_its_weights(store: TokenStore, tokenizer: Tokenizer) -> None:
+    def trained(look: bool) -> GPT2:
+        settings = TrainSettings(steps=6, batch_size=2, learning_rate=1e-2, warmup_steps=1)
+        model = GPT2(GPT2Config(300, 16, 16, 2, 2, dropout=0.1)).initialise(0)
+        trainer = Trainer(model, Batches(store.stream("train"), 16, 2, 0), settings)
+        for step in range(7):
+            trainer.run_until(step)
+            if look:
+                read_lens_greedily(trainer.model, tokenizer, "The function", 4)
+        return model
+
+    for one, other in zip(trained(look=True).parameters(), trained(look=False).parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_while_a_run_goes_on_a_long_prompt_counts_with_its_end(tiny: tuple[GPT2, Tokenizer]) -> None:

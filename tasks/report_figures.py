@@ -1,0 +1,96 @@
+"""The figures of a run's evaluations under names that people read: tables by step and small charts, whatever keys there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tasks.report_charts import Chart, chart, series
+
+Row = dict[str, float]
+NAMES = {
+    "val_loss": "validation loss",
+    "val_tokens": "tokens scored",
+    "bits_per_byte": "bits per byte",
+    "accuracy": "token accuracy",
+    "calibration_error": "calibration error",
+    "gain": "gain over step 0, nats a token",
+    "gain_low": "gain, lower end of the 95% interval",
+    "gain_high": "gain, upper end of the 95% interval",
+    "sample_distinct_1": "samples: different tokens",
+    "sample_distinct_2": "samples: different pairs",
+    "sample_distinct_3": "samples: different triples",
+    "sample_repetition": "samples: repeated 4-grams",
+    "sample_loops": "samples: end in a loop",
+    "sample_length": "samples: mean length in tokens",
+    "sample_ended": "samples: ended by themselves",
+}
+SHARES = ("accuracy", "distinct", "repetition", "loops", "ended", "share")
+"""Words in the key of a figure that is a share and shown in percent."""
+CHARTED_ELSEWHERE = {"val_loss", "val_tokens", "step", "time"}
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """A figure at each of the steps shown; empty where it was not measured."""
+
+    name: str
+    values: list[str]
+
+
+def name_of(key: str) -> str:
+    """A figure's name for people."""
+    return NAMES.get(key) or key.replace("val_loss", "loss").replace("_", " ").replace("/", ": ")
+
+
+def text_of(key: str, value: float | None) -> str:
+    """A figure as it is written."""
+    if value is None:
+        return ""
+    if any(word in key for word in SHARES):
+        return f"{value:.1%}"
+    if float(value).is_integer() or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    digits = 1 if abs(value) >= 100 else 3
+    return f"{value:,.{digits}f}" if abs(value) >= 0.01 else f"{value:.2g}"
+
+
+def figure_rows(rows: list[Row]) -> list[FigureRow]:
+    """All figures of these evaluations in the order in which they first appear."""
+    keys = dict.fromkeys(key for row in rows for key in row if key not in ("step", "time"))
+    return [FigureRow(name_of(key), [text_of(key, row.get(key)) for row in rows]) for key in keys]
+
+
+def figure_charts(rows: list[Row]) -> list[Chart]:
+    """A small chart for each group of figures; none where there is only one evaluation."""
+    keys = dict.fromkeys(key for row in rows for key in row if key not in CHARTED_ELSEWHERE)
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        groups.setdefault(_group(key), []).append(key)
+    made = [_chart(group, members, rows) for group, members in groups.items()] if len(rows) > 1 else []
+    return [found for found in made if found is not None]
+
+
+def evenly(values: Iterable[int], most: int, always: int | None = None) -> list[int]:
+    """At most so many of them, evenly spread, the first and the last, and `always` if it is among them."""
+    ordered = list(values)
+    if len(ordered) <= most:
+        return ordered
+    kept = {ordered[round(number * (len(ordered) - 1) / (most - 1))] for number in range(most)}
+    if always in ordered and always not in kept:
+        kept.remove(min(kept - {ordered[0], ordered[-1]}, key=lambda value: abs(value - (always or 0))))
+        kept.add(always or 0)
+    return sorted(kept)
+
+
+def _chart(group: str, keys: list[str], rows: list[Row]) -> Chart | None:
+    title = name_of(group)
+    short: Callable[[str], str] = lambda key: title if key == group else name_of(key).removeprefix(f"{title}: ")  # noqa: E731
+    curves = [series(short(key), [(row["step"], row[key]) for row in rows if key in row], dotted=True) for key in keys]
+    return chart(title, *curves)
+
+
+def _group(key: str) -> str:
+    """Parts of one whole, ends of an interval and numbered kinds stand in one chart."""
+    return re.sub(r"_(low|high|\d+)$", "", key.split("/")[0])

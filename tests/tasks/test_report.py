@@ -1,0 +1,207 @@
+"""The report on a run: what stands on the page, for runs of every state, and that it needs nothing but itself."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+from gpt2core.lens_reading import Guess, LensReading, save_reading
+from tasks.report_charts import Chart, Series, chart, series, smoothed
+from tasks.report_facts import gather_facts
+from tasks.report_figures import evenly, figure_charts, text_of
+from tasks.report_page import render_report, write_page
+from tasks.run_folder import RunFolder
+
+SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 1}
+PROMPT = "Once <b>upon"
+LOSSES = {0: 5.5, 10: 3.25, 20: 3.5}
+
+
+class Page(HTMLParser):
+    """Visible texts and what the page points to."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.texts.append(data.strip())
+
+
+def reading(probability: float) -> LensReading:
+    layers = [[Guess(1, "·a", probability)], [Guess(2, "中", 0.5)]]
+    return LensReading(PROMPT, "a", ["Once"], ["·a"], [layers], [[7], [1]], [[1.0]], ["x"], [[3], [4444]], False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run of 20 of 30 steps with three evaluations, written as the tasks write it."""
+    folder = RunFolder(tmp_path / "tale-1234")
+    folder.samples.mkdir(parents=True)
+    config = RunConfig.model_validate({"name": "tale", "model": SIZES, "train": {"steps": 30}})
+    known = {"id": folder.id, "store": "0" * 32, "started": "2030-01-02T03:04:05", "mlflow_run_id": "abc"}
+    folder.write("run", {**known, "config": config.model_dump()})
+    steps = range(1, 21)
+    folder.metrics.append({"step": s, "loss": 6.0 - s / 10, "learning_rate": 1e-3, "gradient_norm": 1.0} for s in steps)
+    folder.timing.append([{"step": 20, "tokens_per_second": 4321.0, "time": 0}])
+    for step, loss in LOSSES.items():
+        row = {"step": step, "val_loss": loss, "perplexity": math.exp(loss), "bits_per_byte": loss / 2, "val_tokens": 999}
+        folder.evaluations.append([{**row, "invented_share": 0.25, "val_loss_by_length/1-64": loss + 1}])
+        sample = {"step": step, "prompt": PROMPT, "completion": f"</script>{step} times", "tokens": 7, "ended": True}
+        folder.sample_files(step)[0].write_text(json.dumps([sample]))
+        folder.lens_folder(step).mkdir(parents=True)
+        save_reading(reading((step + 1) / 100), folder.lens_folder(step) / "prompt-1.json")
+    return folder
+
+
+def test_the_page_is_whole_in_itself(folder: RunFolder) -> None:
+    page = render_report(gather_facts(folder))
+    assert not re.search(r"https?:|@import|url\(", page)
+    parsed = Page(page)
+    assert all(link.startswith("#") for link in parsed.links)
+    assert {link.removeprefix("#") for link in parsed.links} <= set(re.findall(r'id="(\w+)"', page))
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page
+
+
+def test_the_page_shows_what_the_run_has_written(folder: RunFolder) -> None:
+    texts = Page(render_report(gather_facts(folder))).texts
+    shown = " ".join(texts)
+    for expected in (
+        "tale-1234",
+        "stopped, step 20 of 30; best at step 10",
+        "5.500 → 3.250",  # validation loss, first and best
+        "perplexity 244.7 25.790 33.115",
+        "invented share 25.0% 25.0% 25.0%",
+        "loss by length: 1-64 6.500 4.250 4.500",
+        "step 10 7 tokens, ended",
+        "</script>20 times",
+        "·a 1% ·a 11% ·a 21%",  # the lens: the embedding's guess at the three steps
+        "4,444",
+        "0" * 32,
+        "4,321 tokens a second",
+        "n_embd: 16",
+        "gpt2flow run run.yaml",
+    ):
+        assert expected in shown, expected
+
+
+def test_what_a_model_wrote_can_break_nothing(folder: RunFolder) -> None:
+    page = render_report(gather_facts(folder))
+    assert "<b>upon" not in page
+    assert Page(page).tags.count("script") == page.count("</script>") == 2
+
+
+def test_a_rising_validation_loss_is_a_warning(folder: RunFolder) -> None:
+    (warning,) = gather_facts(folder).warnings
+    assert warning == "The validation loss has risen from 3.250 to 3.500 at step 20: the model overfits."
+
+
+def test_a_finished_run_names_its_version(folder: RunFolder) -> None:
+    folder.write("result", {"steps": 30, "model": "tale", "version": "3", "alias": "candidate", "parameters": 1234567})
+    shown = " ".join(Page(render_report(gather_facts(folder))).texts)
+    assert "finished, 30 steps, tale version 3 (candidate)" in shown
+    assert "models:/tale/3" in shown
+    assert "1,234,567" in shown
+
+
+def test_a_run_that_has_just_begun_has_a_page_too(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "new")
+    folder.path.mkdir()
+    shown = " ".join(Page(render_report(gather_facts(folder))).texts)
+    assert "No step has been made yet." in shown
+    assert "Nothing has been evaluated yet." in shown
+
+
+def test_files_that_are_damaged_or_lost_are_left_out(folder: RunFolder) -> None:
+    (folder.lens_folder(10) / "prompt-1.json").write_text("{")
+    folder.sample_files(0)[0].unlink()
+    facts = gather_facts(folder)
+    assert facts.lens[0].guesses.columns == ["0", "20"]
+    assert [sample.step for sample in facts.samples[PROMPT]] == [10, 20]
+
+
+def test_the_page_goes_where_it_is_asked_to(folder: RunFolder, tmp_path: Path) -> None:
+    assert write_page(folder) == folder.path / "report.html"
+    assert write_page(folder, tmp_path / "x.html").read_text() == folder.report_page.read_text()
+    with pytest.raises(UserError, match="nowhere does not exist: create it"):
+        write_page(folder, tmp_path / "nowhere" / "x.html")
+
+
+def test_smoothing_is_the_mean_weighted_by_powers_of_the_decay() -> None:
+    values = [3.0, 1.0, 4.0, math.nan, 1.0, 5.0]
+    seen = [3.0, 1.0, 4.0, 1.0, 5.0]
+    weights = [0.75**age for age in range(4, -1, -1)]
+    expected = sum(w * v for w, v in zip(weights, seen, strict=True)) / sum(weights)
+    assert smoothed(values, window=4)[-1] == pytest.approx(expected)
+    assert smoothed([2.0] * 9, window=3) == pytest.approx([2.0] * 9)
+
+
+def test_a_curve_fills_its_plot_and_its_ticks_stand_at_their_values() -> None:
+    made = Chart("loss", [Series("a", [0, 50, 100], [2.0, 1.0, 0.0])])
+    (left, top), middle, (right, bottom) = made.places(made.series[0])
+    assert (left, right) == (0.0, 100.0)
+    assert middle == pytest.approx((50.0, 50.0))
+    assert 0 < top < 10
+    assert 90 < bottom < 100
+    for tick in made.y_ticks:
+        assert tick.at == pytest.approx(bottom + (top - bottom) * float(tick.label) / 2.0)
+    assert [(tick.label, tick.at) for tick in made.x_ticks] == [(str(at), at) for at in (0, 20, 40, 60, 80, 100)]
+
+
+def test_a_curve_leaves_out_what_is_no_number_and_keeps_its_ends_when_it_is_thinned() -> None:
+    assert series("x", [(1, math.nan), (2, math.inf)]) is None
+    assert chart("x", None, None) is None
+    long = series("x", [(step, float(step)) for step in range(100_001)])
+    assert long is not None
+    assert len(long.steps) <= 402
+    assert (long.steps[0], long.steps[-1]) == (0, 100_000)
+
+
+def test_a_chart_of_one_point_or_a_flat_line_can_be_drawn() -> None:
+    for values in ([3.0], [0.0, 0.0]):
+        made = Chart("flat", [Series("a", list(range(len(values))), values)])
+        assert all(0 <= place <= 100 for point in made.places(made.series[0]) for place in point)
+        assert made.y_ticks
+
+
+def test_ends_of_an_interval_and_parts_of_a_whole_share_a_chart() -> None:
+    row = {"gain": 1.0, "gain_low": 0.5, "gain_high": 1.5, "loss_by_source/a": 1.0, "loss_by_source/b": 2.0, "other": 3.0}
+    charts = figure_charts([{"step": 0, **row}, {"step": 5, **row}])
+    assert [len(found.series) for found in charts] == [3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("perplexity", 1025.64, "1,026"),
+        ("perplexity", 51.0312, "51.031"),
+        ("perplexity", 162.362, "162.4"),
+        ("val_tokens", 16377, "16,377"),
+        ("sample_repetition", 0.0773, "7.7%"),
+        ("calibration_error", 0.00213, "0.0021"),
+        ("anything", None, ""),
+    ],
+)
+def test_figures_are_written_for_people(key: str, value: float | None, text: str) -> None:
+    assert text_of(key, value) == text
+
+
+def test_of_many_evaluations_the_first_the_last_and_the_best_are_shown() -> None:
+    shown = evenly(range(0, 10_000, 100), 10, always=300)
+    assert len(shown) == 10
+    assert {0, 300, 9900} <= set(shown)
+    assert evenly([1, 2], 10) == [1, 2]
