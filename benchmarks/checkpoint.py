@@ -31,7 +31,7 @@ def main(size: str, rounds: int) -> None:
     trainer = _trainer(size)
     trainer.run_until(2)
     tokenizer = train_tokenizer(["a text"], 257)
-    held, synchronous, verified, written = [], [], [], []
+    held, synchronous, verified, written, stopped = [], [], [], [], []
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
         folder = Path(scratch)
         saver = BackgroundSaver(trainer, lambda snapshot: _write(folder, snapshot, tokenizer))
@@ -45,6 +45,8 @@ def main(size: str, rounds: int) -> None:
             held.append(held_by_call + waiting.seconds)
             saver.wait()
             written.append(time.perf_counter() - started)
+            trainer.run_until(trainer.step + 1)
+            stopped.append(_timed(lambda: _save_and_wait(saver, trainer)))
             verified.append(_timed(lambda: find_damage(find_checkpoints(folder)[-1])))
             print(f"step alone {undisturbed:.2f} s, step beside saving {step:.2f} s", flush=True)
     share = statistics.median(held) / statistics.median(synchronous)
@@ -52,6 +54,7 @@ def main(size: str, rounds: int) -> None:
     print(f"  torch.save                    {statistics.median(synchronous):7.3f} s")
     print(f"  training thread held          {statistics.median(held):7.3f} s   ({share:.1%} of torch.save)")
     print(f"  until durable, beside a step  {statistics.median(written):7.3f} s")
+    print(f"  until durable after SIGTERM   {statistics.median(stopped):7.3f} s   (no step runs beside)")
     print(f"  verified on load              {statistics.median(verified):7.3f} s")
 
 
@@ -71,6 +74,11 @@ class WaitingTime:
             self.seconds += _timed(wait)
 
         self._trainer.before_update = measured
+
+
+def _save_and_wait(saver: BackgroundSaver, trainer: Trainer) -> None:
+    saver.save(take_snapshot(trainer, {}))
+    saver.wait()
 
 
 def _write(folder: Path, snapshot: Snapshot, tokenizer: object) -> None:

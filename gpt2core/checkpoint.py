@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -79,12 +80,16 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> 
             return checkpoint
         set_aside(checkpoint)
     with publish_folder(checkpoint.path) as temporary:
-        save_config(snapshot.config, temporary, end_of_text=tokenizer.end_of_text)
-        write_weights(temporary, snapshot.weights, snapshot.frozen, snapshot.lora)
-        tokenizer.save(temporary)
-        save_tensors(snapshot.moments, temporary / "optimizer.safetensors")
-        write_json(temporary / "state.json", {"step": snapshot.step, "versions": _versions(), **snapshot.state})
-        write_manifest(temporary, {path.name: file_hash(path) for path in sorted(temporary.iterdir())})
+        with ThreadPoolExecutor() as pool:  # both large files at once: each waits for the disk, and the other one may not
+            moments = pool.submit(save_tensors, snapshot.moments, temporary / "optimizer.safetensors")
+            write_weights(temporary, snapshot.weights, snapshot.frozen, snapshot.lora)
+            moments.result()
+            save_config(snapshot.config, temporary, end_of_text=tokenizer.end_of_text)
+            tokenizer.save(temporary)
+            write_json(temporary / "state.json", {"step": snapshot.step, "versions": _versions(), **snapshot.state})
+            files = sorted(temporary.iterdir())
+            hashes = list(pool.map(file_hash, files))
+        write_manifest(temporary, {file.name: digest for file, digest in zip(files, hashes, strict=True)})
     return checkpoint
 
 

@@ -207,6 +207,8 @@ def _build_model(config: RunConfig, base: Path | None, tokenizer: Tokenizer) -> 
 
 def _start_or_resume(run: FinetuneRun, origin: Origin | None) -> None:
     folder, trainer = run.folder, run.trainer
+    if folder.is_damaged("run"):
+        warn("run", f"{folder.path / 'run.json'} is not what was written: it is made again from the newest checkpoint")
     remove_leftovers(folder.checkpoints)
     checkpoint, damaged = newest_valid(folder.checkpoints, folder.id)
     for bad, damage in damaged:

@@ -10,6 +10,8 @@ import atexit
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from configs.errors import UserError
 from tasks.databases import PREFECT_URL_VARIABLES
@@ -40,18 +42,34 @@ def wait_for_prefect(starting: bool) -> None:
 
     Only one that is `starting` is waited for: the user's own should be there.
     """
-    import httpx
-
     url, deadline = os.environ.get("PREFECT_API_URL"), time.monotonic() + PATIENCE
-    while url:
-        try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
+    while url and not _answers(url):
         if not starting or time.monotonic() > deadline:
             raise UserError(f"Prefect's server {url} does not answer: start it, or unset PREFECT_API_URL.")
         time.sleep(0.1)
+
+
+@contextmanager
+def naming_a_lost_server() -> Iterator[None]:
+    """Turn what Prefect raises when its server went away into a sentence."""
+    try:
+        yield
+    except Exception as error:
+        url = os.environ.get("PREFECT_API_URL")
+        if isinstance(error, UserError) or not url or _answers(url):
+            raise
+        raise UserError(
+            f"Prefect's server {url} went away: start it again, then run the same command; it goes on from the last checkpoint."
+        ) from error
+
+
+def _answers(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def _spec(workspace: Workspace, port: int) -> ServerSpec:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
@@ -167,9 +166,8 @@ def _curves(folder: RunFolder, rows: list[Row]) -> list[Chart]:
 def _samples(folder: RunFolder, steps: list[int]) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = {}
     for step in steps:
-        with suppress(OSError, ValueError):
-            for row in json.loads(folder.sample_files(step)[0].read_text(encoding="utf-8")):
-                found.setdefault(row["prompt"], []).append(Sample(step, row["completion"], _remarks(row)))
+        for row in folder.samples_of(step):
+            found.setdefault(row["prompt"], []).append(Sample(step, row["completion"], _remarks(row)))
     return found
 
 

@@ -29,6 +29,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Literal
 
+import xxhash
+
 from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.durable import write_json
@@ -131,16 +133,28 @@ class RunFolder:
         text = self.read("run").get("started")
         return datetime.fromisoformat(text).timestamp() if text else 0.0
 
-    def read(self, name: FileName) -> dict[str, Any]:
-        """One of the JSON files; empty if it is not there or damaged."""
+    def samples_of(self, step: int) -> list[dict[str, Any]]:
+        """What was generated at an evaluated step; empty if it is not there or damaged."""
         try:
-            return dict(json.loads((self.path / f"{name}.json").read_text(encoding="utf-8")))
+            return list(json.loads(self.sample_files(step)[0].read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return []
+
+    def read(self, name: FileName) -> dict[str, Any]:
+        """One of the JSON files; empty if it is not there, or if a bit of it differs from what was written."""
+        try:
+            value = dict(json.loads((self.path / f"{name}.json").read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
             return {}
+        return value if value.pop("checksum", None) in (None, _checksum(value)) else {}
 
     def write(self, name: FileName, value: dict[str, Any]) -> None:
         """Replace one of the JSON files."""
-        write_json(self.path / f"{name}.json", value)
+        write_json(self.path / f"{name}.json", {**value, "checksum": _checksum(value)})
+
+    def is_damaged(self, name: FileName) -> bool:
+        """Whether one of the JSON files is there and not what was written."""
+        return (self.path / f"{name}.json").is_file() and not self.read(name)
 
     def state(self) -> RunState:
         """Running while some process holds the lock; otherwise what the last attempt left behind."""
@@ -178,6 +192,10 @@ class RunFolder:
         except BlockingIOError:
             return True
         return False
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True).encode())
 
 
 def _lock_patiently(lock: IO[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter
@@ -79,6 +78,5 @@ def _evaluation_at(folder: RunFolder, step: int) -> Evaluation:
 
 
 def _first_sample(folder: RunFolder, step: int) -> dict[str, str]:
-    file, _ = folder.sample_files(step)
-    samples = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    samples = folder.samples_of(step)
     return dict(samples[0]) if samples else {"prompt": "", "completion": ""}

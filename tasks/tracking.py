@@ -196,8 +196,7 @@ class Tracking:
 
     def _log_samples_table(self, run_id: str, steps: list[int]) -> None:
         """One table of all samples, in the form that MLflow's table view reads."""
-        files = [self._folder.sample_files(step)[0] for step in steps]
-        samples = [sample for file in files for sample in json.loads(file.read_text(encoding="utf-8"))]
+        samples = [sample for step in steps for sample in self._folder.samples_of(step)]
         columns = ["step", "prompt", "completion"]
         table = {"columns": columns, "data": [[sample[column] for column in columns] for sample in samples]}
         self._client.log_dict(run_id, table, "samples.json")

@@ -13,6 +13,7 @@ from configs.schema import RunConfig, RunSettings
 from flows.app import Overrides, app
 from flows.prefect_start import prefect_starting
 from gpt2core.sources import check_sources
+from tasks.prefect_server import naming_a_lost_server
 from tasks.workspace import Workspace
 
 
@@ -149,4 +150,6 @@ def _fine_tune(config: RunConfig) -> None:
         from tasks.reconciliation import reconcile
 
         reconcile(workspace)
-    print_summary(finetune(config))
+    with naming_a_lost_server():
+        result = finetune(config)
+    print_summary(result)

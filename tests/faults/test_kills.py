@@ -226,3 +226,19 @@ def test_a_signal_ends_the_run_with_a_word_and_a_status(
     folder = folder_of(config)
     assert folder.state() == "stopped"
     assert MlflowClient().get_run(folder.read("run")["mlflow_run_id"]).info.status == "KILLED"
+
+
+@pytest.mark.slow
+def test_sigterm_while_the_model_is_registered_leaves_one_version(text: Path, undisturbed: Path, tmp_path: Path) -> None:
+    config = config_of("registering", text)
+    started = [sys.executable, "-u", "-m", "flows.cli", *command(config, tmp_path)]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if "registry" in line)
+        process.terminate()
+        rest = process.stdout.read()
+    assert process.returncode == 143, rest
+    assert "Traceback" not in rest
+    assert f"the checkpoint of step {STEPS} is saved; the same command goes on from there" in rest
+    assert folder_of(config).state() == "stopped"
+    finish_and_check(config, undisturbed)

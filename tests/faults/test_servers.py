@@ -1,0 +1,247 @@
+"""Real servers beside a run: killed and started again in its middle, and a cancel that comes through them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from configs.schema import RunConfig
+from flows.finetune import finetune
+from gpt2core.checkpoint import find_checkpoints, find_damage
+from tasks.run_folder import RunFolder
+from tasks.server_process import ServerProcess, ServerSpec, free_port, stop_all
+from tasks.workspace import Workspace
+
+STEPS = 60
+PROJECT = Path(__file__).parents[2]
+SLOWLY = """
+import sys, time
+import tasks.cancellation, tasks.tracking
+from gpt2core.trainer import Trainer
+tasks.cancellation.LOOK_INTERVAL = tasks.tracking.DELIVERY_INTERVAL = 0.3
+update, pause = Trainer._update, float(sys.argv.pop(1))
+Trainer._update = lambda trainer: (time.sleep(pause), update(trainer))
+from flows.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file: Path = tmp_path_factory.mktemp("text") / "a.txt"
+    file.write_text("".join(f"The {i}th line says that {i} times {i} is {i * i}.\n\n" for i in range(400)))
+    Workspace.current().create()
+    return file
+
+
+def config_of(name: str, text: Path, steps: int = STEPS) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": name,
+            "data": {"source": str(text)},
+            "tokenizer": {"vocab_size": 300},
+            "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2, "dropout": 0.1},
+            "train": {"steps": steps, "batch_size": 2, "schedule": "constant", "checkpoint_every": 10},
+            "evaluate": {"every": steps // 2, "prompts": ["The "], "max_new_tokens": 8},
+            "registry": {"enabled": False},
+        }
+    )
+
+
+def prefect_server(folder: Path, port: int) -> ServerSpec:
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
+    environment = {"PREFECT_HOME": str(folder), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    return ServerSpec("Prefect", command, port, "/api/health", folder / "server.log", environment)
+
+
+def mlflow_server(folder: Path, port: int) -> ServerSpec:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    storage = ["--backend-store-uri", f"sqlite:///{folder / 'db'}", "--artifacts-destination", str(folder / "artifacts")]
+    return ServerSpec("MLflow", command + storage, port, "/health", folder / "server.log")
+
+
+def start(spec: ServerSpec) -> ServerProcess:
+    server, deadline = ServerProcess(spec), time.monotonic() + 180
+    while not server.answers():
+        assert time.monotonic() < deadline and server.exit_code() is None, server.last_words()
+        time.sleep(0.1)
+    return server
+
+
+def kill(server: ServerProcess) -> None:
+    """As by kill -9, with everything that it has started."""
+    os.killpg(server.identity.pid, signal.SIGKILL)
+    server.wait_until_gone()
+
+
+@contextmanager
+def running(config: RunConfig, folder: Path, until: str, pause: float = 0.1) -> Iterator[subprocess.Popen[str]]:
+    """`gpt2flow run`, updates `pause` seconds apart, whose output has come to the line that contains `until`."""
+    file = folder / f"{config.name}.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-u", "-c", SLOWLY, str(pause), "run", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        seen: list[str] = []
+        while until not in (line := process.stdout.readline()):
+            seen.append(line)
+            assert line, "".join(seen)
+        yield process
+
+
+def folder_of(config: RunConfig) -> RunFolder:
+    return RunFolder(next(Workspace.current().runs.glob(f"{config.name}-*")))
+
+
+def final_weights(folder: Path) -> bytes:
+    last = find_checkpoints(folder / "checkpoints")[-1]
+    assert find_damage(last) == ""
+    return b"".join((last.path / f"{name}.safetensors").read_bytes() for name in ("model", "optimizer"))
+
+
+def ask_prefect(url: str, path: str, body: dict[str, object] | None = None) -> Any:
+    data = json.dumps(body).encode() if body is not None else None
+    request = Request(f"{url}{path}", data, {"Content-Type": "application/json"})
+    with urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read())
+
+
+def wait_until(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 180
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def cancel(url: str, name: str) -> str:
+    """Cancel the newest flow run as Prefect's page does; returns its id."""
+    wanted = {"flows": {"name": {"any_": [name]}}, "sort": "START_TIME_DESC"}
+    run = ask_prefect(url, "/flow_runs/filter", wanted)[0]
+    ask_prefect(url, f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+    return str(run["id"])
+
+
+def assert_goes_on_exactly(config: RunConfig, text: Path) -> None:
+    """The run that was stopped ends with the weights of one that nobody disturbed."""
+    newest = find_checkpoints(folder_of(config).checkpoints)[-1]
+    assert 0 < newest.step < STEPS
+    assert find_damage(newest) == ""
+    undisturbed = finetune(config.model_copy(update={"name": f"{config.name}-undisturbed"}))
+    assert final_weights(Path(finetune(config).folder)) == final_weights(Path(undisturbed.folder))
+
+
+@pytest.fixture
+def prefect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ServerProcess, str]]:
+    """A Prefect server of the user's own, which the environment names, and its URL."""
+    port = free_port(4600)
+    assert port is not None
+    (tmp_path / "prefect").mkdir()
+    server = start(prefect_server(tmp_path / "prefect", port))
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
+    yield server, f"http://127.0.0.1:{port}/api"
+    stop_all([server])
+
+
+@pytest.mark.slow
+def test_a_cancel_in_prefect_stops_a_run_that_was_started_by_hand(
+    text: Path, tmp_path: Path, prefect: tuple[ServerProcess, str]
+) -> None:
+    config = config_of("cancelled", text)
+    with running(config, tmp_path, until="is new") as process:
+        wait_until(lambda: len(folder_of(config).metrics.rows()) >= 20)
+        run = cancel(prefect[1], "finetune")
+        assert process.stdout is not None
+        rest = process.stdout.read()
+    assert process.returncode == 143, rest
+    assert "the run was cancelled in Prefect" in rest
+    assert "the same command goes on from there" in rest
+    assert ask_prefect(prefect[1], f"/flow_runs/{run}")["state_type"] == "CANCELLED"
+    with temporary_settings({PREFECT_API_URL: prefect[1]}):
+        assert_goes_on_exactly(config, text)
+
+
+@pytest.mark.slow
+def test_a_cancel_of_a_deployed_run_reaches_it_through_its_worker(
+    text: Path, tmp_path: Path, prefect: tuple[ServerProcess, str]
+) -> None:
+    config = config_of("deployed", text).model_copy(update={"train": config_of("deployed", text, 2000).train})
+    serve = [sys.executable, "-c", "from flows.finetune import finetune; finetune.serve(name='nightly')"]
+    with (tmp_path / "serve.log").open("w") as log, subprocess.Popen(serve, stdout=log, stderr=log, cwd=PROJECT) as server:
+        try:
+            wait_until(lambda: ask_prefect(prefect[1], "/deployments/filter", {}))
+            (deployment,) = ask_prefect(prefect[1], "/deployments/filter", {})
+            parameters = {"parameters": {"config": config.model_dump(mode="json")}}
+            run = ask_prefect(prefect[1], f"/deployments/{deployment['id']}/create_flow_run", parameters)["id"]
+            wait_until(lambda: list(Workspace.current().runs.glob("deployed-*")) and folder_of(config).metrics.rows())
+            assert cancel(prefect[1], "finetune") == run
+            wait_until(lambda: ask_prefect(prefect[1], f"/flow_runs/{run}")["state_type"] == "CANCELLED")
+            wait_until(lambda: folder_of(config).state() == "stopped")
+        finally:
+            server.terminate()
+    with temporary_settings({PREFECT_API_URL: prefect[1]}):
+        assert_goes_on_exactly(config, text)
+
+
+@pytest.mark.slow
+def test_a_prefect_server_that_is_killed_loses_nothing(text: Path, tmp_path: Path, prefect: tuple[ServerProcess, str]) -> None:
+    config = config_of("without-prefect", text)
+    with running(config, tmp_path, until="is new") as process:
+        wait_until(lambda: len(folder_of(config).metrics.rows()) >= 20)
+        kill(prefect[0])
+        assert process.stdout is not None
+        rest = process.stdout.read()
+    assert "Traceback" not in rest
+    assert process.returncode in (0, 2), rest
+    if process.returncode:
+        assert "Prefect's server" in rest.splitlines()[-1]
+    again = start(prefect[0].spec)
+    try:
+        with temporary_settings({PREFECT_API_URL: prefect[1]}):
+            undisturbed = finetune(config.model_copy(update={"name": "with-prefect"}))
+            assert final_weights(Path(finetune(config).folder)) == final_weights(Path(undisturbed.folder))
+    finally:
+        stop_all([again])
+
+
+@pytest.mark.slow
+def test_an_mlflow_server_that_is_killed_and_comes_back_gets_everything_once_and_costs_no_time(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port(5600)
+    assert port is not None
+    spec = mlflow_server(tmp_path, port)
+    server = start(spec)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    config = config_of("outage", text)
+    with running(config, tmp_path, until="is new", pause=1.0) as process:
+        folder = folder_of(config)
+        wait_until(lambda: len(folder.metrics.rows()) >= 10)
+        kill(server)
+        wait_until(lambda: len(folder.metrics.rows()) >= 30)
+        server = start(spec)
+        assert process.stdout is not None
+        rest = process.stdout.read()
+    try:
+        assert process.returncode == 0, rest
+        rows = folder.metrics.rows()
+        client = MlflowClient(tracking_uri=f"http://127.0.0.1:{port}")
+        run = client.get_run(folder.read("run")["mlflow_run_id"])
+        history = client.get_metric_history(run.info.run_id, "loss")
+        assert run.info.status == "FINISHED"
+        assert [(metric.step, metric.value) for metric in history] == [(row["step"], row["loss"]) for row in rows]
+    finally:
+        stop_all([server])
+    speeds = [row["tokens_per_second"] for row in folder.timing.rows()]  # by ten steps; it was away in the second
+    assert speeds[1] > 0.8 * speeds[-1]
