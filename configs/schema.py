@@ -178,6 +178,9 @@ class TrainSettings(Section):
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_no_float16)] = "auto"
     """In which numbers products are computed; weights and optimizer stay float32. auto: bfloat16 where that is faster."""
+    compile: Literal["auto"] | bool = "auto"
+    """Whether the blocks are compiled by torch.compile: faster steps after a first one of up to a minute. auto: on CUDA, in
+    runs of 500 batches and more."""
     restore_from: str = "latest"
     """latest: go on where this very run stands. fresh: begin it again, the old one is kept aside. A step, 'best' or a step-N
     folder: begin with weights, optimizer and step of that checkpoint of the latest run of this name. models:/NAME@ALIAS:
