@@ -305,6 +305,10 @@ class RunConfig(RunSettings):
                 raise ValueError("tokenizer.source is 'base' but model.base is 'scratch': use 'train' or a tokenizer folder")
         if self.train.compat and self.data.mask_documents:
             raise ValueError("data.mask_documents needs end-of-text ids, which train.compat nshepperd has not: use one of them")
+        if LORA in self.train.trainable and sizes.base == "scratch":
+            raise ValueError("train.trainable is 'lora' but model.base is 'scratch': adapters need a trained model, name one")
+        if LORA in self.train.trainable and not self.train.adapts:
+            raise ValueError("train.trainable lora stands alone: choose adapters, or patterns of the model's own parameters")
         if sizes.n_embd and sizes.n_head and sizes.n_embd % sizes.n_head:
             raise ValueError(f"model.n_embd {sizes.n_embd} is not divisible by model.n_head {sizes.n_head}: change one of them")
         return self
