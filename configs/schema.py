@@ -178,6 +178,9 @@ class TrainSettings(Section):
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_no_float16)] = "auto"
     """In which numbers products are computed; weights and optimizer stay float32. auto: bfloat16 where that is faster."""
+    compile: Literal["auto"] | bool = "auto"
+    """Whether the blocks are compiled by torch.compile: faster steps after a first one of up to a minute. auto: on CUDA, in
+    runs of 500 batches and more."""
     restore_from: str = "latest"
     """latest: go on where this very run stands. fresh: begin it again, the old one is kept aside. A step, 'best' or a step-N
     folder: begin with weights, optimizer and step of that checkpoint of the latest run of this name. models:/NAME@ALIAS:
@@ -302,6 +305,10 @@ class RunConfig(RunSettings):
                 raise ValueError("tokenizer.source is 'base' but model.base is 'scratch': use 'train' or a tokenizer folder")
         if self.train.compat and self.data.mask_documents:
             raise ValueError("data.mask_documents needs end-of-text ids, which train.compat nshepperd has not: use one of them")
+        if LORA in self.train.trainable and sizes.base == "scratch":
+            raise ValueError("train.trainable is 'lora' but model.base is 'scratch': adapters need a trained model, name one")
+        if LORA in self.train.trainable and not self.train.adapts:
+            raise ValueError("train.trainable lora stands alone: choose adapters, or patterns of the model's own parameters")
         if sizes.n_embd and sizes.n_head and sizes.n_embd % sizes.n_head:
             raise ValueError(f"model.n_embd {sizes.n_embd} is not divisible by model.n_head {sizes.n_head}: change one of them")
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
+from torch import Tensor
 
 from configs.errors import UserError
 
@@ -29,6 +30,11 @@ def accelerator_name() -> str | None:
         card = torch.cuda.get_device_properties(0)
         return f"{card.name}, {card.total_memory / 1e9:.0f} GB, {torch.cuda.device_count()} in this machine"
     return "Apple GPU (mps)" if torch.backends.mps.is_available() else None
+
+
+def copy_to(device: torch.device, tensor: Tensor) -> Tensor:
+    """A tensor of the host on `device`; to CUDA without waiting for what the device still has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def choose_threads(n_embd: int) -> None:

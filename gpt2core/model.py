@@ -113,6 +113,12 @@ class Block(nn.Module):
         return out
 
 
+def run_block(block: nn.Module, x: Tensor, cache: KeyValueCache | None, visible: Tensor | None) -> Tensor:
+    """A block's output, [B, T, C] -> [B, T, C]: the part of the model that can be compiled."""
+    out: Tensor = block(x, cache, visible)
+    return out
+
+
 class GPT2(nn.Module):
     """The language model. Its parameters are uninitialised until `initialise` or a loader fills them."""
 
@@ -120,6 +126,7 @@ class GPT2(nn.Module):
         super().__init__()
         self.config = config
         self.recomputed = 0  # the first so many blocks keep no activations: backward computes them again
+        self.training_block = run_block  # perhaps compiled
         self.separator: int | None = None  # end-of-text id by which training and scoring keep documents apart
         self.wte = nn.Embedding(config.n_vocab, config.n_embd)
         self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
@@ -139,9 +146,11 @@ class GPT2(nn.Module):
         positions = self.wpe.weight[past:end] if mask is None else self.wpe(mask.positions)  # [T, C] or [B, T, C]
         x: Tensor = self.drop(self.wte(tokens) + positions)  # [B, T, C]
         visible = mask.visible if mask else None
+        run = self.training_block if self.training else run_block
         for number, block in enumerate(self.h):
             recompute = number < self.recomputed and torch.is_grad_enabled()
-            x = checkpoint(block, x, cache, visible, use_reentrant=False) if recompute else block(x, cache, visible)
+            values = (block, x, cache, visible)
+            x = checkpoint(run, *values, use_reentrant=False) if recompute else run(*values)
         if cache is not None:
             cache.length = end
         out: Tensor = self.ln_f(x)

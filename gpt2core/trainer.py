@@ -20,7 +20,8 @@ from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.allocator import keep_freed_memory
 from gpt2core.batches import Batches
-from gpt2core.devices import choose_threads
+from gpt2core.compilation import choose_compilation, compile_blocks
+from gpt2core.devices import choose_threads, copy_to
 from gpt2core.model import GPT2
 from gpt2core.noise import add_noise
 from gpt2core.optimization import Optimization
@@ -83,6 +84,8 @@ class Trainer:
         self._device = model.wte.weight.device
         self._working = WorkingCopy(model, choose_dtype(settings.dtype, self._device, model.config.n_embd))
         self._working.model.recomputed = settings.recompute_blocks
+        if choose_compilation(settings.compile, self._device, settings.steps * settings.accumulate):
+            compile_blocks(self._working.model)
         self._stop_requested = False
         self._not_finite = torch.zeros((), dtype=torch.bool)
         self._skipped = 0
@@ -139,7 +142,7 @@ class Trainer:
         index = update * self.settings.accumulate + part
         text, targets = self.batches.at(index)
         inputs = add_noise(text, self.settings, index, self.model.config.n_vocab)
-        inputs, targets = (half.to(self._device, non_blocking=True) for half in (inputs, targets))
+        inputs, targets = copy_to(self._device, inputs), copy_to(self._device, targets)
         if self.model.config.dropout or self.settings.lora.dropout:
             torch.manual_seed(mixed_seed(self.settings.seed, index))
         mask = self._working.model.mask_for(text)  # noise neither makes documents nor joins them

@@ -16,6 +16,7 @@ from configs.schema import RunConfig
 from gpt2core.batches import Batches
 from gpt2core.checkpoint import find_checkpoints, newest_valid, read_state, remove_leftovers, restore, set_aside
 from gpt2core.compat import CompatBatches, chunks_of
+from gpt2core.compilation import keep_compiled_code
 from gpt2core.config import GPT2Config
 from gpt2core.devices import choose_device
 from gpt2core.document_stream import DocumentStream, split_of_store
@@ -175,6 +176,7 @@ def _advice(folder: RunFolder) -> str:
 
 
 def _build_trainer(folder: RunFolder, config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore) -> Trainer:
+    keep_compiled_code(folder.path / "compiled")
     model = _build_model(config, base, tokenizer)
     model.separator = tokenizer.end_of_text if config.data.mask_documents else None
     require_block(store, model.config.n_ctx)

@@ -9,6 +9,7 @@ lens/               what each layer would say at evaluated steps: values, pages,
 report.html         all of this on one page
 samples/            generated text of evaluated steps, JSON for programs and text for people
 checkpoints/        step-N folders
+compiled/           what torch.compile made, so that a resumed run computes with the same kernels
 result.json         the finished run's summary; its presence means finished
 tracking.json       the status that MLflow was told last; RUNNING until everything is delivered
 failure.json        the sentence that ended the last attempt

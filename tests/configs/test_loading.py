@@ -54,6 +54,15 @@ def test_every_setting_is_documented() -> None:
         ({"nam": 3}, "--nam is not a setting: did you mean name?"),
         ({"train": {"schedule": "x"}}, "--train.schedule is 'x' but should be 'cosine', 'linear', 'constant' or 'wsd'."),
         ({"train": {"learning_rate": float("nan")}}, "--train.learning_rate is nan but should be a finite number."),
+        (
+            {"train": {"trainable": "lora"}},
+            "train.trainable is 'lora' but model.base is 'scratch': adapters need a trained model, name one.",
+        ),
+        (
+            {"train": {"trainable": ["lora", "wte.*"]}, "model": {"base": "some"}},
+            "train.trainable lora stands alone: choose adapters, or patterns of the model's own parameters.",
+        ),
+        ({"train": {"lora": {"rnk": 3}}}, "--train.lora.rnk is not a setting: did you mean train.lora.rank?"),
         ({"model": {"n_head": 7}}, "model.n_embd 128 is not divisible by model.n_head 7: change one of them."),
         (
             {"model": {"n_layer": None}},

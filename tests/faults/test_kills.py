@@ -67,10 +67,13 @@ IN_LONG_FORM = [
 ]
 
 
+WITH_OPTIONS = ["gpt2core.trainer:Trainer _update 6 after", "gpt2core.checkpoint save_tensors 4 before"]
 OPTIONS: dict[str, dict[str, dict[str, object]]] = {
     "recomputed blocks in bfloat16": {"train": {"recompute_blocks": 2, "dtype": "bfloat16"}},
     "random order, no dropout": {"train": {"order": "random"}, "model": {"dropout": 0.0}},
     "evaluated at every step": {"evaluate": {"every": 1}},
+    "muon, noise, blocks alone": {"train": {"trainable": "transformer", "optimizer": "muon", "noise": 0.1}},
+    "sgd on a pattern, in bfloat16": {"train": {"trainable": ["h.1.*"], "optimizer": "sgd", "dtype": "bfloat16"}},
     "weights history": {"train": {"checkpoint_every": 1, "keep_checkpoints": 1, "keep_weights_history": True}},
 }
 """What else may be switched on, and must be as exact when the run is killed; the plain run has dropout and accumulation."""
@@ -122,7 +125,9 @@ def folder_of(config: RunConfig) -> RunFolder:
 
 
 def assert_undisturbed(folder: Path, undisturbed: Path) -> None:
-    weights = [f"checkpoints/step-{STEPS:08d}/{name}.safetensors" for name in ("model", "optimizer")]
+    last = undisturbed / "checkpoints" / f"step-{STEPS:08d}"
+    weights = [str(file.relative_to(undisturbed)) for file in last.glob("*.safetensors")]
+    assert len(weights) >= 2
     samples = [f"samples/{file.name}" for file in (undisturbed / "samples").iterdir()]
     assert {file.name for file in (folder / "samples").iterdir()} == {Path(name).name for name in samples}
     for name in ("metrics.jsonl", "evaluations.jsonl", *samples, *weights):
@@ -185,8 +190,17 @@ def test_a_kill_at_this_place_changes_nothing(place: str, text: Path, undisturbe
 def test_with_these_options_too_a_killed_run_ends_as_if_nobody_had(options: str, text: Path, tmp_path: Path) -> None:
     name = re.sub(r"\W+", "-", options)
     expected = finetune(config_of(f"{name}-undisturbed", text, OPTIONS[options]))
-    places = ["gpt2core.trainer:Trainer _update 6 after", "gpt2core.checkpoint save_tensors 4 before"]
-    check(config_of(name, text, OPTIONS[options]), places, Path(expected.folder), tmp_path)
+    check(config_of(name, text, OPTIONS[options]), WITH_OPTIONS, Path(expected.folder), tmp_path)
+
+
+@pytest.mark.slow
+def test_adapters_too_end_as_if_nobody_had_killed_their_run(text: Path, undisturbed: Path, tmp_path: Path) -> None:
+    base = str(undisturbed / "checkpoints" / f"step-{STEPS:08d}")
+    train = {"trainable": "lora", "lora": {"rank": 2, "dropout": 0.1}}
+    options = {"train": train, "model": {"base": base}, "tokenizer": {"source": "base"}}
+    expected = finetune(config_of("adapters-undisturbed", text, options))
+    places = [*WITH_OPTIONS, "gpt2core.checkpoint_weights link_file 1 before"]
+    check(config_of("adapters", text, options), places, Path(expected.folder), tmp_path)
 
 
 @pytest.mark.slow

@@ -6,7 +6,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gpt2core.config import GPT2Config
 from gpt2core.linear_cross_entropy import CHUNK, linear_cross_entropy
+from gpt2core.model import GPT2
 
 
 def case(rows: int, width: int, vocabulary: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,6 +31,40 @@ def test_loss_and_gradients_are_those_of_plain_cross_entropy(rows: int, vocabula
     assert abs(found.item() - expected.item()) < 1e-6
     for one, other in zip(gradients(found, hidden, weight), gradients(expected, hidden, weight), strict=True):
         assert (one - other).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("rows", "width", "vocabulary"), [(1, 1, 2), (1, 3, 50257), (7, 5, 3), (2 * CHUNK - 1, 33, 127)])
+def test_odd_sizes_and_a_single_token_are_as_exact(rows: int, width: int, vocabulary: int) -> None:
+    hidden, weight, targets = case(rows, width, vocabulary)
+    expected, found = F.cross_entropy(hidden @ weight.t(), targets), linear_cross_entropy(hidden, weight, targets)
+    assert abs(found.item() - expected.item()) < 1e-6 * max(1.0, expected.item())
+    for one, other in zip(gradients(found, hidden, weight), gradients(expected, hidden, weight), strict=True):
+        assert (one - other).abs().max() < 1e-6
+
+
+def test_a_model_with_a_batch_of_one_token_has_the_gradients_of_plain_cross_entropy() -> None:
+    model, twin = (GPT2(GPT2Config(11, 4, 8, 2, 1)).initialise(0) for _ in range(2))
+    token, target = torch.tensor([[3]]), torch.tensor([[7]])
+    model.loss(token, target).backward()
+    F.cross_entropy(twin(token)[:, 0], target[0]).backward()
+    for (name, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert (one.grad - other.grad).abs().max() < 1e-6, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padded_targets_and_a_padded_vocabulary_change_no_logits_and_no_gradients(dtype: torch.dtype) -> None:
+    """65 entries are padded to 128 in bfloat16; three more positions without targets, as behind the end of a text."""
+    model, twin = (GPT2(GPT2Config(65, 8, 16, 2, 2)).initialise(0).to(dtype) for _ in range(2))
+    tokens, targets = torch.arange(5)[None], torch.arange(1, 6)[None]
+    longer = torch.cat([tokens, torch.zeros(1, 3, dtype=torch.int64)], 1)
+    ignored = torch.cat([targets, torch.full((1, 3), -100)], 1)
+    tolerance = 1e-6 if dtype is torch.float32 else 2e-2
+    assert model(longer).shape == (1, 8, 65)
+    assert (model(longer)[:, :5] - model(tokens)).abs().max() < tolerance
+    model.loss(longer, ignored).backward()
+    F.cross_entropy(twin(tokens)[0], targets[0]).backward()
+    for (name, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert (one.grad - other.grad).abs().max() <= tolerance * max(1.0, other.grad.abs().max().item()), name
 
 
 def test_without_gradients_the_loss_is_the_same() -> None:
