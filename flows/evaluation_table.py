@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt2core.evaluation import EvaluationReport, Part
+from gpt2core.zero_shot import TaskResult
 from tasks.evaluate import Comparison
 
 SHOWN = 12
@@ -28,6 +29,16 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         if len(parts) > 1:
             console.print()
             console.print(_breakdown(title, parts))
+
+
+def print_tasks(results: list[TaskResult], console: Console) -> None:
+    """Print the figures of zero-shot tasks."""
+    table = Table("task", "items", "figure", "", box=None, padding=(0, 3, 0, 0))
+    for result in results:
+        heads = [(result.task, f"{result.items:,}"), *[("", "")] * (len(result.figures) - 1)]
+        for head, (name, value) in zip(heads, result.figures.items(), strict=True):
+            table.add_row(*head, name, f"{value:,.4f}")
+    console.print(table)
 
 
 _NAMES = ("loss", "perplexity", "bits per byte", "accuracy", "calibration error", "tokens scored")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from gpt2core.documents import Document, find_files, read_documents
 from gpt2core.durable import write_json
 from gpt2core.encoding import encode_store
 from gpt2core.evaluation import EvaluationReport, evaluate
+from gpt2core.model import GPT2
 from gpt2core.token_store import TokenStore, open_store
 from gpt2core.tokenizer import Tokenizer, load_tokenizer
 from gpt2core.weights import load_model
+from gpt2core.zero_shot import TaskResult, run_task
 from tasks.evaluate_step import report_as_dict
 from tasks.model_sources import resolve_model
 from tasks.workspace import Workspace
@@ -72,6 +75,18 @@ def compare(reference: str | None, text: Text, scoring: Scoring, against: str | 
     return Comparison(name, report, against, other, paired_gain(other.documents, report.documents, unit="bytes"))
 
 
+def run_tasks(reference: str | None, tasks: Mapping[str, Path]) -> list[TaskResult]:
+    """Score the files of zero-shot tasks; raises UserError for an unknown model, task or file."""
+    folder = resolve_model(reference)
+    model, tokenizer = _load(folder)
+    return [run_task(model, tokenizer, task, file) for task, file in tasks.items()]
+
+
+def write_tasks(reference: str | None, results: list[TaskResult], path: Path) -> None:
+    """Write the figures of zero-shot tasks as JSON."""
+    write_json(path, {"model": reference, "tasks": [asdict(result) for result in results]})
+
+
 def write_comparison(comparison: Comparison, path: Path) -> None:
     """Write the figures as JSON."""
     write_json(path, comparison.as_dict())
@@ -79,15 +94,19 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 
 def _evaluate(folder: Path, owner: Path, text: Text, scoring: Scoring) -> EvaluationReport:
     """Evaluate the model in `folder` on the text, which is that of `owner`'s run unless another one is given."""
-    tokenizer = load_tokenizer(folder)
+    model, tokenizer = _load(folder)
     held_out = _held_out(text, owner, tokenizer)
-    model = load_model(folder, device=str(choose_device("auto")))
+    return evaluate(model, held_out, scoring.batch_size, scoring.max_windows or None, scoring.stride or None)
+
+
+def _load(folder: Path) -> tuple[GPT2, Tokenizer]:
+    model, tokenizer = load_model(folder, device=str(choose_device("auto"))), load_tokenizer(folder)
     if tokenizer.n_vocab > model.config.n_vocab:
         raise UserError(
             f"The vocabulary in {folder} has {tokenizer.n_vocab:,} entries and the model {model.config.n_vocab:,}: "
             "they do not belong together."
         )
-    return evaluate(model, held_out, scoring.batch_size, scoring.max_windows or None, scoring.stride or None)
+    return model, tokenizer
 
 
 def _held_out(text: Text, owner: Path, tokenizer: Tokenizer) -> DocumentStream:

@@ -26,6 +26,7 @@ def evaluate(
     config: Path | None = None,
     data: DataSettings | None = None,
     against: str | None = None,
+    task: list[str] | None = None,
     stride: Count = 0,
     max_windows: Count = 0,
     batch_size: Annotated[int, Parameter(validator=lambda _, value: _at_least_zero(value - 1))] = 4,
@@ -35,7 +36,8 @@ def evaluate(
 
     Without --text, --config or --data.source it is the text that was held out from the model's own run.
 
-    Example: `gpt2flow evaluate models:/demo@candidate --against path/to/124M --text my-texts/new.txt`
+    Example: `gpt2flow evaluate demo --task lambada=lambada_test.jsonl`, or
+    `gpt2flow evaluate models:/demo@candidate --against path/to/124M --text my-texts/new.txt`
 
     Parameters
     ----------
@@ -49,6 +51,9 @@ def evaluate(
         A corpus whose held-out text is scored, instead of a config's.
     against
         Another model, of any vocabulary, to compare with on the same text.
+    task
+        NAME=FILE instead of a text: lambada, hellaswag (JSON lines), cbt (its text files), wikitext2, wikitext103, ptb, enwik8
+        or text8 (plain text), as in the GPT-2 paper. Nothing is fetched: the files are yours.
     stride
         Tokens from one window to the next: the smaller, the more context each token has, and the longer it takes; 0: n_ctx.
     max_windows
@@ -59,10 +64,17 @@ def evaluate(
         JSON file for all figures.
     """
     corpus = _corpus(text, config, data)
+    tasks = dict(_task_and_file(given) for given in task or [])
     print("gpt2flow: loading PyTorch and the model ...", file=sys.stderr, flush=True)
-    from flows.evaluation_table import print_comparison
-    from tasks.evaluate import Scoring, Text, compare, write_comparison
+    from flows.evaluation_table import print_comparison, print_tasks
+    from tasks.evaluate import Scoring, Text, compare, run_tasks, write_comparison, write_tasks
 
+    if tasks:
+        results = run_tasks(model, tasks)
+        print_tasks(results, Console(highlight=False))
+        write_tasks(model, results, output)
+        print(f"\nWritten: {output}")
+        return
     found = compare(model, Text(text or [], corpus), Scoring(stride, max_windows, batch_size), against)
     print_comparison(found, Console(highlight=False))
     write_comparison(found, output)
@@ -73,6 +85,13 @@ def _corpus(text: list[str] | None, config: Path | None, data: DataSettings | No
     if sum(given is not None for given in (text, config, data)) > 1:
         raise UserError("Give one of --text, --config and --data.source: they are different texts.")
     return load_config(config).data if config is not None else data
+
+
+def _task_and_file(given: str) -> tuple[str, Path]:
+    name, _, file = given.partition("=")
+    if not file:
+        raise UserError(f"--task {given} names no file: write --task {name}=FILE.")
+    return name, Path(file)
 
 
 def _at_least_zero(value: int) -> None:
