@@ -127,7 +127,7 @@ class GPT2(nn.Module):
     def _positions(self, count: int, cache: KeyValueCache | None, mask: DocumentMask | None) -> Tensor:
         """Embeddings of the positions of `count` tokens: [T, C] or [B, T, C]."""
         given = mask.positions if mask else cache.positions(count) if cache else None
-        return self.wpe.weight[:count] if given is None else self.wpe(given)  # type: ignore[no-any-return]
+        return self.wpe.weight[:count] if given is None else self.wpe(given)
 
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Next-token logits: tokens int64 [B, T] -> float32 [B, T, V]."""
