@@ -213,8 +213,37 @@ class SampleSettings(Section):
     """Keep the k likeliest tokens; 0 keeps all."""
     top_p: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Then keep the likeliest tokens that together reach probability p; 0 keeps all."""
+    min_p: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Then keep tokens at least this fraction as likely as the likeliest one; 0 keeps all."""
+    repetition_penalty: Annotated[float, Field(gt=0.0)] = 1.0
+    """Makes tokens that stand in the text already less likely; 1 is neutral, 1.2 is usual."""
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 0
+    """Never write a sequence of so many tokens twice; 0 allows it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of the draw; the same seed gives the same text."""
+    """Seed of the draw; the same seed gives the same text. Each sample has a random stream of its own."""
+
+
+class CompletionSettings(SampleSettings):
+    """How prompts are completed, where the text is what counts."""
+
+    samples: Positive = 1
+    """Completions of each prompt."""
+    min_new_tokens: Annotated[int, Field(ge=0)] = 0
+    """The end-of-text token is not drawn before so many others."""
+    stop: list[str] = []
+    """Texts that end a completion; they are left out of it."""
+    truncate: str = ""
+    """One more text that ends a completion, by the name that gpt-2-simple gives it."""
+    prefix: str = ""
+    """Put before every prompt, for instance <|startoftext|>."""
+    include_prefix: bool = True
+    """Whether prefix and prompt are part of what is shown."""
+    log_probabilities: bool = False
+    """Also give the log-probability of each token, in nats, before temperature and filters."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Samples computed together; it does not change them."""
+    weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """Numbers in which the weights are kept: auto takes bfloat16 where the machine is faster with it, int8 is smallest."""
 
 
 class LensSettings(SampleSettings):

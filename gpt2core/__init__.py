@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from configs.errors import UserError
     from gpt2core.config import RELEASED_SIZES, GPT2Config
-    from gpt2core.model import GPT2, KeyValueCache
+    from gpt2core.key_value_cache import KeyValueCache
+    from gpt2core.model import GPT2
     from gpt2core.sampling import generate
     from gpt2core.tokenizer import Tokenizer, load_tokenizer
     from gpt2core.weights import load_model, save_model
@@ -22,7 +23,7 @@ _HOME = {
     "GPT2Config": "gpt2core.config",
     "RELEASED_SIZES": "gpt2core.config",
     "GPT2": "gpt2core.model",
-    "KeyValueCache": "gpt2core.model",
+    "KeyValueCache": "gpt2core.key_value_cache",
     "generate": "gpt2core.sampling",
     "Tokenizer": "gpt2core.tokenizer",
     "load_tokenizer": "gpt2core.tokenizer",

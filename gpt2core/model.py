@@ -1,7 +1,7 @@
 """GPT-2, exactly: pre-LayerNorm blocks, tanh GELU, learned positions, output head tied to the token embedding.
 
 Source: openai/gpt-2 src/model.py. Matrices are stored [in, out] as in the released files, so weights are copied, never
-transposed. Shapes: B batch, T new positions, K keys (past and new), C n_embd, H heads, D head size, V n_vocab.
+transposed. Shapes: B batch, T new positions, C n_embd, H heads, D head size, V n_vocab.
 """
 
 from __future__ import annotations
@@ -17,32 +17,8 @@ from configs.errors import UserError
 from gpt2core.attention import attend
 from gpt2core.config import GPT2Config
 from gpt2core.document_mask import DocumentMask, document_mask
+from gpt2core.key_value_cache import KeyValueCache
 from gpt2core.linear_cross_entropy import linear_cross_entropy
-
-
-class KeyValueCache:
-    """Keys and values of the positions already seen, preallocated for `capacity` positions.
-
-    `keys` and `values` are [n_layer, B, H, capacity, D]; the first `length` positions are filled.
-    """
-
-    def __init__(self, config: GPT2Config, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
-        shape = (config.n_layer, batch, config.n_head, capacity, config.head_size)
-        self.keys = torch.empty(shape, device=device, dtype=dtype)
-        self.values = torch.empty(shape, device=device, dtype=dtype)
-        self.length = 0
-
-    @property
-    def capacity(self) -> int:
-        """Positions that fit."""
-        return self.keys.shape[3]
-
-    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write one layer's new keys and values [B, H, T, D] behind the filled part; return all of them [B, H, K, D]."""
-        end = self.length + key.shape[2]
-        self.keys[layer, :, :, self.length : end] = key
-        self.values[layer, :, :, self.length : end] = value
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
 class Projection(nn.Module):
@@ -74,9 +50,10 @@ class Attention(nn.Module):
         batch, length, width = x.shape
         heads = self.c_attn(x).view(batch, length, 3, self.n_head, width // self.n_head)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind()  # each [B, H, T, D]
-        if cache is not None:
-            key, value = cache.extend(self.layer, key, value)  # [B, H, K, D]
-        mixed = attend(query, key, value, self.dropout if self.training else 0.0, visible)
+        if cache is None:
+            mixed = attend(query, key, value, self.dropout if self.training else 0.0, visible)  # [B, H, T, D]
+        else:
+            mixed = cache.attend(self.layer, query, key, value)
         out: Tensor = self.c_proj(mixed.transpose(1, 2).reshape(batch, length, width))
         return out
 
@@ -143,7 +120,7 @@ class GPT2(nn.Module):
         end = past + tokens.shape[1]
         if end > self.config.n_ctx:
             raise UserError(f"{end} tokens do not fit the context of {self.config.n_ctx}: shorten the text.")
-        positions = self.wpe.weight[past:end] if mask is None else self.wpe(mask.positions)  # [T, C] or [B, T, C]
+        positions = self._positions(tokens.shape[1], cache, mask)
         x: Tensor = self.drop(self.wte(tokens) + positions)  # [B, T, C]
         visible = mask.visible if mask else None
         run = self.training_block if self.training else run_block
@@ -152,9 +129,14 @@ class GPT2(nn.Module):
             values = (block, x, cache, visible)
             x = checkpoint(run, *values, use_reentrant=False) if recompute else run(*values)
         if cache is not None:
-            cache.length = end
+            cache.advance(tokens.shape[1])
         out: Tensor = self.ln_f(x)
         return out
+
+    def _positions(self, count: int, cache: KeyValueCache | None, mask: DocumentMask | None) -> Tensor:
+        """Embeddings of the positions of `count` tokens: [T, C] or [B, T, C]."""
+        given = mask.positions if mask else cache.positions(count) if cache else None
+        return self.wpe.weight[:count] if given is None else self.wpe(given)
 
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Next-token logits: tokens int64 [B, T] -> float32 [B, T, V]."""

@@ -24,14 +24,15 @@ from prefect.cache_policies import NO_CACHE
 import configs
 import gpt2core
 from configs.errors import UserError
-from configs.schema import SampleSettings
+from configs.schema import CompletionSettings
 from gpt2core.checkpoint_weights import export_model
 from tasks import registered_model
 from tasks.console import begin, say
 from tasks.model_sources import best_checkpoint
 from tasks.open_run import FinetuneRun, git_revision
 
-NOT_SERVING = {"prefect", "fastapi", "sqlalchemy", "cyclopts", "rich", "psutil", "matplotlib", "jinja2", "packaging"}
+NOT_BY_REQUEST = {"weights", "batch_size", "log_probabilities", "include_prefix"}
+NOT_SERVING = {"prefect", "fastapi", "sqlalchemy", "cyclopts", "rich", "matplotlib", "jinja2", "packaging"}
 FRESH_PROCESS = """
 import sys, mlflow, pandas
 model = mlflow.pyfunc.load_model(sys.argv[1])
@@ -116,8 +117,10 @@ def _serving_requirements() -> list[str]:
 
 
 def _signature() -> ModelSignature:
-    kinds = {int: DataType.long, float: DataType.double}
-    params = [ParamSpec(key, kinds[type(value)], value) for key, value in SampleSettings().model_dump().items()]
+    kinds = {int: DataType.long, float: DataType.double, bool: DataType.boolean, str: DataType.string, list: DataType.string}
+    defaults = CompletionSettings().model_dump(exclude=NOT_BY_REQUEST)
+    shapes = {key: (-1,) if isinstance(value, list) else None for key, value in defaults.items()}
+    params = [ParamSpec(key, kinds[type(value)], value, shapes[key]) for key, value in defaults.items()]
     text = DataType.string
     return ModelSignature(Schema([ColSpec(text, "prompt")]), Schema([ColSpec(text, "completion")]), ParamSchema(params))
 

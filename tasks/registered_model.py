@@ -12,9 +12,10 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from configs.schema import SampleSettings
+from configs.schema import CompletionSettings
 from gpt2core import load_model, load_tokenizer
-from gpt2core.sampling import generate_text
+from gpt2core.completion import complete
+from gpt2core.inference import for_inference
 
 
 class RegisteredGPT2(PythonModel):
@@ -23,7 +24,7 @@ class RegisteredGPT2(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load weights and vocabulary from the version's own folder."""
         folder = Path(context.artifacts["model"])
-        self._model = load_model(folder)
+        self._model = for_inference(load_model(folder))
         self._tokenizer = load_tokenizer(folder)
 
     def predict(
@@ -32,11 +33,14 @@ class RegisteredGPT2(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """A frame with the column `prompt` -> a frame with the column `completion`; params are SampleSettings' fields."""
-        settings = SampleSettings.model_validate(params or {})
+        """A frame with the column `prompt` -> a frame with the column `completion`; params are CompletionSettings' fields.
+
+        Of several samples of a prompt the frame has as many rows.
+        """
+        settings = CompletionSettings.model_validate(params or {})
         prompts = model_input["prompt"].explode()  # MLflow puts the list of {"prompt": [...]} into one cell
-        completions = [generate_text(self._model, self._tokenizer, prompt, settings) for prompt in prompts]
-        return pd.DataFrame({"completion": completions})
+        found = complete(self._model, self._tokenizer, list(prompts), settings)
+        return pd.DataFrame({"completion": [completion.text for completion in found]})
 
 
 mlflow.models.set_model(RegisteredGPT2())

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from configs.schema import LensSettings, SampleSettings
+from configs.errors import UserError
+from configs.schema import CompletionSettings, LensSettings
 from flows.app import app
 
 
 @app.command
 def sample(
-    *prompts: str, model: str | None = None, settings: Annotated[SampleSettings, Parameter(name="*")] = SampleSettings()
+    *prompts: str,
+    model: str | None = None,
+    file: Path | None = None,
+    interactive: bool = False,
+    follow: str | None = None,
+    format: Literal["text", "jsonl", "table"] = "text",
+    output: Path | None = None,
+    settings: Annotated[CompletionSettings, Parameter(name="*")] = CompletionSettings(),
 ) -> None:
     """Complete prompts with a trained model.
 
@@ -23,15 +31,48 @@ def sample(
     Parameters
     ----------
     prompts
-        Texts to complete; without one the model starts from nothing.
+        Texts to complete; - takes a prompt from each line of the standard input; without any the model starts from nothing.
     model
         A run's id or name, a folder of weights, or models:/NAME@ALIAS; the latest run unless given.
+    file
+        A text file with a prompt a line.
+    interactive
+        Ask for prompts until Ctrl-D.
+    follow
+        A run, of which each new checkpoint completes the prompts until the run ends.
+    format
+        Text, JSON lines (with tokens and how each text ended) or a table.
+    output
+        File to write instead of the terminal, when all is there.
     """
+    if output and (follow or interactive):
+        raise UserError("--output waits for the last sample, which --follow and --interactive do not have: redirect with >.")
+    if follow and model:
+        raise UserError(f"--follow {follow} takes that run's checkpoints, so --model {model} has no place: leave one out.")
     print("gpt2flow: loading PyTorch and the model ...", file=sys.stderr, flush=True)
-    from tasks.sample import complete
+    from flows import sample_formats
+    from tasks import sample as task
 
-    for text in complete(model, list(prompts) or [""], settings):
-        print(text, flush=True)
+    texts = [] if interactive else task.read_prompts(prompts, file)
+    if follow:
+        for step, found in task.follow(follow, texts, settings):
+            print(sample_formats.render(found, format, settings.include_prefix, step), end="", flush=True)
+        return
+    writer = task.Writer.of(model, settings)
+    if interactive:
+        sample_formats.converse(writer.stream)
+        return
+    if note := writer.note(texts):
+        print(f"gpt2flow: {note}", file=sys.stderr, flush=True)
+    if format == "text" and output is None and len(texts) == settings.samples == 1:
+        sample_formats.print_pieces(writer.stream(texts[0]))
+        return
+    text = sample_formats.render(list(writer.complete(texts)), format, settings.include_prefix)
+    if output:
+        task.save(text, output)
+        print(f"Written: {output}")
+    else:
+        print(text, end="")
 
 
 @app.command

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from configs.errors import UserError
 from gpt2core.config import RELEASED_SIZES, GPT2Config
-from gpt2core.model import GPT2, KeyValueCache
+from gpt2core.key_value_cache import KeyValueCache
+from gpt2core.model import GPT2
 from gpt2core.weights import load_model
 
 SMALL = GPT2Config(n_vocab=64, n_ctx=16, n_embd=32, n_head=4, n_layer=2)

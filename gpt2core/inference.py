@@ -1,0 +1,96 @@
+"""A copy of a model for continuing text: smaller weights, read once a token at the speed of memory.
+
+Activations, norms and positions stay float32; matrices are bfloat16, or int8 with a scale for each output. On a CPU with a C
+compiler a step of one token a row runs in `gpt2core.native`, where a row's bits do not depend on the other rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from configs.errors import UserError
+from gpt2core import native
+from gpt2core.model import GPT2, Projection
+from gpt2core.precision import choose_dtype
+
+Weights = Literal["auto", "float32", "bfloat16", "int8"]
+MULTIPLE = 64
+"""Widths that the compiled code takes are multiples of this."""
+
+
+def for_inference(model: GPT2, weights: Weights = "auto") -> GPT2:
+    """The model itself where its own weights are right or it is such a copy already, else a copy with smaller weights.
+
+    `auto` takes bfloat16 where the machine multiplies it faster. Raises UserError where int8 is not possible.
+    """
+    device = model.wte.weight.device
+    if isinstance(model, InferenceModel):
+        return model
+    if weights == "float32" or (weights == "auto" and choose_dtype("auto", device, model.config.n_embd) is torch.float32):
+        return model
+    if weights == "int8" and not _compiled_code_takes(model.config.n_embd, device):
+        raise UserError("weights 'int8' need a CPU, a C compiler and an n_embd that is a multiple of 64: use bfloat16.")
+    return InferenceModel(model, weights == "int8").eval().requires_grad_(False)
+
+
+class InferenceModel(GPT2):
+    """See the module's docstring. Not for training."""
+
+    def __init__(self, model: GPT2, int8: bool) -> None:
+        with torch.device("meta"):
+            super().__init__(replace(model.config, dropout=0.0))
+        small = {name: weight.detach().float() for name, weight in model.named_parameters() if _stays_float(name)}
+        embedding = model.wte.weight.detach().bfloat16()
+        self.load_state_dict({**small, "wte.weight": embedding}, strict=False, assign=True)
+        for own, block in zip(self.h, model.h, strict=True):
+            for layer, names in (("attn", ("c_attn", "c_proj")), ("mlp", ("c_fc", "c_proj"))):
+                for name in names:
+                    projection = getattr(getattr(block, layer), name)
+                    setattr(getattr(own, layer), name, RowProjection.of(projection, int8))
+        self._head = RowProjection(model.wte.weight.detach() if int8 else embedding, None, int8)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Next-token logits float32 [..., V] of final hidden states [..., C]."""
+        out: Tensor = self._head(hidden.unsqueeze(-2)).squeeze(-2)
+        return out
+
+
+class RowProjection(nn.Module):
+    """A dense layer whose weight [out, in] is bfloat16 or int8, for float32 inputs."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, int8: bool) -> None:
+        super().__init__()
+        self.scale: Tensor | None = None
+        if int8:  # symmetric, the largest weight of each output is 127
+            self.scale = (weight.float().abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+            self.weight = (weight.float() / self.scale[:, None]).round().to(torch.int8)
+        else:
+            self.weight = weight.to(torch.bfloat16)
+        self.bias = bias
+        self._native = _compiled_code_takes(weight.shape[1], weight.device)
+
+    @classmethod
+    def of(cls, projection: Projection, int8: bool) -> RowProjection:
+        """The same layer as the given one."""
+        return cls(projection.weight.detach().t().contiguous(), projection.bias.detach().float(), int8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 [B, T, in] -> float32 [B, T, out]; a single position a row takes the compiled code."""
+        if self._native and x.shape[-2] == 1:
+            return native.products(x.reshape(-1, x.shape[-1]), self.weight, self.scale, self.bias).view(*x.shape[:-1], -1)
+        weight = self.weight if self.scale is None else (self.weight * self.scale[:, None]).bfloat16()
+        out = F.linear(x.bfloat16(), weight).float()
+        return out if self.bias is None else out + self.bias
+
+
+def _stays_float(name: str) -> bool:
+    return "ln_" in name or name.startswith("wpe")
+
+
+def _compiled_code_takes(width: int, device: torch.device) -> bool:
+    return device.type == "cpu" and width % MULTIPLE == 0 and native.library() is not None

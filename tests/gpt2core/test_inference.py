@@ -1,0 +1,143 @@
+"""The compiled code beside plain PyTorch, and the copies with small weights beside the model they were made from."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from configs.errors import UserError
+from gpt2core import native
+from gpt2core.config import GPT2Config
+from gpt2core.inference import for_inference
+from gpt2core.key_value_cache import KeyValueCache
+from gpt2core.model import GPT2
+from gpt2core.sampling import generate
+
+CONFIG = GPT2Config(n_vocab=203, n_ctx=48, n_embd=128, n_head=4, n_layer=3)
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT2:
+    model = GPT2(CONFIG).initialise(0)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.mul_(4)  # so that its logits differ by several units, as a trained model's do
+    return model
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def prompts(rows: int, length: int) -> Tensor:
+    return torch.randint(0, CONFIG.n_vocab, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9, 17])
+@pytest.mark.parametrize(("n_in", "n_out"), [(64, 1), (128, 5), (192, 103)])
+def test_products_are_those_of_the_matrix_and_a_row_gets_the_same_bits_alone(rows: int, n_in: int, n_out: int) -> None:
+    x, bias, scale = random(rows, n_in), random(n_out, seed=1), random(n_out, seed=2)
+    weight = random(n_out, n_in, seed=3)
+    whole = (weight * 40).clamp(-127, 127).to(torch.int8)
+    found, found_whole = native.products(x, weight.bfloat16(), None, bias), native.products(x, whole, scale, None)
+    expected, expected_whole = x @ weight.bfloat16().float().t() + bias, (x @ whole.float().t()) * scale
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert torch.allclose(found_whole, expected_whole, atol=1e-2, rtol=1e-4)
+    for row in range(rows):
+        assert torch.equal(native.products(x[row : row + 1], weight.bfloat16(), None, bias)[0], found[row])
+        assert torch.equal(native.products(x[row : row + 1], whole, scale, None)[0], found_whole[row])
+
+
+@pytest.mark.parametrize("width", [32, 64, 96, 256])
+def test_attention_over_cached_positions_is_pytorchs(width: int) -> None:
+    lengths, capacity = torch.tensor([0, 7, 30]), 31
+    keys, values = random(3, 2, capacity, width).bfloat16(), random(3, 2, capacity, width, seed=1).bfloat16()
+    query, key, value = random(3, 1, 3, 2, width, seed=2).permute(2, 0, 3, 1, 4).unbind()  # as the model gives them
+    found = native.attend_cached(query, key, value, keys, values, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        assert torch.equal(keys[row, :, length], key[row, :, 0].bfloat16())
+        assert torch.equal(values[row, :, length], value[row, :, 0].bfloat16())
+        seen = slice(0, length + 1)
+        expected = F.scaled_dot_product_attention(query[row], keys[row, :, seen].float(), values[row, :, seen].float())
+        assert torch.allclose(found[row], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("weights", "most"), [("bfloat16", 0.02), ("int8", 0.04)])
+def test_small_weights_change_logits_a_little(model: GPT2, weights: str, most: float) -> None:
+    tokens = prompts(2, 48)
+    exact = model(tokens)
+    small = for_inference(model, weights)
+    cache = KeyValueCache(CONFIG, 2, 48, torch.device("cpu"), torch.bfloat16)
+    with torch.no_grad():
+        small.hidden(tokens[:, :20], cache)
+        steps = torch.cat([small(tokens[:, i : i + 1], cache) for i in range(20, 48)], 1)
+        assert (small(tokens) - exact).std() < most * exact.std()
+        assert (steps - exact[:, 20:]).std() < most * exact.std()
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_a_row_draws_the_same_tokens_bit_for_bit_alone_and_among_others(model: GPT2, weights: str) -> None:
+    small, tokens = for_inference(model, weights), prompts(11, 9)
+    together = generate(small, tokens, 80, seed=3)
+    for rows in (1, 2, 3, 8):
+        assert torch.equal(generate(small, tokens[:rows], 80, seed=3), together[:rows])
+
+
+def test_the_copy_leaves_the_model_alone_and_is_made_once(model: GPT2) -> None:
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    small = for_inference(model, "bfloat16")
+    generate(small, prompts(2, 5), 10)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert for_inference(small) is small
+    assert for_inference(model, "float32") is model
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_c_compiler_bfloat16_still_works_and_int8_is_refused(model: GPT2) -> None:
+    assert native.library() is None
+    tokens = prompts(3, 9)
+    found = generate(for_inference(model, "bfloat16"), tokens, 30, temperature=0)
+    assert torch.equal(found[:2], generate(for_inference(model, "bfloat16"), tokens[:2], 30, temperature=0))
+    with pytest.raises(UserError, match="weights 'int8' need a CPU, a C compiler"):
+        for_inference(model, "int8")
+
+
+@pytest.mark.parametrize("calls", [150, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_calls_neither_grow_nor_slow_down(model: GPT2, calls: int) -> None:
+    small, tokens, process = for_inference(model), prompts(2, 9), psutil.Process()
+
+    def seconds(count: int) -> float:
+        before = process.cpu_times().user
+        for _ in range(count):
+            generate(small, tokens, 2, top_k=5)
+        return process.cpu_times().user - before
+
+    seconds(20)
+    memory, first = process.memory_info().rss, seconds(calls // 3)
+    seconds(calls // 3)
+    assert seconds(calls // 3) < 1.5 * first + 0.2
+    assert process.memory_info().rss - memory < 4e6
+
+
+def test_int8_weights_are_within_half_a_step_of_the_real_ones(model: GPT2) -> None:
+    small = for_inference(model, "int8")
+    for block, own in zip(model.h, small.h, strict=True):
+        weight = block.mlp.c_fc.weight.t()
+        step = weight.abs().amax(1, keepdim=True) / 127
+        error = (own.mlp.c_fc.weight * own.mlp.c_fc.scale[:, None] - weight).abs()
+        assert (error <= step / 2 * (1 + 1e-3)).all()
+        assert math.isclose(float(own.mlp.c_fc.weight.abs().max()), 127)
