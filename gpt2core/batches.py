@@ -48,8 +48,8 @@ class Batches:
         Both are views of one array, since copies would take longer than reading.
         """
         starts = self._starts_from(index * self._batch_size, self._batch_size)
-        tokens = torch.from_numpy(self._stream.windows(starts, self._n_ctx + 1).astype(np.int64))  # [B, T + 1]
-        return tokens[:, :-1], tokens[:, 1:]
+        tokens = self._stream.windows(starts, self._n_ctx + 1).astype(np.int64)  # [B, T + 1]
+        return torch.from_numpy(tokens[:, :-1]), torch.from_numpy(tokens[:, 1:])
 
     def _starts_from(self, number: int, count: int) -> list[int]:
         """Places of `count` windows from the `number`-th on; those of a block of windows are kept."""
