@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ class Workspace:
         try:
             for folder in (self.prefect_home, self.mlflow_artifacts, self.tokenizers, self.stores, self.runs):
                 folder.mkdir(parents=True, exist_ok=True)
+                if not os.access(folder, os.W_OK):
+                    raise OSError(errno.EACCES, f"{folder.name}/ is read-only")
         except OSError as error:
             raise UserError(
                 f"The workspace {self.root} cannot be written ({error.strerror}): set GPT2FLOW_HOME to a folder that you own."

@@ -1,7 +1,10 @@
 """What a run depends on goes away or changes: the disk, the tracking server, the folder's place, a finite loss."""
 
+import itertools
 import os
 import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import mlflow
@@ -16,8 +19,10 @@ from flows.finetune import finetune
 from gpt2core.batches import Batches
 from gpt2core.checkpoint import find_checkpoints, find_damage
 from gpt2core.config import GPT2Config
+from gpt2core.document_mask import DocumentMask
 from gpt2core.linear_cross_entropy import IGNORED
 from gpt2core.model import GPT2
+from gpt2core.retention import saved_at
 from gpt2core.token_store import TokenStream
 from gpt2core.tokenizer import Tokenizer, train_tokenizer
 from gpt2core.trainer import Trainer
@@ -37,9 +42,9 @@ class PoisonedBatches(Batches):
         return inputs, torch.full_like(targets, IGNORED) if index == POISONED - 1 else targets
 
 
-def poisoned_loss(model: GPT2, tokens: Tensor, targets: Tensor) -> Tensor:
+def poisoned_loss(model: GPT2, tokens: Tensor, targets: Tensor, mask: DocumentMask | None = None) -> Tensor:
     """The model's loss, but NaN where there are no targets."""
-    loss = finite_loss(model, tokens, targets)
+    loss = finite_loss(model, tokens, targets, mask)
     return loss * float("nan") if bool((targets == IGNORED).all()) else loss
 
 
@@ -134,6 +139,56 @@ def keeper_on(disk: Path) -> tuple[CheckpointKeeper, Trainer, Tokenizer]:
     trainer = Trainer(GPT2(GPT2Config(260, 8, 8, 1, 1)).initialise(0), Batches(stream, 8, 1, 0), config.train)
     tokenizer = train_tokenizer(["a text"], 257)
     return CheckpointKeeper(folder, config, trainer, tokenizer, lambda: {"run": folder.id}), trainer, tokenizer
+
+
+def test_a_folder_that_became_read_only_is_one_sentence(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.checkpoint_keeper.SPARE_BYTES", 0)
+    keeper, trainer, _ = keeper_on(small_disk)
+    trainer.run_until(1)
+    keeper.save()
+    keeper.finish()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    trainer.run_until(2)
+    keeper.save()
+    with pytest.raises(UserError, match=r"step-00000002 cannot be written \(Read-only file system\): correct its permissions"):
+        keeper.finish()
+    (kept,) = find_checkpoints(small_disk / "checkpoints")
+    assert find_damage(kept) == ""
+
+
+def test_a_clock_that_goes_back_changes_nothing(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = RunFolder(Path(finetune(config_with(text, "clock")).folder))
+    now = itertools.count(time.time(), -3600)
+    monkeypatch.setattr(time, "time", lambda: next(now))
+    backwards = RunFolder(Path(finetune(config_with(text, "clock-back", keep_every_hours=0.5)).folder))
+    assert backwards.metrics.path.read_bytes() == usual.metrics.path.read_bytes()
+    assert sorted(losses_in_mlflow(backwards)) == list(range(1, 9))  # MLflow gives them by date
+    saved = [saved_at(checkpoint) for checkpoint in find_checkpoints(backwards.checkpoints)]
+    assert saved[0] > saved[1]
+
+
+def test_a_damaged_run_file_is_said_and_made_again(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_with(text, "damaged")
+    folder = RunFolder(Path(finetune(config).folder))
+    (folder.path / "result.json").unlink()
+    before, file = folder.read("run"), folder.path / "run.json"
+    file.write_bytes(file.read_bytes().replace(b'"batch_size": 2', b'"batch_size": 3'))
+    finetune(config)
+    assert "run.json is not what was written: it is made again from the newest checkpoint" in capsys.readouterr().out
+    after = folder.read("run")
+    assert (after["mlflow_run_id"], after["key"], after["config"]) == (before["mlflow_run_id"], before["key"], before["config"])
+    assert losses_in_mlflow(folder) == list(range(1, 9))
+
+
+def test_metrics_that_are_not_what_was_written_are_named(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_with(text, "flipped")
+    folder = RunFolder(Path(finetune(config).folder))
+    (folder.path / "result.json").unlink()
+    content = bytearray(folder.metrics.path.read_bytes())
+    content[content.index(b"loss") + 9] ^= 1  # a digit of the first loss
+    folder.metrics.path.write_bytes(content)
+    finetune(config)
+    assert "metrics.jsonl is not what was written up to step 8" in capsys.readouterr().out
 
 
 def test_a_full_disk_pauses_saving_and_not_training(

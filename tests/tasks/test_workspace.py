@@ -21,6 +21,14 @@ def test_a_full_disk_is_named_before_anything_starts(small_disk: Path) -> None:
         Workspace(small_disk).create()
 
 
+def test_a_workspace_that_became_read_only_is_named_with_the_remedy(small_disk: Path) -> None:
+    with pytest.raises(UserError, match="full"):  # its folders are made before
+        Workspace(small_disk).create()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(UserError, match=r"cannot be written \(prefect/ is read-only\): set GPT2FLOW_HOME"):
+        Workspace(small_disk).create()
+
+
 @pytest.mark.parametrize("module", ["flows.finetune", "tasks.tracking"])
 def test_whoever_imports_the_pipeline_keeps_state_in_the_workspace_and_sends_nothing_home(module: str, tmp_path: Path) -> None:
     script = (
