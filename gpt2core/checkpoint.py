@@ -148,6 +148,14 @@ def find_damage(checkpoint: Checkpoint, run: str | None = None) -> str:
     return _wrong_owner(checkpoint, run)
 
 
+def recorded_hashes(checkpoint: Checkpoint) -> dict[str, str]:
+    """The hash of each file as it was written; empty where the manifest cannot be read."""
+    try:
+        return dict(json.loads((checkpoint.path / "manifest.json").read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def _wrong_owner(checkpoint: Checkpoint, run: str | None) -> str:
     state = read_state(checkpoint)
     if state["step"] != checkpoint.step:

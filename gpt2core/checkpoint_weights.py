@@ -32,7 +32,7 @@ def write_weights(folder: Path, weights: Mapping[str, Tensor], frozen: Mapping[s
 
     `weights` and `frozen` have their names in the model; with `lora` the former are adapters.
     """
-    trained, kept = _prefixed(weights), _prefixed(frozen)
+    trained, kept = stored_names(weights), stored_names(frozen)
     if not frozen:
         save_tensors(trained, folder / SAFETENSORS)
     elif lora:
@@ -69,12 +69,13 @@ def export_model(checkpoint: Path, folder: Path, *, merge: bool) -> None:
         folder_files += files
     else:
         model = load_model(checkpoint)
-        save_tensors(_prefixed({name: weight.detach() for name, weight in model.named_parameters()}), folder / SAFETENSORS)
+        save_tensors(stored_names({name: weight.detach() for name, weight in model.named_parameters()}), folder / SAFETENSORS)
     for file in folder_files:
         shutil.copyfile(file, folder / file.name)
 
 
-def _prefixed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def stored_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as their files have them: float32, under Hugging Face's names."""
     return {PREFIX + name: weight.float() for name, weight in weights.items()}
 
 

@@ -77,7 +77,7 @@ class RowProjection(nn.Module):
     @classmethod
     def of(cls, projection: Projection, int8: bool) -> RowProjection:
         """The same layer as the given one."""
-        return cls(projection.weight.detach().t().contiguous(), projection.bias.detach().float(), int8)
+        return cls(projection.whole_weight().detach().t().contiguous(), projection.bias.detach().float(), int8)
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 [B, T, in] -> float32 [B, T, out]; a single position a row takes the compiled code."""

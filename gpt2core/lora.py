@@ -31,6 +31,10 @@ class AdaptedProjection(Projection):
         self.scale = scale
         self.drop = nn.Dropout(dropout)
 
+    def whole_weight(self) -> Tensor:
+        """The weight [in, out] with its adapter merged into it."""
+        return merged_weight(self.weight, self.lora_A, self.lora_B, self.scale)
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         added = F.linear(F.linear(self.drop(x), self.lora_A), self.lora_B)

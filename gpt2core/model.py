@@ -29,6 +29,10 @@ class Projection(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_in, n_out))
         self.bias = nn.Parameter(torch.empty(n_out))
 
+    def whole_weight(self) -> Tensor:
+        """The weight [in, out] that it multiplies by, with everything that was added to it."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
         return F.linear(x, self.weight.t(), self.bias)

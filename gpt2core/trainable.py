@@ -20,7 +20,6 @@ def choose_trainable(model: GPT2, settings: TrainSettings) -> None:
 
     Raises UserError for a pattern that matches no parameter.
     """
-    chosen = set(settings.trainable)
     if settings.adapts:
         chosen = add_adapters(model, settings.lora, settings.seed)
     else:

@@ -22,6 +22,7 @@ from gpt2core.devices import choose_device
 from gpt2core.document_stream import DocumentStream, split_of_store
 from gpt2core.durable import file_hash, remove_folder
 from gpt2core.early_stopping import evaluations_without_improvement
+from gpt2core.mending import mend_frozen_weights
 from gpt2core.model import GPT2
 from gpt2core.model_folder import weight_files
 from gpt2core.ranking import FIGURE_NAMES, cost
@@ -213,6 +214,9 @@ def _start_or_resume(run: FinetuneRun, origin: Origin | None) -> None:
         warn("run", f"{folder.path / 'run.json'} is not what was written: it is made again from the newest checkpoint")
     remove_leftovers(folder.checkpoints)
     checkpoint, damaged = newest_valid(folder.checkpoints, folder.id)
+    if damaged and mend_frozen_weights(folder.checkpoints, trainer.model):
+        warn("checkpoint", f"frozen weights in {folder.checkpoints} were damaged; they are mended from the base model")
+        checkpoint, damaged = newest_valid(folder.checkpoints, folder.id)
     for bad, damage in damaged:
         warn("checkpoint", f"{bad.path} is not used: {damage}; it is kept as {set_aside(bad).name}")
     state = read_state(checkpoint) if checkpoint else {}

@@ -100,6 +100,8 @@ def test_adapters_are_trained_until_the_loss_stops_falling_and_registered_merged
     best = load_model(Path(result.folder) / "checkpoints" / f"step-{result.best_step:08d}")
     assert torch.equal(load_model(folder)(tokens), best(tokens))
     assert not torch.equal(best(tokens), load_model(base)(tokens))
+    (Path(result.folder) / "result.json").unlink()  # as if it had been killed before its end
+    assert finetune(RunConfig.model_validate(values)) == result
 
 
 def test_mlflow_has_every_step_exactly_once(registered: RunResult) -> None:

@@ -12,6 +12,7 @@ from configs.errors import UserError
 from configs.schema import LoraSettings
 from gpt2core.adapter_files import save_adapters
 from gpt2core.config import GPT2Config
+from gpt2core.inference import for_inference
 from gpt2core.lora import AdaptedProjection, add_adapters
 from gpt2core.model import GPT2
 from gpt2core.model_folder import weight_files
@@ -80,6 +81,14 @@ def folder(tmp_path: Path) -> Path:
     weights = {name: p.detach() for name, p in adapted(settings).named_parameters() if "lora_" in name}
     save_adapters(weights, settings, tmp_path)
     return tmp_path
+
+
+def test_a_copy_for_inference_has_the_adapters_in_it() -> None:
+    model = adapted(LoraSettings(rank=2))
+    copy = for_inference(model, "bfloat16")
+    assert (copy(TOKENS) - model(TOKENS)).abs().max() < 0.05 * model(TOKENS).abs().max()
+    plain = GPT2(SHAPE).initialise(0)
+    assert (copy(TOKENS) - model(TOKENS)).norm() < 0.2 * (plain(TOKENS) - model(TOKENS)).norm()
 
 
 def test_a_folder_with_adapters_loads_merged(folder: Path) -> None:

@@ -15,6 +15,7 @@ from gpt2core.checkpoint import Checkpoint, find_damage, newest_valid, remove_le
 from gpt2core.checkpoint_weights import FROZEN, export_model
 from gpt2core.config import GPT2Config
 from gpt2core.durable import remove_folder
+from gpt2core.mending import mend_frozen_weights
 from gpt2core.model import GPT2
 from gpt2core.token_store import TokenStore
 from gpt2core.tokenizer import Tokenizer
@@ -135,6 +136,29 @@ def test_a_flipped_bit_in_frozen_weights_is_found_and_not_saved_again(saved: Sav
     assert "safetensors is not what was written" in find_damage(Checkpoint(folder / "step-00000003", 3))
     trainer.run_until(4)
     assert find_damage(save_checkpoint(folder, trainer, tokenizer, {"run": "test"})) == ""
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "missing"])
+def test_damaged_frozen_weights_are_mended_in_every_checkpoint_from_the_base_model(
+    saved: Saved, store: TokenStore, damage: str
+) -> None:
+    folder, _, options = saved
+    before = {file: file.read_bytes() for file in folder.glob("step-*/*")}
+    shared = [file for file in before if file.samefile(folder / FROZEN)]
+    for file in shared:
+        file.write_bytes(b"other") if damage == "flipped bit" else file.unlink()
+    assert len(newest_valid(folder)[1]) == 3
+    assert mend_frozen_weights(folder, make_trainer(store, **options).model)
+    assert {file: file.read_bytes() for file in folder.glob("step-*/*")} == before
+    assert not mend_frozen_weights(folder, make_trainer(store, **options).model)
+
+
+def test_another_base_model_mends_nothing(saved: Saved, store: TokenStore) -> None:
+    folder, _, options = saved
+    (folder / FROZEN).write_bytes(b"other")
+    other = make_trainer(store, **options).model.initialise(1)
+    assert not mend_frozen_weights(folder, other)
+    assert len(newest_valid(folder)[1]) == 3
 
 
 def test_the_same_state_gives_the_same_bytes(saved: Saved, tokenizer: Tokenizer, tmp_path: Path) -> None:
