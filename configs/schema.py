@@ -260,6 +260,9 @@ class EvaluateSettings(SampleSettings):
 
     every: Positive = 250
     """Steps between evaluations."""
+    where: Literal["inline", "process"] = "inline"
+    """inline: training waits while it is evaluated. process: another process evaluates the checkpoint while training goes on,
+    and the next evaluation, early stopping and the end of the run wait for it; the figures are the same."""
     max_windows: Positive = 512
     """Validation windows used at most, spread evenly over the split."""
     stride: Annotated[int, Field(ge=0)] = 0

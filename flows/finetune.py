@@ -16,7 +16,7 @@ from tasks.prepare_tokenizer import prepare_tokenizer
 from tasks.register_model import register_model
 from tasks.report import write_report
 from tasks.run_result import RunResult, read_result, write_result
-from tasks.sample_and_evaluate import sample_and_evaluate
+from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
 from tasks.train_until import train_until
 
 
@@ -36,6 +36,7 @@ def finetune(config: RunConfig) -> RunResult:
             return result
 
         with open_run(folder, config, base, tokenizer, store, origin) as run:
+            make_up_evaluations(run)
             for step in run.milestones():
                 train_until(run, step)
                 if run.evaluates_at(step):
@@ -43,6 +44,7 @@ def finetune(config: RunConfig) -> RunResult:
                     write_report(run.folder)
                 if run.stops_early():
                     break
+            await_evaluation(run)
             run.checkpoints.finish()
             run.checkpoints.prune()
             version = register_model(run)

@@ -48,9 +48,8 @@ def run_task(model: GPT2, tokenizer: Tokenizer, task: str, file: Path) -> TaskRe
     try:
         items, figures = TASKS[task](model, tokenizer, file)
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(
-            f"{file} is no file of {task} ({type(error).__name__}: {str(error)[:80]}): see its form in README."
-        ) from error
+        reason = f"{type(error).__name__}: {str(error)[:80]}"
+        raise UserError(f"{file} does not have the form of {task} ({reason}): see gpt2flow evaluate --help.") from error
     return TaskResult(task, str(file), items, figures)
 
 
@@ -109,7 +108,10 @@ def _cbt(model: GPT2, tokenizer: Tokenizer, file: Path) -> tuple[int, Figures]:
 def _cbt_items(file: Path) -> Iterator[tuple[str, str, str, list[str]]]:
     """Story, sentence with XXXXX, answer, ten words; a line 21 in the file is `sentence TAB answer TAB TAB a|b|c`."""
     story: list[str] = []
-    for line in filter(str.strip, _text(file).splitlines()):
+    lines = [line for line in _text(file).splitlines() if line.strip()]
+    if not any(line.startswith("21 ") for line in lines):
+        raise ValueError("it has no line 21 with a question")
+    for line in lines:
         number, _, rest = line.partition(" ")
         if number != "21":
             story = [rest] if number == "1" else [*story, rest]

@@ -42,6 +42,8 @@ class CheckpointKeeper:
         self._state = state
         self._saver = BackgroundSaver(trainer, self._write)
         self._missed: int | None = None
+        self.reading = False
+        """Whether another process reads a checkpoint, so that none may go."""
         trainer.listeners.append(self._try_again)
 
     def save(self) -> None:
@@ -77,7 +79,9 @@ class CheckpointKeeper:
             )
 
     def prune(self) -> None:
-        """Remove the checkpoints that nothing gives a reason to keep."""
+        """Remove the checkpoints that nothing gives a reason to keep; none while one of them is being evaluated."""
+        if self.reading:
+            return
         costs = costs_by_step(self._folder.evaluations.rows(), self._best_by)
         prune(self._folder.checkpoints, self._settings, costs, self._folder.started)
 

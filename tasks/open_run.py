@@ -34,6 +34,7 @@ from tasks.checkpoint_keeper import CheckpointKeeper
 from tasks.console import say, warn
 from tasks.copies import CopySearch
 from tasks.origin import Origin, begin_afresh
+from tasks.outside_evaluation import OutsideEvaluation
 from tasks.run_folder import RunFolder, run_id
 from tasks.step_recorder import StepRecorder
 from tasks.stop_signals import Interrupted, note_advice
@@ -54,6 +55,7 @@ class FinetuneRun:
         self.trainer = trainer
         self.checkpoints = CheckpointKeeper(folder, config, trainer, tokenizer, self.state)
         self.tracking = Tracking(folder)
+        self._outside: OutsideEvaluation | None = None
 
     @cached_property
     def held_out(self) -> DocumentStream:
@@ -75,6 +77,36 @@ class FinetuneRun:
         """Whether this milestone is sampled and evaluated, and has not been yet."""
         due = step % self.config.evaluate.every == 0 or step == self.config.train.steps
         return due and step not in {row["step"] for row in self.folder.evaluations.rows()}
+
+    def missed_evaluations(self) -> list[int]:
+        """Steps before this one whose checkpoint is there and whose figures are not."""
+        return [
+            checkpoint.step
+            for checkpoint in find_checkpoints(self.folder.checkpoints)
+            if checkpoint.step < self.trainer.step and self.evaluates_at(checkpoint.step)
+        ]
+
+    def evaluate_outside(self, step: int) -> None:
+        """Begin to evaluate the step's checkpoint in another process; at most one at a time."""
+        assert self._outside is None
+        self.checkpoints.reading = True
+        self._outside = OutsideEvaluation(self.folder, step)
+
+    def outside_row(self) -> dict[str, float] | None:
+        """The figures from the other process, which is waited for; None where there is none."""
+        if self._outside is None:
+            return None
+        row, self._outside = self._outside.join(), None
+        self.checkpoints.reading = False
+        return row
+
+    def stop_outside(self) -> int | None:
+        """End the other process, if there is one; returns the step that it was evaluating."""
+        if self._outside is None:
+            return None
+        self._outside.stop()
+        step, self._outside = self._outside.step, None
+        return step
 
     def stops_early(self) -> bool:
         """Whether evaluate.best_by has not improved for as many evaluations as `train.early_stopping` waits; says so."""
@@ -98,11 +130,13 @@ class FinetuneRun:
         if checkpoint is None or times > REWINDS:
             reason = "there is no checkpoint to go back to" if checkpoint is None else f"{REWINDS} rewinds did not help"
             raise UserError(f"{diverged}, and {reason}: lower train.learning_rate or raise train.warmup_steps.") from diverged
-        replaced = self.trainer.replaced
+        replaced, evaluated = self.trainer.replaced, self.stop_outside()
         restore(self.trainer, checkpoint)
         self.trainer.replaced = {**replaced, diverged.step - 1: replaced.get(diverged.step - 1, 0) + 1}
         _cut_back(self.folder, checkpoint.step, {})
         self.tracking.begin_again()
+        if evaluated is not None:
+            self.evaluate_outside(evaluated)
         warn("divergence", f"{diverged}: back to step {checkpoint.step}, with other windows for that update")
 
     def state(self) -> dict[str, object]:
@@ -164,6 +198,7 @@ def _saving_what_is_under_way(run: FinetuneRun) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        run.stop_outside()
         with suppress(UserError):  # what ended the run is what the user must read
             run.checkpoints.wait()
         raise

@@ -70,6 +70,10 @@ class RunFolder:
         """Folder of the step-N checkpoints."""
         return self.path / "checkpoints"
 
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies, if there is one."""
+        return self.checkpoints / f"step-{step:08d}"
+
     @property
     def samples(self) -> Path:
         """Folder of generated samples by step."""

@@ -21,9 +21,36 @@ def sample_and_evaluate(run: FinetuneRun, step: int) -> None:
 
     A step counts as evaluated once its row stands in evaluations.jsonl, which is written last.
     """
+    await_evaluation.fn(run)
+    if run.config.evaluate.where == "process" and _is_saved(run, step):
+        run.evaluate_outside(step)
+        if run.config.train.early_stopping.patience:  # whether training goes on depends on the figures
+            await_evaluation.fn(run)
+        return
     trainer, tools = run.trainer, (run.tokenizer, run.held_out, run.copies)
     row = evaluate_step(Subject(run.folder, run.config, step, trainer.model, trainer.computing_model(), *tools))
     record_evaluation(run.folder, run.config.evaluate, row)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def await_evaluation(run: FinetuneRun) -> None:
+    """Wait for the evaluation in another process, if there is one, and record it."""
+    if (row := run.outside_row()) is not None:
+        record_evaluation(run.folder, run.config.evaluate, row)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def make_up_evaluations(run: FinetuneRun) -> None:
+    """Evaluate the checkpoints whose evaluation in another process was cut off together with the run."""
+    for step in run.missed_evaluations():
+        run.evaluate_outside(step)
+        await_evaluation.fn(run)
+
+
+def _is_saved(run: FinetuneRun, step: int) -> bool:
+    """Whether the step's checkpoint is on the disk, once its save has ended; there is none of step 0 or on a full disk."""
+    run.checkpoints.wait()
+    return run.folder.checkpoint_path(step).is_dir()
 
 
 def record_evaluation(folder: RunFolder, settings: EvaluateSettings, row: dict[str, float]) -> None:

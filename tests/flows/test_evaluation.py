@@ -1,6 +1,7 @@
 """What a run measures at its evaluations, with real Prefect and MLflow."""
 
 import json
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from gpt2core.token_store import open_store
 from gpt2core.tokenizer import load_tokenizer
 from tasks.copies import CopySearch
 from tasks.model_sources import best_checkpoint
+from tasks.outside_evaluation import OutsideEvaluation
 from tasks.run_folder import RunFolder
 from tasks.workspace import Workspace
 
@@ -136,3 +138,47 @@ def test_the_best_checkpoint_is_the_best_by_the_chosen_figure(evaluated: RunFold
     finally:
         log.write_text(kept)
         evaluated.write("run", settings)
+
+
+@pytest.fixture(scope="module")
+def evaluated_outside(text: Path) -> RunFolder:
+    """The same run, evaluated by another process, the first of which dies."""
+    started: list[int] = []
+    begin = OutsideEvaluation._start
+
+    def dying_once(self: OutsideEvaluation) -> subprocess.Popen[bytes]:
+        process = begin(self)
+        started.append(self.step)
+        if len(started) == 1:
+            process.kill()
+        return process
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OutsideEvaluation, "_start", dying_once)
+        config = config_of("evaluated-outside", text, stride=5, canaries=["line 7 says 49"], where="process")
+        folder = RunFolder(Path(finetune(config).folder))
+    assert started == [4, 4, 8]
+    return folder
+
+
+def test_another_process_finds_the_same_figures_and_samples_even_if_it_dies_once(
+    evaluated: RunFolder, evaluated_outside: RunFolder
+) -> None:
+    assert evaluated_outside.evaluations.rows() == evaluated.evaluations.rows()
+    for step in (0, 4, 8):
+        for inside, outside in zip(
+            (*evaluated.sample_files(step), *evaluated.report_files(step)),
+            (*evaluated_outside.sample_files(step), *evaluated_outside.report_files(step)),
+            strict=True,
+        ):
+            assert inside.read_bytes() == outside.read_bytes()
+    assert not [path for path in evaluated_outside.reports.iterdir() if path.suffix in (".row", ".log", ".tmp")]
+
+
+def test_an_evaluation_that_was_cut_off_with_the_run_is_made_up_for(evaluated_outside: RunFolder, text: Path) -> None:
+    rows = evaluated_outside.evaluations.rows()
+    (evaluated_outside.path / "result.json").unlink()
+    evaluated_outside.evaluations.path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] == 0))
+    config = config_of("evaluated-outside", text, stride=5, canaries=["line 7 says 49"], where="process")
+    assert finetune(config).best_step == 8
+    assert evaluated_outside.evaluations.rows() == rows
