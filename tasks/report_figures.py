@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tasks.report_charts import Chart, chart, series
@@ -16,8 +16,9 @@ NAMES = {
     "accuracy": "token accuracy",
     "calibration_error": "calibration error",
     "gain": "gain over step 0, nats a token",
-    "gain_low": "gain, lower end of the 95% interval",
-    "gain_high": "gain, upper end of the 95% interval",
+    "gain_low": "gain: 95% interval from",
+    "gain_high": "gain: 95% interval to",
+    "sample_distinct": "samples: different n-grams",
     "sample_distinct_1": "samples: different tokens",
     "sample_distinct_2": "samples: different pairs",
     "sample_distinct_3": "samples: different triples",
@@ -63,12 +64,13 @@ def figure_rows(rows: list[Row]) -> list[FigureRow]:
 
 
 def figure_charts(rows: list[Row]) -> list[Chart]:
-    """A small chart for each group of figures; none where there is only one evaluation."""
+    """A small chart for each group of figures that has changed since the first evaluation."""
     keys = dict.fromkeys(key for row in rows for key in row if key not in CHARTED_ELSEWHERE)
     groups: dict[str, list[str]] = {}
     for key in keys:
         groups.setdefault(_group(key), []).append(key)
-    made = [_chart(group, members, rows) for group, members in groups.items()] if len(rows) > 1 else []
+    changing = {group: members for group, members in groups.items() if any(_changes(key, rows) for key in members)}
+    made = [_chart(group, members, rows) for group, members in changing.items()]
     return [found for found in made if found is not None]
 
 
@@ -85,10 +87,15 @@ def evenly(values: Iterable[int], most: int, always: int | None = None) -> list[
 
 
 def _chart(group: str, keys: list[str], rows: list[Row]) -> Chart | None:
-    title = name_of(group)
-    short: Callable[[str], str] = lambda key: title if key == group else name_of(key).removeprefix(f"{title}: ")  # noqa: E731
-    curves = [series(short(key), [(row["step"], row[key]) for row in rows if key in row], dotted=True) for key in keys]
-    return chart(title, *curves)
+    curves = [
+        series(name_of(key).split(": ")[-1], [(row["step"], row[key]) for row in rows if key in row], dotted=True)
+        for key in keys
+    ]
+    return chart(name_of(group), *curves)
+
+
+def _changes(key: str, rows: list[Row]) -> bool:
+    return len({row[key] for row in rows if key in row}) > 1
 
 
 def _group(key: str) -> str:

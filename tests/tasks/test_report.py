@@ -171,6 +171,16 @@ def test_a_curve_leaves_out_what_is_no_number_and_keeps_its_ends_when_it_is_thin
     assert (long.steps[0], long.steps[-1]) == (0, 100_000)
 
 
+def test_ticks_are_written_with_the_digits_that_they_need() -> None:
+    made = Chart("x", [Series("a", [0, 1], [0.0, 1.0])])
+    assert [tick.label for tick in made.y_ticks] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
+
+
+def test_a_smoothed_curve_has_the_colour_of_its_raw_one() -> None:
+    curve = [0], [1.0]
+    assert Chart("x", [Series("a", *curve, faint=True), Series("b", *curve), Series("c", *curve)]).colours == [0, 0, 1]
+
+
 def test_a_chart_of_one_point_or_a_flat_line_can_be_drawn() -> None:
     for values in ([3.0], [0.0, 0.0]):
         made = Chart("flat", [Series("a", list(range(len(values))), values)])
@@ -180,7 +190,7 @@ def test_a_chart_of_one_point_or_a_flat_line_can_be_drawn() -> None:
 
 def test_ends_of_an_interval_and_parts_of_a_whole_share_a_chart() -> None:
     row = {"gain": 1.0, "gain_low": 0.5, "gain_high": 1.5, "loss_by_source/a": 1.0, "loss_by_source/b": 2.0, "other": 3.0}
-    charts = figure_charts([{"step": 0, **row}, {"step": 5, **row}])
+    charts = figure_charts([{"step": 0, **row}, {"step": 5, **{key: value + 1 for key, value in row.items()}, "same": 1.0}])
     assert [len(found.series) for found in charts] == [3, 2, 1]
 
 
