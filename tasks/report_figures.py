@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tasks.report_charts import Chart, chart, series
 
@@ -26,7 +27,19 @@ NAMES = {
     "sample_loops": "samples: end in a loop",
     "sample_length": "samples: mean length in tokens",
     "sample_ended": "samples: ended by themselves",
+    "sample_longest_copy": "samples: longest copied passage, tokens",
+    "sample_copied_share": "samples: copied 50-token windows",
+    "canary_exposure": "canary exposure, bits",
 }
+TABLES = {
+    "by_source": "By source",
+    "by_length": "By length in tokens",
+    "calibration": "Calibration: first guesses by their probability, and how many were right",
+    "copies: passages": "Passages that samples share with the training text",
+    "canaries": "Canaries",
+}
+MOST_ROWS = 15
+"""Of a table."""
 SHARES = ("accuracy", "distinct", "repetition", "loops", "ended", "share")
 """Words in the key of a figure that is a share and shown in percent."""
 CHARTED_ELSEWHERE = {"val_loss", "val_tokens", "step", "time"}
@@ -38,6 +51,33 @@ class FigureRow:
 
     name: str
     values: list[str]
+
+
+@dataclass(frozen=True)
+class DetailTable:
+    """A table that an evaluation has written."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    left_out: int
+    """Rows beyond those shown."""
+
+
+def detail_tables(details: Mapping[str, Any]) -> list[DetailTable]:
+    """All lists of records in an evaluation's report, also those one level down."""
+    inner = {f"{key}: {name}": value for key, part in details.items() if isinstance(part, dict) for name, value in part.items()}
+    lists = {key: value for key, value in {**details, **inner}.items() if isinstance(value, list) and value}
+    return [_table(TABLES.get(key, key), rows) for key, rows in lists.items() if all(isinstance(row, dict) for row in rows)]
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> DetailTable:
+    shown = [[_cell(key, value) for key, value in row.items()] for row in rows[:MOST_ROWS]]
+    return DetailTable(title, [name_of(key) for key in rows[0]], shown, max(0, len(rows) - MOST_ROWS))
+
+
+def _cell(key: str, value: Any) -> str:
+    return text_of(key, value) if isinstance(value, int | float) else str(value)
 
 
 def name_of(key: str) -> str:

@@ -63,6 +63,10 @@ def folder(tmp_path: Path) -> RunFolder:
         sample = {"step": step, "prompt": PROMPT, "completion": f"</script>{step} times", "tokens": 7, "ended": True}
         folder.sample_files(step)[0].write_text(json.dumps([sample]))
         folder.lens_folder(step).mkdir(parents=True)
+        folder.report_files(step)[0].parent.mkdir(exist_ok=True)
+        copied = {"sample": 0, "tokens": 31, "text": "copied <words>", "source": "book.txt"}
+        details = {"by_source": [{"name": "book.txt", "val_loss": loss}] * 40, "copies": {"share": 0.1, "passages": [copied]}}
+        folder.report_files(step)[0].write_text(json.dumps(details))
         save_reading(reading((step + 1) / 100), folder.lens_folder(step) / "prompt-1.json")
     return folder
 
@@ -87,7 +91,10 @@ def test_the_page_shows_what_the_run_has_written(folder: RunFolder) -> None:
         "perplexity 244.7 25.790 33.115",
         "invented share 25.0% 25.0% 25.0%",
         "loss by length: 1-64 6.500 4.250 4.500",
-        "step 10 7 tokens, ended",
+        "step 10 7 tokens, ended, repeats 31 tokens of book.txt",
+        "By source name validation loss book.txt 3.250",
+        "and 25 more",
+        "copied <words>",
         "</script>20 times",
         "·a 1% ·a 11% ·a 21%",  # the lens: the embedding's guess at the three steps
         "4,444",
@@ -108,6 +115,11 @@ def test_what_a_model_wrote_can_break_nothing(folder: RunFolder) -> None:
 def test_a_rising_validation_loss_is_a_warning(folder: RunFolder) -> None:
     (warning,) = gather_facts(folder).warnings
     assert warning == "The validation loss has risen from 3.250 to 3.500 at step 20: the model overfits."
+
+
+def test_a_sample_that_copies_is_a_warning(folder: RunFolder) -> None:
+    folder.evaluations.append([{"step": 30, "val_loss": 3.0, "sample_longest_copy": 51.0}])
+    assert gather_facts(folder).warnings == ["At step 30 a sample repeats 51 tokens of the training text word for word."]
 
 
 def test_a_finished_run_names_its_version(folder: RunFolder) -> None:
