@@ -24,8 +24,8 @@ ROW = 0.24
 GAP = 0.3
 TITLE = 0.3
 LONGEST = 16  # letters of a token
-BAND = 12.0  # of cells, beyond which a map goes on below
-SHEET = 16.0  # that maps side by side may take
+BAND = 10.0  # of cells, beyond which a map goes on below
+SHEET = 12.0  # that maps side by side may take
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,14 @@ def look_across(reference: str | None, prompt: str, settings: SampleSettings, wa
 def record_lens(folder: RunFolder, model: GPT2, tokenizer: Tokenizer, settings: EvaluateSettings, step: int) -> None:
     """Read the configured prompts at this step: a page, a picture and the values of each into the run's folder.
 
-    Raises UserError if a watched text is not one token.
+    A watched text that this vocabulary has not as one token is left out, which step 0 says.
     """
+    watch = [text for text in settings.lens_watch if len(tokenizer.encode(text)) == 1]
+    if missing := [repr(text) for text in settings.lens_watch if text not in watch and step == 0]:
+        warn("lens", f"not watched, since the vocabulary has no such single token: {', '.join(missing)}")
     prompts = lens_prompts(settings) if model.config.n_ctx > 1 else []
     for number, prompt in enumerate(prompts, 1):
-        reading = read_lens_greedily(model, tokenizer, prompt, settings.lens_tokens, settings.lens_watch)
+        reading = read_lens_greedily(model, tokenizer, prompt, settings.lens_tokens, watch)
         file = folder.lens_folder(step) / f"prompt-{number}"
         _make(file.parent)
         maps = [lens_maps.predictions_map(reading), lens_maps.rankings_map(reading)]

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 MOST_POINTS = 400
 """Of a curve: more cannot be told apart on a screen."""
+COLOURS = 6
 MARGIN = 0.04
 """Share of the height that stays free above and below the curves."""
 
@@ -53,8 +54,17 @@ class Chart:
     def y_ticks(self) -> list[Tick]:
         """Values, in percent from the top."""
         values = _ticks(*self._y_range)
-        digits = max(0, -math.floor(math.log10(values[1] - values[0]))) if len(values) > 1 else 3
+        digits = next((digits for digits in range(6) if all(_is_exact(value, digits) for value in values)), 6)
         return [Tick(_number(value, digits), self._y(value)) for value in values]
+
+    @cached_property
+    def colours(self) -> list[int]:
+        """Number of each curve's colour; a faint one has that of the curve behind which it stands."""
+        numbers, next_number = [], 0
+        for curve in self.series:
+            numbers.append(next_number)
+            next_number = (next_number + (not curve.faint)) % COLOURS
+        return numbers
 
     def points(self, series: Series) -> str:
         """The curve as an SVG polyline in a plot of 100 by 100."""
@@ -124,4 +134,8 @@ def _ticks(low: float, high: float, integer: bool = False) -> list[float]:
 
 
 def _number(value: float, digits: int) -> str:
-    return f"{value:.0e}" if digits > 3 and value else f"{value:,.{min(digits, 3)}f}"
+    return f"{value:.1e}" if digits > 4 and value else f"{value:,.{min(digits, 4)}f}"
+
+
+def _is_exact(value: float, digits: int) -> bool:
+    return math.isclose(round(value, digits), value, rel_tol=1e-6, abs_tol=1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
@@ -17,7 +18,17 @@ from gpt2core.ranking import costs_by_step
 from tasks.console import bytes_text
 from tasks.lens import recorded_histories
 from tasks.report_charts import Chart, chart, series, smoothed
-from tasks.report_figures import FigureRow, Row, evenly, figure_charts, figure_rows, name_of, text_of
+from tasks.report_figures import (
+    DetailTable,
+    FigureRow,
+    Row,
+    detail_tables,
+    evenly,
+    figure_charts,
+    figure_rows,
+    name_of,
+    text_of,
+)
 from tasks.run_folder import RunFolder
 from tasks.workspace import Workspace
 
@@ -69,6 +80,8 @@ class RunFacts:
     figure_charts: list[Chart]
     steps: list[int]
     figures: list[FigureRow]
+    details: list[DetailTable]
+    """What the evaluation at the best step has written beside its figures."""
     samples: dict[str, list[Sample]]
     """By prompt."""
     lens: list[LensAcross]
@@ -92,11 +105,12 @@ def gather_facts(folder: RunFolder) -> RunFacts:
         state=_state(folder, known, result),
         headlines=_headlines(rows, best),
         best_step=best,
-        warnings=_warnings(rows),
+        warnings=_warnings(rows, config.get("evaluate", {}).get("copied_tokens", 0)),
         curves=_curves(folder, rows),
         figure_charts=figure_charts(rows),
         steps=steps,
         figures=figure_rows(shown),
+        details=detail_tables(_details(folder, best)) if best is not None else [],
         samples=_samples(folder, steps),
         lens=_lens(folder, steps),
         text=_text(known),
@@ -128,7 +142,7 @@ def _headlines(rows: list[Row], best: int | None) -> list[Headline]:
     return [Headline(name_of(key), text_of(key, first[key]), text_of(key, at_best[key])) for key in there]
 
 
-def _warnings(rows: list[Row]) -> list[str]:
+def _warnings(rows: list[Row], copied_tokens: int) -> list[str]:
     """What of the last evaluation should make its reader doubt."""
     if not rows:
         return []
@@ -141,6 +155,8 @@ def _warnings(rows: list[Row]) -> list[str]:
         )
     if last.get("sample_loops", 0.0) > 0:
         found.append(f"At step {step:,}, {last['sample_loops']:.0%} of the samples end in a loop.")
+    if (copied := last.get("sample_longest_copy", 0.0)) > copied_tokens > 0:
+        found.append(f"At step {step:,} a sample repeats {copied:.0f} tokens of the training text word for word.")
     return found
 
 
@@ -166,9 +182,19 @@ def _curves(folder: RunFolder, rows: list[Row]) -> list[Chart]:
 def _samples(folder: RunFolder, steps: list[int]) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = {}
     for step in steps:
-        for row in folder.samples_of(step):
-            found.setdefault(row["prompt"], []).append(Sample(step, row["completion"], _remarks(row)))
+        passages = (_details(folder, step).get("copies") or {}).get("passages", [])
+        copied = {passage["sample"]: f"repeats {passage['tokens']} tokens of {passage['source']}" for passage in passages}
+        for number, row in enumerate(folder.samples_of(step)):
+            remarks = _remarks(row) + ([copied[number]] if number in copied else [])
+            found.setdefault(row["prompt"], []).append(Sample(step, row["completion"], remarks))
     return found
+
+
+def _details(folder: RunFolder, step: int) -> dict[str, Any]:
+    """The report of an evaluation; empty where there is none."""
+    with suppress(OSError, ValueError):
+        return dict(json.loads(folder.report_files(step)[0].read_text(encoding="utf-8")))
+    return {}
 
 
 def _remarks(row: dict[str, Any]) -> list[str]:

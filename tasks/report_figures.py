@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tasks.report_charts import Chart, chart, series
 
@@ -16,8 +17,9 @@ NAMES = {
     "accuracy": "token accuracy",
     "calibration_error": "calibration error",
     "gain": "gain over step 0, nats a token",
-    "gain_low": "gain, lower end of the 95% interval",
-    "gain_high": "gain, upper end of the 95% interval",
+    "gain_low": "gain: 95% interval from",
+    "gain_high": "gain: 95% interval to",
+    "sample_distinct": "samples: different n-grams",
     "sample_distinct_1": "samples: different tokens",
     "sample_distinct_2": "samples: different pairs",
     "sample_distinct_3": "samples: different triples",
@@ -25,7 +27,19 @@ NAMES = {
     "sample_loops": "samples: end in a loop",
     "sample_length": "samples: mean length in tokens",
     "sample_ended": "samples: ended by themselves",
+    "sample_longest_copy": "samples: longest copied passage, tokens",
+    "sample_copied_share": "samples: copied 50-token windows",
+    "canary_exposure": "canary exposure, bits",
 }
+TABLES = {
+    "by_source": "By source",
+    "by_length": "By length in tokens",
+    "calibration": "Calibration: first guesses by their probability, and how many were right",
+    "copies: passages": "Passages that samples share with the training text",
+    "canaries": "Canaries",
+}
+MOST_ROWS = 15
+"""Of a table."""
 SHARES = ("accuracy", "distinct", "repetition", "loops", "ended", "share")
 """Words in the key of a figure that is a share and shown in percent."""
 CHARTED_ELSEWHERE = {"val_loss", "val_tokens", "step", "time"}
@@ -37,6 +51,33 @@ class FigureRow:
 
     name: str
     values: list[str]
+
+
+@dataclass(frozen=True)
+class DetailTable:
+    """A table that an evaluation has written."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    left_out: int
+    """Rows beyond those shown."""
+
+
+def detail_tables(details: Mapping[str, Any]) -> list[DetailTable]:
+    """All lists of records in an evaluation's report, also those one level down."""
+    inner = {f"{key}: {name}": value for key, part in details.items() if isinstance(part, dict) for name, value in part.items()}
+    lists = {key: value for key, value in {**details, **inner}.items() if isinstance(value, list) and value}
+    return [_table(TABLES.get(key, key), rows) for key, rows in lists.items() if all(isinstance(row, dict) for row in rows)]
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> DetailTable:
+    shown = [[_cell(key, value) for key, value in row.items()] for row in rows[:MOST_ROWS]]
+    return DetailTable(title, [name_of(key) for key in rows[0]], shown, max(0, len(rows) - MOST_ROWS))
+
+
+def _cell(key: str, value: Any) -> str:
+    return text_of(key, value) if isinstance(value, int | float) else str(value)
 
 
 def name_of(key: str) -> str:
@@ -63,12 +104,13 @@ def figure_rows(rows: list[Row]) -> list[FigureRow]:
 
 
 def figure_charts(rows: list[Row]) -> list[Chart]:
-    """A small chart for each group of figures; none where there is only one evaluation."""
+    """A small chart for each group of figures that has changed since the first evaluation."""
     keys = dict.fromkeys(key for row in rows for key in row if key not in CHARTED_ELSEWHERE)
     groups: dict[str, list[str]] = {}
     for key in keys:
         groups.setdefault(_group(key), []).append(key)
-    made = [_chart(group, members, rows) for group, members in groups.items()] if len(rows) > 1 else []
+    changing = {group: members for group, members in groups.items() if any(_changes(key, rows) for key in members)}
+    made = [_chart(group, members, rows) for group, members in changing.items()]
     return [found for found in made if found is not None]
 
 
@@ -85,10 +127,15 @@ def evenly(values: Iterable[int], most: int, always: int | None = None) -> list[
 
 
 def _chart(group: str, keys: list[str], rows: list[Row]) -> Chart | None:
-    title = name_of(group)
-    short: Callable[[str], str] = lambda key: title if key == group else name_of(key).removeprefix(f"{title}: ")  # noqa: E731
-    curves = [series(short(key), [(row["step"], row[key]) for row in rows if key in row], dotted=True) for key in keys]
-    return chart(title, *curves)
+    curves = [
+        series(name_of(key).split(": ")[-1], [(row["step"], row[key]) for row in rows if key in row], dotted=True)
+        for key in keys
+    ]
+    return chart(name_of(group), *curves)
+
+
+def _changes(key: str, rows: list[Row]) -> bool:
+    return len({row[key] for row in rows if key in row}) > 1
 
 
 def _group(key: str) -> str:

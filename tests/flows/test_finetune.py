@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
-from prefect.artifacts import Artifact
 
 from configs.errors import UserError
 from configs.schema import RunConfig
@@ -145,6 +144,8 @@ def test_mlflow_has_the_lens_by_step_and_the_report(registered: RunResult, tmp_p
 
 
 def test_prefect_has_the_short_form_with_a_link_to_the_report(registered: RunResult) -> None:
+    from prefect.artifacts import Artifact  # first the workspace must be known, which importing the flow sees to
+
     artifact = Artifact.get(f"report-{registered.run}")
     assert artifact is not None
     assert f"| validation loss | {registered.before.val_loss:.3f} | {registered.best.val_loss:.3f} |" in artifact.data

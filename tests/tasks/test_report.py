@@ -1,6 +1,5 @@
 """The report on a run: what stands on the page, for runs of every state, and that it needs nothing but itself."""
 
-import json
 import math
 import re
 from html.parser import HTMLParser
@@ -9,17 +8,11 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from configs.schema import RunConfig
-from gpt2core.lens_reading import Guess, LensReading, save_reading
 from tasks.report_charts import Chart, Series, chart, series, smoothed
 from tasks.report_facts import gather_facts
 from tasks.report_figures import evenly, figure_charts, text_of
 from tasks.report_page import render_report, write_page
 from tasks.run_folder import RunFolder
-
-SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 1}
-PROMPT = "Once <b>upon"
-LOSSES = {0: 5.5, 10: 3.25, 20: 3.5}
 
 
 class Page(HTMLParser):
@@ -39,32 +32,6 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if data.strip():
             self.texts.append(data.strip())
-
-
-def reading(probability: float) -> LensReading:
-    layers = [[Guess(1, "·a", probability)], [Guess(2, "中", 0.5)]]
-    return LensReading(PROMPT, "a", ["Once"], ["·a"], [layers], [[7], [1]], [[1.0]], ["x"], [[3], [4444]], False)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    """A run of 20 of 30 steps with three evaluations, written as the tasks write it."""
-    folder = RunFolder(tmp_path / "tale-1234")
-    folder.samples.mkdir(parents=True)
-    config = RunConfig.model_validate({"name": "tale", "model": SIZES, "train": {"steps": 30}})
-    known = {"id": folder.id, "store": "0" * 32, "started": "2030-01-02T03:04:05", "mlflow_run_id": "abc"}
-    folder.write("run", {**known, "config": config.model_dump()})
-    steps = range(1, 21)
-    folder.metrics.append({"step": s, "loss": 6.0 - s / 10, "learning_rate": 1e-3, "gradient_norm": 1.0} for s in steps)
-    folder.timing.append([{"step": 20, "tokens_per_second": 4321.0, "time": 0}])
-    for step, loss in LOSSES.items():
-        row = {"step": step, "val_loss": loss, "perplexity": math.exp(loss), "bits_per_byte": loss / 2, "val_tokens": 999}
-        folder.evaluations.append([{**row, "invented_share": 0.25, "val_loss_by_length/1-64": loss + 1}])
-        sample = {"step": step, "prompt": PROMPT, "completion": f"</script>{step} times", "tokens": 7, "ended": True}
-        folder.sample_files(step)[0].write_text(json.dumps([sample]))
-        folder.lens_folder(step).mkdir(parents=True)
-        save_reading(reading((step + 1) / 100), folder.lens_folder(step) / "prompt-1.json")
-    return folder
 
 
 def test_the_page_is_whole_in_itself(folder: RunFolder) -> None:
@@ -87,7 +54,10 @@ def test_the_page_shows_what_the_run_has_written(folder: RunFolder) -> None:
         "perplexity 244.7 25.790 33.115",
         "invented share 25.0% 25.0% 25.0%",
         "loss by length: 1-64 6.500 4.250 4.500",
-        "step 10 7 tokens, ended",
+        "step 10 7 tokens, ended, repeats 31 tokens of book.txt",
+        "By source name validation loss book.txt 3.250",
+        "and 25 more",
+        "copied <words>",
         "</script>20 times",
         "·a 1% ·a 11% ·a 21%",  # the lens: the embedding's guess at the three steps
         "4,444",
@@ -110,6 +80,11 @@ def test_a_rising_validation_loss_is_a_warning(folder: RunFolder) -> None:
     assert warning == "The validation loss has risen from 3.250 to 3.500 at step 20: the model overfits."
 
 
+def test_a_sample_that_copies_is_a_warning(folder: RunFolder) -> None:
+    folder.evaluations.append([{"step": 30, "val_loss": 3.0, "sample_longest_copy": 51.0}])
+    assert gather_facts(folder).warnings == ["At step 30 a sample repeats 51 tokens of the training text word for word."]
+
+
 def test_a_finished_run_names_its_version(folder: RunFolder) -> None:
     folder.write("result", {"steps": 30, "model": "tale", "version": "3", "alias": "candidate", "parameters": 1234567})
     shown = " ".join(Page(render_report(gather_facts(folder))).texts)
@@ -126,12 +101,12 @@ def test_a_run_that_has_just_begun_has_a_page_too(tmp_path: Path) -> None:
     assert "Nothing has been evaluated yet." in shown
 
 
-def test_files_that_are_damaged_or_lost_are_left_out(folder: RunFolder) -> None:
+def test_files_that_are_damaged_or_lost_are_left_out(folder: RunFolder, prompt: str) -> None:
     (folder.lens_folder(10) / "prompt-1.json").write_text("{")
     folder.sample_files(0)[0].unlink()
     facts = gather_facts(folder)
     assert facts.lens[0].guesses.columns == ["0", "20"]
-    assert [sample.step for sample in facts.samples[PROMPT]] == [10, 20]
+    assert [sample.step for sample in facts.samples[prompt]] == [10, 20]
 
 
 def test_the_page_goes_where_it_is_asked_to(folder: RunFolder, tmp_path: Path) -> None:
@@ -171,6 +146,16 @@ def test_a_curve_leaves_out_what_is_no_number_and_keeps_its_ends_when_it_is_thin
     assert (long.steps[0], long.steps[-1]) == (0, 100_000)
 
 
+def test_ticks_are_written_with_the_digits_that_they_need() -> None:
+    made = Chart("x", [Series("a", [0, 1], [0.0, 1.0])])
+    assert [tick.label for tick in made.y_ticks] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
+
+
+def test_a_smoothed_curve_has_the_colour_of_its_raw_one() -> None:
+    curve = [0], [1.0]
+    assert Chart("x", [Series("a", *curve, faint=True), Series("b", *curve), Series("c", *curve)]).colours == [0, 0, 1]
+
+
 def test_a_chart_of_one_point_or_a_flat_line_can_be_drawn() -> None:
     for values in ([3.0], [0.0, 0.0]):
         made = Chart("flat", [Series("a", list(range(len(values))), values)])
@@ -180,7 +165,7 @@ def test_a_chart_of_one_point_or_a_flat_line_can_be_drawn() -> None:
 
 def test_ends_of_an_interval_and_parts_of_a_whole_share_a_chart() -> None:
     row = {"gain": 1.0, "gain_low": 0.5, "gain_high": 1.5, "loss_by_source/a": 1.0, "loss_by_source/b": 2.0, "other": 3.0}
-    charts = figure_charts([{"step": 0, **row}, {"step": 5, **row}])
+    charts = figure_charts([{"step": 0, **row}, {"step": 5, **{key: value + 1 for key, value in row.items()}, "same": 1.0}])
     assert [len(found.series) for found in charts] == [3, 2, 1]
 
 
