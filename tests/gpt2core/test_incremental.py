@@ -22,7 +22,7 @@ from configs.schema import DataSettings
 from gpt2core import encoding, planning, shards, survey
 from gpt2core.corpus_index import FILE
 from gpt2core.documents import find_files
-from gpt2core.encoding import encode_store
+from gpt2core.encoding import ShardWork, encode_store, encode_work
 from gpt2core.token_store import open_store
 from gpt2core.tokenizer import Tokenizer, load_tokenizer
 
@@ -32,7 +32,7 @@ from pathlib import Path
 from configs.schema import DataSettings
 from gpt2core import planning
 from gpt2core.documents import find_files
-from gpt2core.encoding import encode_store
+from gpt2core.encoding import ShardWork, encode_store, encode_work
 from gpt2core.tokenizer import load_tokenizer
 planning.SHARD_BYTES = 8_000
 settings = DataSettings(source=sys.argv[1])
@@ -161,6 +161,41 @@ def test_finished_shards_of_a_stopped_encode_are_kept(
     assert 0 < len(heard["encoded"]) < everything - 100
     assert content(again) == content(expected)
     assert stores_in(tmp_path / "stopped") == [again]
+
+
+@pytest.mark.parametrize("workers", [3, 1000])
+def test_shards_that_are_shared_out_have_the_same_bytes(
+    folder: Path, tokenizer: Tokenizer, tmp_path: Path, small_shards: None, workers: int
+) -> None:
+    expected = content(encode(folder, tokenizer, tmp_path / "alone"))
+    chosen = DataSettings(source=str(folder), workers=workers)
+
+    def last_ones_first(works: list[ShardWork]) -> None:
+        for work in reversed(works):
+            encode_work(work)
+
+    store = encode_store(find_files(chosen), chosen, tokenizer, tmp_path / "shared", share_out=last_ones_first)
+    assert content(store) == expected
+
+
+def test_shared_out_work_ends_when_whoever_shared_it_out_is_gone(
+    folder: Path, tokenizer: Tokenizer, tmp_path: Path, small_shards: None
+) -> None:
+    expected = content(encode(folder, tokenizer, tmp_path / "alone"))
+    chosen = DataSettings(source=str(folder), workers=4)
+    given: list[ShardWork] = []
+
+    def stop(works: list[ShardWork]) -> None:
+        given.extend(works)
+        encode_work(works[1])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_store(find_files(chosen), chosen, tokenizer, tmp_path / "stopped", share_out=stop)
+    with pytest.raises(UserError, match="was stopped: run it again"):
+        encode_work(given[0])
+    assert content(encode(folder, tokenizer, tmp_path / "stopped")) == expected
+    assert len(stores_in(tmp_path / "stopped")) == 1
 
 
 def kill_at_random_moments(folder: Path, tokenizer: Tokenizer, tmp_path: Path, times: int) -> None:
