@@ -34,7 +34,7 @@ class Chunks(NamedTuple):
 
     stream: TokenStream
     """All chunks, one after the other."""
-    lengths: Words
+    lengths: np.ndarray[Any, np.dtype[np.int64]]
     """Tokens of each."""
 
 
@@ -42,15 +42,15 @@ class CompatBatches(Batches):
     """Random windows with replacement, never across chunks. Raises UserError where no chunk is long enough."""
 
     def __init__(self, chunks: Chunks, n_ctx: int, batch_size: int, seed: int) -> None:
-        room = np.maximum(chunks.lengths.astype(np.int64) - n_ctx, 0)  # windows in each chunk
-        if not room.any():
+        windows = np.maximum(chunks.lengths - n_ctx, 0)
+        if not windows.any():
             raise UserError(
                 f"train.compat nshepperd finds no chunk of more than {n_ctx:,} tokens: give longer files, or lower model.n_ctx."
             )
         super().__init__(chunks.stream, n_ctx, batch_size, seed, "random")
-        ends = np.cumsum(room)
-        self._ends = ends
-        self._shift = np.cumsum(chunks.lengths.astype(np.int64)) - chunks.lengths.astype(np.int64) - (ends - room)
+        self._ends = np.cumsum(windows)
+        # From the number of a window over all chunks to its place: what chunks before it hold beside starts of windows.
+        self._skipped = np.cumsum(chunks.lengths - windows) - (chunks.lengths - windows)
 
     def at(self, index: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of batch `index`, int64 [batch_size, n_ctx] each; the last target of a window is -100."""
@@ -62,7 +62,7 @@ class CompatBatches(Batches):
     def _starts(self, numbers: Words) -> Words:
         drawn = mix(numbers + mix(np.uint64(self._seed))) % np.uint64(self._ends[-1])
         chunk = np.searchsorted(self._ends, drawn, side="right")
-        starts: Words = drawn + self._shift[chunk].astype(np.uint64)
+        starts: Words = drawn + self._skipped[chunk].astype(np.uint64)
         return starts
 
 
@@ -105,7 +105,7 @@ class _ChunkMaker:
         """All chunks; what did not reach the limit is the last one."""
         if self._held:
             self._close(self._held)
-        return Chunks(TokenStream(self._segments), np.array(self._lengths, dtype=np.uint64))
+        return Chunks(TokenStream(self._segments), np.array(self._lengths, dtype=np.int64))
 
     def _hold(self, pieces: list[Ids]) -> None:
         self._held += pieces

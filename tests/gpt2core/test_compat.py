@@ -26,7 +26,7 @@ MARK = "<|endoftext|>"
 def of_lengths(*lengths: int) -> Chunks:
     """Each token is its own place."""
     tokens = np.arange(sum(lengths), dtype="<u4")
-    return Chunks(TokenStream(np.split(tokens, np.cumsum(lengths)[:-1])), np.array(lengths, dtype=np.uint64))
+    return Chunks(TokenStream(np.split(tokens, np.cumsum(lengths)[:-1])), np.array(lengths))
 
 
 def store_of(texts: dict[str, str], tokenizer: Tokenizer, folder: Path) -> TokenStore:
@@ -41,7 +41,7 @@ def store_of(texts: dict[str, str], tokenizer: Tokenizer, folder: Path) -> Token
 
 def chunk_texts(chunks: Chunks, tokenizer: Tokenizer) -> list[str]:
     tokens = chunks.stream.windows([0], len(chunks.stream))[0]
-    return [tokenizer.decode(part.tolist()) for part in np.split(tokens, np.cumsum(chunks.lengths.astype(int))[:-1])]
+    return [tokenizer.decode(part.tolist()) for part in np.split(tokens, np.cumsum(chunks.lengths)[:-1])]
 
 
 def reference_chunks(texts: dict[str, str], combine: int) -> list[str]:
