@@ -26,7 +26,7 @@ from tasks.workspace import Workspace
 
 @pytest.mark.slow
 def test_a_store_is_made_reported_damaged_named_and_mended(tmp_path: Path) -> None:
-    environment = {**os.environ, "GPT2FLOW_HOME": str(tmp_path / "home")}
+    environment = environment_of(tmp_path / "home")
 
     def gpt2flow(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.cli", *arguments]
@@ -70,7 +70,7 @@ def test_a_broken_contract_ends_with_code_2_and_a_sentence(tmp_path: Path) -> No
         "sys.argv = ['gpt2flow', 'encode', 'demo']\n"
         "main()\n"
     )
-    environment = {**os.environ, "GPT2FLOW_HOME": str(tmp_path / "home")}
+    environment = environment_of(tmp_path / "home")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 2
     assert "tokens-train-00000.parquet, row 0: tokens is" in done.stderr
@@ -115,6 +115,12 @@ def test_shards_of_mapped_tasks_have_the_same_bytes(tmp_path: Path, monkeypatch:
     with get_client(sync_client=True) as client:
         names = {run.name for run in client.read_task_runs() if run.name.startswith("encode_shards")}
     assert len(names) == 3
+
+
+def environment_of(home: Path) -> dict[str, str]:
+    """That of a user: importing `tasks` points this process's Prefect and MLflow at another home."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    return {**kept, "GPT2FLOW_HOME": str(home)}
 
 
 def config_of(source: Path) -> RunConfig:
