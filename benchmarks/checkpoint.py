@@ -28,7 +28,7 @@ CONTEXT = 128  # tokens in a window: a short step is the harder case, since copy
 
 
 def main(size: str, rounds: int) -> None:
-    trainer = _trainer(size)
+    trainer = trainer_of(size)
     trainer.run_until(2)
     tokenizer = train_tokenizer(["a text"], 257)
     held, synchronous, verified, written, stopped = [], [], [], [], []
@@ -89,7 +89,7 @@ def _torch_save(trainer: Trainer, file: Path) -> None:
     torch.save({"model": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict()}, file)
 
 
-def _trainer(size: str) -> Trainer:
+def trainer_of(size: str) -> Trainer:
     torch.manual_seed(0)
     settings = TrainSettings(steps=1000, batch_size=1, device="cpu")
     with torch.device("meta"):

@@ -30,6 +30,7 @@ from tasks import registered_model
 from tasks.console import begin, say
 from tasks.model_sources import best_checkpoint
 from tasks.open_run import FinetuneRun, git_revision
+from tasks.retrying import DELAYS, is_curable
 
 NOT_BY_REQUEST = {"weights", "batch_size", "log_probabilities", "include_prefix"}
 NOT_SERVING = {"prefect", "fastapi", "sqlalchemy", "cyclopts", "rich", "matplotlib", "jinja2", "packaging"}
@@ -41,7 +42,13 @@ assert isinstance(completion, str) and completion, f"it generated {completion!r}
 """
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(DELAYS),
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=is_curable,
+)
 def register_model(run: FinetuneRun) -> str | None:
     """Register the best checkpoint under the configured name and set the alias; returns the version, None if switched off.
 
