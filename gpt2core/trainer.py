@@ -84,7 +84,8 @@ class Trainer:
         self._device = model.wte.weight.device
         self._working = WorkingCopy(model, choose_dtype(settings.dtype, self._device, model.config.n_embd))
         self._working.model.recomputed = settings.recompute_blocks
-        if choose_compilation(settings.compile, self._device, settings.steps * settings.accumulate):
+        self.compiled = choose_compilation(settings.compile, self._device, settings.steps * settings.accumulate)
+        if self.compiled:
             compile_blocks(self._working.model)
         self._stop_requested = False
         self._not_finite = torch.zeros((), dtype=torch.bool)

@@ -264,6 +264,8 @@ def _start_or_resume(run: FinetuneRun, origin: Origin | None) -> None:
     part = "" if trained == count else f", {trained:,} of them trained,"
     size = f"{count:,} parameters{part} on {trainer.model.wte.weight.device}"
     say("run", f"{folder.id} goes on at step {trainer.step}: {size}" if trainer.step else f"{folder.id} is new: {size}")
+    if trainer.compiled:
+        say("compile", "the blocks are compiled before the first step, which takes up to a minute unless it was done before")
     run.checkpoints.announce_need(min(run.config.train.checkpoint_every, run.config.evaluate.every))
 
 
