@@ -69,11 +69,7 @@ def record_evaluation(folder: RunFolder, settings: EvaluateSettings, row: dict[s
 def _short_form(folder: RunFolder, row: dict[str, float], head: str) -> str:
     """The figures as a table, the samples, and where the whole report lies."""
     step = int(row["step"])
-    figures = [
-        f"| {name.replace('_', ' ')} | {value:,.4g} |" for name, value in row.items() if name != "step" and "/" not in name
-    ]
-    table = "\n".join(["| figure | value |", "|---|---|", *figures])
-    as_data, as_text = folder.report_files(step)[0], folder.sample_files(step)[1]
-    return (
-        f"{head}\n\n{table}\n\n```text\n{as_text.read_text(encoding='utf-8')}\n```\n\nReport: [{as_data}]({as_data.as_uri()})"
-    )
+    shown = {name.replace("_", " "): value for name, value in row.items() if name != "step" and "/" not in name}
+    table = "\n".join(["| figure | value |", "|---|---|", *(f"| {name} | {value:,.4g} |" for name, value in shown.items())])
+    report, text = folder.report_files(step)[0], folder.sample_files(step)[1].read_text(encoding="utf-8")
+    return f"{head}\n\n{table}\n\n```text\n{text}\n```\n\nReport: [{report}]({report.as_uri()})"
