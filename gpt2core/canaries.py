@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt2core.continuations import Continuation, score_continuations
+from gpt2core.likelihood import Question, score_questions
 from gpt2core.model import GPT2
 from gpt2core.tokenizer import Tokenizer
 
@@ -33,7 +33,7 @@ def exposure_of(model: GPT2, tokenizer: Tokenizer, canary: str, seed: int = 0) -
     """Rank the canary among texts with other digits; a text longer than the context counts with its end."""
     random = np.random.default_rng(seed)
     texts = [canary, *(_with_other_digits(canary, random) for _ in range(CANDIDATES))]
-    nats = [score.nats for score in score_continuations(model, (_whole(tokenizer, text) for text in texts))]
+    nats = [score.nats for score in score_questions(model, (_whole(tokenizer, text) for text in texts))]
     rank = 1 + sum(other <= nats[0] for other in nats[1:])  # of equals the canary is the last, so nothing is overstated
     return Exposure(canary, rank, len(texts), math.log2(len(texts)) - math.log2(rank))
 
@@ -42,6 +42,6 @@ def _with_other_digits(canary: str, random: np.random.Generator) -> str:
     return "".join(str(random.integers(10)) if c.isascii() and c.isdigit() else c for c in canary)
 
 
-def _whole(tokenizer: Tokenizer, text: str) -> Continuation:
+def _whole(tokenizer: Tokenizer, text: str) -> Question:
     """A text at the beginning of a document."""
-    return Continuation([tokenizer.end_of_text], tokenizer.encode(text, special=False))
+    return Question([tokenizer.end_of_text], tokenizer.encode(text, special=False))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from configs.errors import UserError
-from gpt2core.continuations import Continuation, ContinuationScore, continuation_of, score_continuations
+from gpt2core.likelihood import Likelihood, Question, question_of, score_questions
 from gpt2core.model import GPT2
 from gpt2core.tokenizer import Tokenizer
 
@@ -56,10 +56,10 @@ def run_task(model: GPT2, tokenizer: Tokenizer, task: str, file: Path) -> TaskRe
 def _lambada(model: GPT2, tokenizer: Tokenizer, file: Path) -> tuple[int, Figures]:
     """The last word as a whole, and OpenAI's count: the last token alone."""
     texts = [row["text"] if isinstance(row, dict) else row for row in _rows(file)]
-    words = [continuation_of(tokenizer, *_at_last_space(text)) for text in texts]
-    by_word = list(score_continuations(model, words))
-    last = [Continuation([*pair.context, *pair.target[:-1]], pair.target[-1:]) for pair in words]
-    by_token = list(score_continuations(model, last))
+    words = [question_of(tokenizer, *_at_last_space(text)) for text in texts]
+    by_word = list(score_questions(model, words))
+    last = [Question([*pair.context, *pair.target[:-1]], pair.target[-1:]) for pair in words]
+    by_token = list(score_questions(model, last))
     return len(texts), {
         "accuracy": _share(by_word),
         "perplexity": _perplexity(by_word),
@@ -80,8 +80,8 @@ def _hellaswag(model: GPT2, tokenizer: Tokenizer, file: Path) -> tuple[int, Figu
     for row in rows:
         context = _without_marks(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
         endings = [_without_marks(ending) for ending in row["endings"]]
-        pairs = [continuation_of(tokenizer, context, f" {ending}") for ending in endings]
-        nats = np.array([score.nats for score in score_continuations(model, pairs)])
+        pairs = [question_of(tokenizer, context, f" {ending}") for ending in endings]
+        nats = np.array([score.nats for score in score_questions(model, pairs)])
         lengths = np.array([len(ending) for ending in endings])
         plain.append(int(nats.argmin()) == int(row["label"]))
         normalised.append(int((nats / lengths).argmin()) == int(row["label"]))
@@ -99,8 +99,8 @@ def _cbt(model: GPT2, tokenizer: Tokenizer, file: Path) -> tuple[int, Figures]:
     for story, query, answer, words in _cbt_items(file):
         before, _, after = query.partition("XXXXX")
         context = f"{story} {before}".rstrip()
-        pairs = [continuation_of(tokenizer, context, f" {word}{after}") for word in words]
-        nats = [score.nats for score in score_continuations(model, pairs)]
+        pairs = [question_of(tokenizer, context, f" {word}{after}") for word in words]
+        nats = [score.nats for score in score_questions(model, pairs)]
         right.append(words[nats.index(min(nats))] == answer)
     return len(right), {"accuracy": float(np.mean(right))}
 
@@ -126,13 +126,13 @@ def _plain_text(model: GPT2, tokenizer: Tokenizer, file: Path) -> tuple[int, Fig
     ids = [tokenizer.end_of_text, *tokenizer.encode_ordinary([text])[0].tolist()]
     n_ctx, count = model.config.n_ctx, len(ids) - 1
     pairs = (
-        Continuation(ids[max(0, min(first + n_ctx, count) - n_ctx) : first + 1], ids[first + 1 : first + 1 + n_ctx])
+        Question(ids[max(0, min(first + n_ctx, count) - n_ctx) : first + 1], ids[first + 1 : first + 1 + n_ctx])
         for first in range(0, count, n_ctx)
     )
-    nats = sum(score.nats for score in score_continuations(model, pairs))
+    nats = sum(score.nats for score in score_questions(model, pairs))
     return count, {
         "token_perplexity": _exp(nats / count),
-        "word_perplexity": _exp(nats / len(text.split())),
+        "word_perplexity": _exp(nats / len(re.split(r"\s+", text))),  # the harness counts empty ends as words, too
         "bits_per_byte": nats / math.log(2) / len(text.encode()),
         "bits_per_character": nats / math.log(2) / len(text),
     }
@@ -146,11 +146,11 @@ TASKS: dict[str, Scorer] = {
 }
 
 
-def _share(scores: list[ContinuationScore]) -> float:
+def _share(scores: list[Likelihood]) -> float:
     return sum(score.greedy for score in scores) / len(scores)
 
 
-def _perplexity(scores: list[ContinuationScore]) -> float:
+def _perplexity(scores: list[Likelihood]) -> float:
     """Of the whole targets."""
     return _exp(sum(score.nats for score in scores) / len(scores))
 

@@ -10,19 +10,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter
 
 from configs.errors import UserError
-from configs.schema import RunConfig, SampleSettings
+from configs.schema import CompletionSettings, RunConfig
 from gpt2core.canaries import exposure_of
+from gpt2core.completion import Completion, complete
 from gpt2core.document_scores import DocumentScores, Gain, paired_gain
 from gpt2core.document_stream import DocumentStream
 from gpt2core.durable import write_json, write_text
 from gpt2core.evaluation import EvaluationReport, Part, evaluate
 from gpt2core.model import GPT2
 from gpt2core.sample_quality import sample_quality
-from gpt2core.sampling import generate
 from gpt2core.tokenizer import Tokenizer
 from tasks.copies import CopySearch
 from tasks.lens import record_lens
@@ -48,16 +47,6 @@ class Subject:
     copies: CopySearch | None
 
 
-@dataclass(frozen=True)
-class WrittenSample:
-    """One completed prompt; the ids are without prompt and end of text."""
-
-    prompt: str
-    completion: str
-    ids: list[int]
-    ended: bool
-
-
 def evaluate_step(subject: Subject) -> dict[str, float]:
     """Score the held-out text, complete the fixed prompts, write report and samples; returns the row of figures."""
     settings, train = subject.config.evaluate, subject.config.train
@@ -65,8 +54,9 @@ def evaluate_step(subject: Subject) -> dict[str, float]:
     gain = _gain_over_first(subject.folder, found.documents)
     samples = write_samples(subject)
     record_lens(subject.folder, subject.model, subject.tokenizer, settings, subject.step)
-    quality = sample_quality([sample.ids for sample in samples], [sample.ended for sample in samples])
-    copies = subject.copies.look([sample.ids for sample in samples]) if subject.copies else None
+    written = [_ids(sample) for sample in samples]
+    quality = sample_quality(written, [sample.ending != "length" for sample in samples])
+    copies = subject.copies.look(written) if subject.copies else None
     canaries = [exposure_of(subject.model, subject.tokenizer, canary) for canary in settings.canaries]
     more = {"gain": gain, "samples": quality, "copies": copies, "canaries": canaries}
     _write_report(subject, found, more)
@@ -82,37 +72,31 @@ def evaluate_step(subject: Subject) -> dict[str, float]:
     return row | _part_losses(found)
 
 
-def write_samples(subject: Subject) -> list[WrittenSample]:
+def write_samples(subject: Subject) -> list[Completion]:
     """Complete the fixed prompts and write them as JSON and as text."""
-    samples = [
-        complete(subject.model, subject.tokenizer, prompt, subject.config.evaluate)
-        for prompt in subject.config.evaluate.prompts
-    ]
+    settings = subject.config.evaluate
+    own = {name: value for name, value in settings.model_dump().items() if name in CompletionSettings.model_fields}
+    samples = list(complete(subject.model, subject.tokenizer, settings.prompts, CompletionSettings(**own)))
     as_data, as_text = subject.folder.sample_files(subject.step)
     rows = [
         {
             "step": subject.step,
             "prompt": sample.prompt,
-            "completion": sample.completion,
-            "tokens": len(sample.ids),
-            "ended": sample.ended,
+            "completion": sample.text,
+            "tokens": len(_ids(sample)),
+            "ended": sample.ending != "length",
         }
         for sample in samples
     ]
     write_json(as_data, rows)
-    shown = "\n\n".join(f"=== {sample.prompt!r}\n{sample.prompt}{sample.completion}" for sample in samples)
+    shown = "\n\n".join(f"=== {sample.prompt!r}\n{sample.prompt}{sample.text}" for sample in samples)
     write_text(as_text, shown + "\n")
     return samples
 
 
-def complete(model: GPT2, tokenizer: Tokenizer, prompt: str, settings: SampleSettings) -> WrittenSample:
-    """One sample up to the end of text; the same text as `generate_text` gives."""
-    tokens = torch.tensor([tokenizer.encode(prompt) or [tokenizer.end_of_text]])
-    options = settings.model_dump(include={"max_new_tokens", "temperature", "top_k", "top_p", "seed"})
-    ids: list[int] = generate(model, tokens, **options)[0, tokens.shape[1] :].tolist()
-    ended = tokenizer.end_of_text in ids
-    kept = ids[: ids.index(tokenizer.end_of_text)] if ended else ids
-    return WrittenSample(prompt, tokenizer.decode(kept), kept, ended)
+def _ids(sample: Completion) -> list[int]:
+    """What was written, without the end of text."""
+    return sample.tokens[:-1] if sample.ending == "end_of_text" else sample.tokens
 
 
 def _gain_over_first(folder: RunFolder, now: DocumentScores) -> Gain | None:

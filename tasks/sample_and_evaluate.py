@@ -59,10 +59,17 @@ def record_evaluation(folder: RunFolder, settings: EvaluateSettings, row: dict[s
     step, loss, perplexity, bits = int(row["step"]), row["val_loss"], row["perplexity"], row["bits_per_byte"]
     line = f"validation loss {loss:.3f}, perplexity {perplexity:,.1f}, {bits:.3f} bits per byte"
     say(f"step {step}", line)
-    if (copied := row.get("sample_longest_copy", 0)) > settings.copied_tokens:
-        warn(
-            "samples", f"one repeats {copied:.0f} tokens of the training text word for word: see {folder.report_files(step)[0]}"
-        )
-    text = folder.sample_files(step)[1].read_text(encoding="utf-8")
+    copied, report = row.get("sample_longest_copy", 0), folder.report_files(step)[0]
+    if copied > settings.copied_tokens:
+        warn("samples", f"one repeats {copied:.0f} tokens of the training text word for word: see {report}")
     key = re.sub(r"[^a-z0-9]+", "-", f"samples-{folder.id}".lower())  # Prefect allows nothing else
-    create_markdown_artifact(markdown=f"**{folder.id}, step {step}:** {line}\n\n```text\n{text}\n```", key=key)
+    create_markdown_artifact(markdown=_short_form(folder, row, f"**{folder.id}, step {step}:** {line}"), key=key)
+
+
+def _short_form(folder: RunFolder, row: dict[str, float], head: str) -> str:
+    """The figures as a table, the samples, and where the whole report lies."""
+    step = int(row["step"])
+    shown = {name.replace("_", " "): value for name, value in row.items() if name != "step" and "/" not in name}
+    table = "\n".join(["| figure | value |", "|---|---|", *(f"| {name} | {value:,.4g} |" for name, value in shown.items())])
+    report, text = folder.report_files(step)[0], folder.sample_files(step)[1].read_text(encoding="utf-8")
+    return f"{head}\n\n{table}\n\n```text\n{text}\n```\n\nReport: [{report}]({report.as_uri()})"

@@ -184,6 +184,8 @@ class Tracking:
         new = [step for step in steps if step not in self._samples_sent]
         for step in new:
             self._client.log_artifact(run_id, str(self._folder.sample_files(step)[1]), "samples")
+            if (report := self._folder.report_files(step)[0]).is_file():
+                self._client.log_artifact(run_id, str(report), "evaluations")
             if (lens := self._folder.lens_folder(step)).is_dir():
                 self._client.log_artifacts(run_id, str(lens), f"lens/{lens.name}")
         if new:

@@ -7,7 +7,21 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ["run", "resume", "stop", "report", "checkpoints", "encode", "data", "sample", "lens", "dashboard", "runs", "doctor"]
+VERBS = [
+    "run",
+    "resume",
+    "stop",
+    "report",
+    "checkpoints",
+    "encode",
+    "data",
+    "sample",
+    "evaluate",
+    "lens",
+    "dashboard",
+    "runs",
+    "doctor",
+]
 
 
 def gpt2flow(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -55,6 +69,9 @@ def test_help_of_run_lists_every_setting_as_the_yaml_spells_it() -> None:
         (["run", "demo", "--registry.enabled", "false"], "false belongs to no option: write a switch as --option=false"),
         (["frun"], 'Unknown command "frun". Did you mean "run"?'),
         (["sample", "--temperature", "-1"], "--temperature is '-1' but should be greater than or equal to 0."),
+        (["evaluate", "--task", "lambada"], "--task lambada names no file: write --task lambada=FILE."),
+        (["evaluate", "--text", "a", "--config", "demo"], "Give one of --text, --config and --data.source"),
+        (["evaluate", "--stride", "-1"], "must not be negative"),
         (["sample", "--model", "nobody"], "There is no run, folder or registry URI 'nobody'."),
         (["sample", "--model", "models:/nobody@candidate", "x"], "models:/nobody@candidate is not in the registry"),
     ],

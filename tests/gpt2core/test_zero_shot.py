@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from configs.errors import UserError
-from gpt2core.continuations import Continuation, continuation_of, score_continuations
+from gpt2core.likelihood import Question, question_of, score_questions
 from gpt2core.model import GPT2
 from gpt2core.tokenizer import Tokenizer, load_tokenizer
 from gpt2core.weights import load_model
@@ -32,21 +32,21 @@ def nats_of(model: GPT2, context: list[int], target: list[int]) -> float:
     return nats
 
 
-def test_continuations_are_scored_as_by_a_pass_for_each_token(released: tuple[GPT2, Tokenizer]) -> None:
+def test_answers_are_scored_as_by_a_pass_for_each_token(released: tuple[GPT2, Tokenizer]) -> None:
     model, _ = released
-    pairs = [Continuation([1, 2, 3], [4]), Continuation([7], [8, 9, 10, 11]), Continuation(list(range(60)), [5, 6])]
-    pairs += [Continuation([1], list(range(100, 150))), *[Continuation([3, n], [n]) for n in range(20)]]
+    pairs = [Question([1, 2, 3], [4]), Question([7], [8, 9, 10, 11]), Question(list(range(60)), [5, 6])]
+    pairs += [Question([1], list(range(100, 150))), *[Question([3, n], [n]) for n in range(20)]]
     with torch.no_grad():
-        for pair, score in zip(pairs, score_continuations(model, pairs), strict=True):
+        for pair, score in zip(pairs, score_questions(model, pairs), strict=True):
             assert score.nats == pytest.approx(nats_of(model, list(pair.context), list(pair.target)), rel=1e-5)
 
 
 def test_spaces_at_the_cut_belong_to_the_answer(released: tuple[GPT2, Tokenizer]) -> None:
     _, tokenizer = released
-    one, two = continuation_of(tokenizer, "the cat ", "sat"), continuation_of(tokenizer, "the cat", " sat")
+    one, two = question_of(tokenizer, "the cat ", "sat"), question_of(tokenizer, "the cat", " sat")
     assert one == two
     assert [*one.context, *one.target] == tokenizer.encode("the cat sat")
-    assert continuation_of(tokenizer, "", "x").context == [tokenizer.end_of_text]
+    assert question_of(tokenizer, "", "x").context == [tokenizer.end_of_text]
 
 
 def test_the_figures_are_those_of_lm_evaluation_harness(released: tuple[GPT2, Tokenizer], golden: Path) -> None:

@@ -19,7 +19,7 @@ BATCH = 8
 
 
 @dataclass(frozen=True)
-class Continuation:
+class Question:
     """Ids to be scored after a context; the context must not be empty."""
 
     context: Ids
@@ -27,39 +27,39 @@ class Continuation:
 
 
 @dataclass(frozen=True)
-class ContinuationScore:
+class Likelihood:
     """Loss of the whole target in nats, and whether each of its tokens was the likeliest."""
 
     nats: float
     greedy: bool
 
 
-def score_continuations(model: GPT2, pairs: Iterable[Continuation]) -> Iterator[ContinuationScore]:
+def score_questions(model: GPT2, pairs: Iterable[Question]) -> Iterator[Likelihood]:
     """Scores in order; of what is longer than the model's context the end counts, as in lm-evaluation-harness."""
     for batch in _batches(pairs):
         (scores,) = score_windows(model, [_side_by_side(batch, model.config.n_ctx)])
         for row in range(len(batch)):
             mine = scores.positions == row
-            yield ContinuationScore(scores.nats[mine].sum().item(), bool(scores.right[mine].all()))
+            yield Likelihood(scores.nats[mine].sum().item(), bool(scores.right[mine].all()))
 
 
-def _batches(pairs: Iterable[Continuation]) -> Iterator[list[Continuation]]:
+def _batches(pairs: Iterable[Question]) -> Iterator[list[Question]]:
     iterator = iter(pairs)
     while batch := list(islice(iterator, BATCH)):
         yield batch
 
 
-def continuation_of(tokenizer: Tokenizer, context: str, target: str) -> Continuation:
+def question_of(tokenizer: Tokenizer, context: str, target: str) -> Question:
     """The ids of a text cut where `target` begins: both are encoded together, and spaces at the cut belong to the target.
 
     An empty context stands for the beginning of a document.
     """
     kept = context.rstrip()
     whole, before = tokenizer.encode(context + target, special=False), tokenizer.encode(kept, special=False)
-    return Continuation(before or [tokenizer.end_of_text], whole[len(before) :])
+    return Question(before or [tokenizer.end_of_text], whole[len(before) :])
 
 
-def _side_by_side(batch: Sequence[Continuation], n_ctx: int) -> Windows:
+def _side_by_side(batch: Sequence[Question], n_ctx: int) -> Windows:
     """Rows of different lengths as one batch; `positions` holds the number of the row."""
     rows = [[*pair.context, *pair.target][-n_ctx - 1 :] for pair in batch]
     longest = max(map(len, rows)) - 1
