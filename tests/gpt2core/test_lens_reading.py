@@ -18,6 +18,7 @@ from gpt2core import GPT2, load_model, load_tokenizer, picture_fonts
 from gpt2core.batches import Batches
 from gpt2core.config import GPT2Config
 from gpt2core.heat_map_pictures import draw_maps
+from gpt2core.lens import Lens
 from gpt2core.lens_maps import (
     guesses_across,
     predictions_map,
@@ -225,11 +226,13 @@ def test_what_cannot_be_shown_is_one_sentence(
         read_lens(*tiny, prompt, SETTINGS, **options)  # type: ignore[arg-type]
 
 
-def test_weights_that_are_no_numbers_are_named_by_their_layer(golden: Path, tiny: tuple[GPT2, Tokenizer]) -> None:
+def test_weights_that_are_no_numbers_are_named(golden: Path, tiny: tuple[GPT2, Tokenizer]) -> None:
     model = load_model(golden / "openai-tiny" / "models" / "tiny")
     model.h[1].mlp.c_proj.bias.data[3] = float("nan")
-    with pytest.raises(UserError, match="What layer 2 computes is not finite"):
+    with pytest.raises(UserError, match=r"h\.1\.mlp\.c_proj\.bias"):
         read_lens_greedily(model, tiny[1], "x", 3)
+    with pytest.raises(UserError, match="What layer 2 computes is not finite"):
+        Lens(model, [1, 2])
 
 
 @pytest.mark.parametrize(("prompt", "before"), [("", ["<|endoftext|>"]), ("\ud800", ["‹EF›", "‹BF›", "…\ufffd"])])
