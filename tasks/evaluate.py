@@ -13,7 +13,7 @@ import yaml
 from configs.errors import UserError
 from configs.schema import DataSettings
 from gpt2core.checkpoint import Checkpoint, read_state
-from gpt2core.devices import choose_device
+from gpt2core.devices import choose_device, choose_threads
 from gpt2core.document_scores import Gain, paired_gain
 from gpt2core.document_stream import DocumentStream, split_of_store, text_of_documents
 from gpt2core.documents import Document, find_files, read_documents
@@ -101,6 +101,7 @@ def _evaluate(folder: Path, owner: Path, text: Text, scoring: Scoring) -> Evalua
 
 def _load(folder: Path) -> tuple[GPT2, Tokenizer]:
     model, tokenizer = load_model(folder, device=str(choose_device("auto"))), load_tokenizer(folder)
+    choose_threads(model.config.n_embd)
     if tokenizer.n_vocab > model.config.n_vocab:
         raise UserError(
             f"The vocabulary in {folder} has {tokenizer.n_vocab:,} entries and the model {model.config.n_vocab:,}: "

@@ -5,12 +5,13 @@ import math
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from configs.errors import UserError
 from configs.schema import DataSettings
-from flows.evaluation_table import print_comparison
+from flows.evaluation_table import print_comparison, print_tasks
 from gpt2core.weights import load_model, save_model
-from tasks.evaluate import Scoring, Text, compare, write_comparison
+from tasks.evaluate import Scoring, Text, compare, run_tasks, write_comparison, write_tasks
 from tasks.workspace import Workspace
 
 
@@ -27,7 +28,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_model_gains_over_a_worse_one_and_the_file_has_all_figures(base: Path, file: Path, tmp_path: Path, capsys) -> None:
+def test_a_model_gains_over_a_worse_one_and_the_file_has_all_figures(
+    base: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     worse = tmp_path / "worse"
     model = load_model(base)
     model.ln_f.weight.data.mul_(3)  # too sure of what it does not know
@@ -44,8 +47,6 @@ def test_a_model_gains_over_a_worse_one_and_the_file_has_all_figures(base: Path,
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert written["figures"]["val_loss"] == found.report.figures.val_loss
     assert written["against"]["figures"]["val_loss"] == found.other.figures.val_loss
-    from rich.console import Console
-
     print_comparison(found, Console(width=160))
     assert "better (95% interval" in capsys.readouterr().out
 
@@ -65,3 +66,13 @@ def test_the_held_out_side_of_a_corpus_can_be_asked_for(base: Path, file: Path) 
 def test_a_model_without_a_run_needs_a_text(base: Path) -> None:
     with pytest.raises(UserError, match="is not here: give one with --text"):
         compare(str(base), Text([]), Scoring())
+
+
+def test_tasks_are_shown_and_written(base: Path, golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = run_tasks(str(base), {"lambada": golden / "zero_shot" / "lambada.jsonl"})
+    print_tasks(results, Console(width=120))
+    write_tasks(str(base), results, tmp_path / "tasks.json")
+    assert "last_token_accuracy" in capsys.readouterr().out
+    (written,) = json.loads((tmp_path / "tasks.json").read_text())["tasks"]
+    assert written["items"] == 8
+    assert written["figures"] == results[0].figures
