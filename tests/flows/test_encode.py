@@ -98,6 +98,7 @@ def test_a_broken_contract_is_a_table_in_prefect(tmp_path: Path, monkeypatch: py
 def test_shards_of_mapped_tasks_have_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect import flow
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
 
     (tmp_path / "a.txt").write_text("<|endoftext|>".join(f"Tale {n}. " + "And so on. " * n for n in range(90)))
     monkeypatch.setattr(planning, "SHARD_BYTES", 4_000)
@@ -113,8 +114,9 @@ def test_shards_of_mapped_tasks_have_the_same_bytes(tmp_path: Path, monkeypatch:
         path.name: path.read_bytes() for path in alone.iterdir()
     }
     with get_client(sync_client=True) as client:
-        names = {run.name for run in client.read_task_runs() if run.name.startswith("encode_shards")}
-    assert len(names) == 3
+        named = TaskRunFilter(name=TaskRunFilterName(like_="encode_shards"))
+        runs = client.read_task_runs(task_run_filter=named)
+    assert len({run.name for run in runs}) == 3
 
 
 def environment_of(home: Path) -> dict[str, str]:
