@@ -101,7 +101,8 @@ def test_adapters_are_trained_until_the_loss_stops_falling_and_registered_merged
     assert torch.equal(load_model(folder)(tokens), best(tokens))
     assert not torch.equal(best(tokens), load_model(base)(tokens))
     (Path(result.folder) / "result.json").unlink()  # as if it had been killed before its end
-    assert finetune(RunConfig.model_validate(values)) == result
+    again = finetune(RunConfig.model_validate(values))
+    assert (again.steps, again.best_step, again.version) == (result.steps, result.best_step, result.version)
 
 
 def test_mlflow_has_every_step_exactly_once(registered: RunResult) -> None:
