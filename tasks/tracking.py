@@ -123,7 +123,7 @@ class Tracking:
         """Complete what a kill may have left out: the id in the folder, the parameters, the token store."""
         known, run_id = self._folder.read("run"), run.info.run_id
         if known.get("mlflow_run_id") != run_id:
-            self._folder.write("run", {**known, "mlflow_run_id": run_id})
+            self._folder.write("run", {**known, "mlflow_run_id": run_id, "mlflow_experiment_id": run.info.experiment_id})
         if not run.data.params:
             params = [Param(key, text) for key, text in flatten(known["config"]).items()]
             self._client.log_batch(run_id, params=params)

@@ -136,6 +136,8 @@ def test_mlflow_has_the_samples_as_text_and_as_a_table(registered: RunResult, tm
 
 def test_mlflow_has_the_lens_by_step_and_the_report(registered: RunResult, tmp_path: Path) -> None:
     client, run_id = client_run(registered)
+    known = RunFolder(Path(registered.folder)).read("run")
+    assert known["mlflow_experiment_id"] == client.get_run(run_id).info.experiment_id
     for step in (0, 4, 8):
         files = {Path(file.path).name for file in client.list_artifacts(run_id, f"lens/step-{step:08d}")}
         assert files == {"prompt-1.html", "prompt-1.json", "prompt-1.png"}
