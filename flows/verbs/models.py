@@ -31,11 +31,11 @@ def sample(
     Parameters
     ----------
     prompts
-        Texts to complete; - takes a prompt from each line of the standard input; without any the model starts from nothing.
+        Texts to complete; without any the model starts from nothing.
     model
         A run's id or name, a folder of weights, or models:/NAME@ALIAS; the latest run unless given.
     file
-        A text file with a prompt a line.
+        A text file with a prompt a line; - is the standard input.
     interactive
         Ask for prompts until Ctrl-D.
     follow
