@@ -17,7 +17,7 @@ from flows.app import app
 def sample(
     *prompts: str,
     model: str | None = None,
-    file: Path | None = None,
+    file: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
     interactive: bool = False,
     follow: str | None = None,
     format: Literal["text", "jsonl", "table"] = "text",
