@@ -53,7 +53,12 @@ def _table(completions: Sequence[Completion], step: int | None) -> str:
     table = Table("prompt", "sample", "text", "tokens", "ended by", title=None if step is None else f"step {step}")
     for each in completions:
         ended = {"length": "length", "end_of_text": "end of text", "stop": "stop"}[each.ending]
-        table.add_row(Text(each.prompt), str(each.sample), Text(each.text), f"{len(each.tokens):,}", ended)
+        table.add_row(_visible(each.prompt), str(each.sample), _visible(each.text), f"{len(each.tokens):,}", ended)
     buffer = io.StringIO()
     Console(file=buffer, width=Console().width, highlight=False).print(table)
     return buffer.getvalue()
+
+
+def _visible(text: str) -> Text:
+    """Without characters that would move the cursor or change the terminal."""
+    return Text("".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in text))

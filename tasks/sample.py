@@ -80,17 +80,17 @@ def _complete_with(checkpoint: Checkpoint, prompts: Sequence[str], settings: Com
 
 
 def read_prompts(arguments: Sequence[str], file: Path | None) -> list[str]:
-    """The prompts of the command line: texts, `-` for the lines of the standard input, and the lines of a file.
+    """The prompts of the command line: texts, and the lines of a file, where `-` is the standard input.
 
     Without any it is the empty one. Raises UserError where the file cannot be read or holds nothing.
     """
-    prompts = [line for text in arguments for line in (_lines(sys.stdin.buffer.read(), "-") if text == "-" else [text])]
-    if file is not None:
-        try:
-            prompts += _lines(file.read_bytes(), str(file))
-        except OSError as error:
-            raise UserError(f"{file} cannot be read ({error.strerror}): give a text file with a prompt a line.") from None
-    return prompts or [""]
+    if file is None:
+        return list(arguments) or [""]
+    try:
+        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): give a text file with a prompt a line.") from None
+    return [*arguments, *_lines(content, str(file))]
 
 
 def _lines(content: bytes, name: str) -> list[str]:

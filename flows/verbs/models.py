@@ -17,7 +17,7 @@ from flows.app import app
 def sample(
     *prompts: str,
     model: str | None = None,
-    file: Path | None = None,
+    file: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
     interactive: bool = False,
     follow: str | None = None,
     format: Literal["text", "jsonl", "table"] = "text",
@@ -31,11 +31,11 @@ def sample(
     Parameters
     ----------
     prompts
-        Texts to complete; - takes a prompt from each line of the standard input; without any the model starts from nothing.
+        Texts to complete; without any the model starts from nothing.
     model
         A run's id or name, a folder of weights, or models:/NAME@ALIAS; the latest run unless given.
     file
-        A text file with a prompt a line.
+        A text file with a prompt a line; - is the standard input.
     interactive
         Ask for prompts until Ctrl-D.
     follow

@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from configs.errors import UserError
+from configs.schema import LoraSettings
 from gpt2core import native
 from gpt2core.config import GPT2Config
 from gpt2core.inference import for_inference
 from gpt2core.key_value_cache import KeyValueCache
+from gpt2core.lora import add_adapters
 from gpt2core.model import GPT2
 from gpt2core.sampling import generate
 
@@ -104,6 +106,17 @@ def test_the_copy_leaves_the_model_alone_and_is_made_once(model: GPT2) -> None:
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     assert for_inference(small) is small
     assert for_inference(model, "float32") is model
+
+
+def test_adapters_are_merged_into_the_copy() -> None:
+    adapted = GPT2(CONFIG).initialise(0)
+    add_adapters(adapted, LoraSettings(rank=4), 0)
+    for name, parameter in adapted.named_parameters():
+        if name.endswith("lora_B"):
+            parameter.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+    tokens = prompts(2, 20)
+    exact = adapted(tokens)
+    assert (for_inference(adapted, "bfloat16")(tokens) - exact).std() < 0.02 * exact.std()
 
 
 @pytest.mark.usefixtures("no_compiler")
