@@ -16,6 +16,7 @@ from tasks.prepare_tokenizer import prepare_tokenizer
 from tasks.register_model import register_model
 from tasks.run_result import RunResult, read_result, write_result
 from tasks.sample_and_evaluate import sample_and_evaluate
+from tasks.settle import settle
 from tasks.train_until import train_until
 
 
@@ -27,6 +28,7 @@ def finetune(config: RunConfig) -> RunResult:
         files = load_dataset(config.data)
         tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
         store = encode_to_parquet(files, config.data, tokenizer)
+        config, asked = settle(config, base, tokenizer, store)
 
         origin = find_origin(config, store)
         folder = run_folder_of(config, base, store, origin)
@@ -34,7 +36,7 @@ def finetune(config: RunConfig) -> RunResult:
             say("run", f"{folder.id} is finished already: nothing to do")
             return result
 
-        with open_run(folder, config, base, tokenizer, store, origin) as run:
+        with open_run(folder, config, base, tokenizer, store, origin, asked) as run:
             for step in run.milestones():
                 train_until(run, step)
                 if run.evaluates_at(step):

@@ -39,7 +39,7 @@ class CheckpointKeeper:
         self._trainer = trainer
         self._tokenizer = tokenizer
         self._state = state
-        self._saver = BackgroundSaver(trainer, self._write)
+        self._saver = BackgroundSaver(trainer, self._write, config.train.save_beside)
         self._missed: int | None = None
         trainer.listeners.append(self._try_again)
 
