@@ -29,6 +29,8 @@ from tasks.workspace import Workspace
 
 HUB_NAMES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
 
+CLOSE = 1.2  # times the memory there is: where more is needed, nothing is tried out
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -68,10 +70,11 @@ def make_plan(config: RunConfig) -> Plan:
         work = work.with_settings(batch_size=size, accumulate=parts)
     if config.train.memory_limit:
         work = _limited(work, process, notes)
-    need = predict(work, process, work.settings.save_beside)
-    seconds = seconds_per_update(work)
+    need, seconds = predict(work, process, work.settings.save_beside, measured=False), None
+    if need.peak < CLOSE * budget:
+        need, seconds = predict(work, process, work.settings.save_beside), seconds_per_update(work)
     if seconds is None:
-        notes.append("The time of an update is not known: not even two blocks of the model fit into memory for a trial.")
+        notes.append("The time of an update is not known: there is too little memory to try one out.")
     length = length_of(work.settings, sizes.n_ctx, windows, seconds)
     if not length.steps:
         notes.append("The number of steps is not known yet: run gpt2flow encode with the same config first.")

@@ -73,7 +73,8 @@ def test_the_largest_model_is_planned_without_allocating_it() -> None:
 def test_the_largest_batch_fits_and_a_larger_one_does_not() -> None:
     budget = predict(workload(batch_size=37), PROCESS, measured=False).with_spare
     size = largest_batch(workload(), budget, PROCESS)
-    assert size == pytest.approx(37, abs=1)
+    assert 33 <= size <= 37
+    assert predict(workload(batch_size=size), PROCESS, measured=False).with_spare <= budget
     assert largest_batch(workload(), PROCESS, PROCESS) == 0
 
 
