@@ -45,7 +45,11 @@ def measure(work: Workload) -> Measured | None:
     """Make some updates of this size on random tokens in a fresh process; None where the memory does not suffice for them."""
     accumulate = min(2, work.settings.accumulate)
     job = {"config": asdict(work.config), "device": str(work.device)}
-    found = _measure(json.dumps(job), work.with_settings(accumulate=accumulate, steps=UPDATES).settings.model_dump_json())
+    like = work.with_length(UPDATES).with_settings(accumulate=accumulate, memory_limit=None)
+    found = _measure(json.dumps(job), like.settings.model_dump_json())
+        json.dumps(job),
+        work.with_length(UPDATES).with_settings(accumulate=accumulate, memory_limit=None).settings.model_dump_json(),
+    )
     return found and Measured(found.peak, found.seconds * work.settings.accumulate / accumulate)
 
 

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from configs.schema import TrainSettings
+from configs.schema import LENGTHS, TrainSettings
 from gpt2core.config import GPT2Config
 from gpt2core.model import GPT2
 from gpt2core.trainer import Trainer
@@ -34,6 +34,10 @@ class Workload:
     def with_settings(self, **changes: object) -> Workload:
         """The same with other settings."""
         return Workload(self.config, self.settings.model_copy(update=changes), self.device)
+
+    def with_length(self, steps: int) -> Workload:
+        """The same for so many steps, whatever the length was given as."""
+        return self.with_settings(**{**dict.fromkeys(LENGTHS), "steps": steps})
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ class Footprint:
 
 def rehearse(work: Workload) -> Footprint:
     """The footprint of an update; seconds for a large model."""
-    neutral: dict[str, object] = {"noise": 0.0, "accumulate": min(2, work.settings.accumulate), "hours": None, "steps": 1}
-    return _rehearse(work.config, work.with_settings(**neutral).settings.model_dump_json(), work.device)
+    like = work.with_length(1).with_settings(noise=0.0, accumulate=min(2, work.settings.accumulate), memory_limit=None)
+    return _rehearse(work.config, like.settings.model_dump_json(), work.device)
 
 
 @lru_cache(maxsize=256)

@@ -9,7 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from configs.errors import UserError
-from configs.schema import LENGTHS, ModelSettings, RunConfig
+from configs.schema import ModelSettings, RunConfig
 from gpt2core.config import GPT2Config
 from gpt2core.devices import choose_device
 from gpt2core.machine_memory import available_bytes
@@ -45,8 +45,7 @@ def settle(config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: To
         work = _settled_length(work, store.manifest.counts["train"].tokens // sizes.n_ctx)
     if work.settings.memory_limit:
         work = _within_limit(work)
-    settled = work.with_settings(**dict.fromkeys(LENGTHS[1:]))
-    return config.model_copy(update={"train": settled.settings}), asked
+    return config.model_copy(update={"train": work.with_length(work.settings.steps).settings}), asked
 
 
 def sizes_of(settings: ModelSettings, base: Path | None, n_vocab: int) -> GPT2Config:
