@@ -47,9 +47,6 @@ def measure(work: Workload) -> Measured | None:
     job = {"config": asdict(work.config), "device": str(work.device)}
     like = work.with_length(UPDATES).with_settings(accumulate=accumulate, memory_limit=None)
     found = _measure(json.dumps(job), like.settings.model_dump_json())
-        json.dumps(job),
-        work.with_length(UPDATES).with_settings(accumulate=accumulate, memory_limit=None).settings.model_dump_json(),
-    )
     return found and Measured(found.peak, found.seconds * work.settings.accumulate / accumulate)
 
 
