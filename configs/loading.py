@@ -29,7 +29,8 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunCo
         return f"--{'.'.join(keys)}" if _has(above, keys) else f"{path}: {'.'.join(keys)}"
 
     try:
-        return RunConfig.model_validate(_merge(_read_yaml(path), above))
+        checked = RunSettings.model_validate(above).model_dump(exclude_unset=True)  # with what it takes the place of
+        return RunConfig.model_validate(_merge(_read_yaml(path), checked))
     except ValidationError as error:
         raise UserError("\n".join(describe_errors(error, place))) from None
 

@@ -7,6 +7,7 @@ need several fields at once. Nothing here reads a file: see `configs.loading`.
 from __future__ import annotations
 
 import codecs
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -18,6 +19,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 LORA = "lora"
+LENGTHS = ("steps", "epochs", "tokens", "hours")
 BestBy = Literal["val_loss", "perplexity", "bits_per_byte", "accuracy", "calibration_error"]
 
 
@@ -40,6 +42,17 @@ def _with_digits(canary: str) -> str:
     if not any(character.isdigit() and character.isascii() for character in canary):
         raise ValueError(f"is {canary!r}, which has no digits: a canary's secret is its digits, as in 'my PIN is 281265'")
     return canary
+
+
+def _as_bytes(value: object) -> object:
+    """6GB, 800 MB, 1.5GiB and plain numbers, in bytes."""
+    match = re.fullmatch(r"([0-9.]+) *([KMGT]?)(i?)B?", value.strip(), re.IGNORECASE) if isinstance(value, str) else None
+    if match is None or match[1].count(".") > 1 or match[1] == ".":
+        if isinstance(value, str):
+            raise ValueError(f"is {value!r}: give a size such as 6GB or 800MB")
+        return value
+    power = " KMGT".index(match[2].upper() or " ")
+    return round(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 class Section(BaseModel):
@@ -126,12 +139,25 @@ class EarlyStopping(Section):
 class TrainSettings(Section):
     """The optimisation."""
 
-    steps: Positive = 1000
-    """Optimizer updates."""
-    batch_size: Positive = 8
-    """Windows of n_ctx tokens in one forward pass."""
+    steps: Annotated[int, Field(ge=0)] = 1000
+    """Optimizer updates. Instead of steps the length may be given as epochs, tokens or hours (steps is 0 until it is known)."""
+    epochs: Annotated[float, Field(gt=0.0)] | None = None
+    """Length of the run in passes over the training text."""
+    tokens: Positive | None = None
+    """Length of the run in tokens trained on."""
+    hours: Annotated[float, Field(gt=0.0)] | None = None
+    """Length of the run in hours on this machine, by a short trial before it; a run that goes on keeps its number of steps."""
+    batch_size: Annotated[int, BeforeValidator(lambda value: 0 if value == "auto" else value), Field(ge=0)] = 8
+    """Windows of n_ctx tokens in one forward pass. auto (or 0): what fits and makes up tokens_per_step with accumulate."""
     accumulate: Positive = 1
     """Forward passes averaged into one update."""
+    tokens_per_step: Positive = 16384
+    """Tokens wanted in one update where batch_size is auto."""
+    memory_limit: Annotated[Positive | None, BeforeValidator(_as_bytes)] = None
+    """The most memory the process may take, such as 6GB or 800MB: blocks are recomputed, and checkpoints not saved beside
+    training, as far as that needs; the weights stay the same. On an accelerator its own memory counts."""
+    save_beside: bool = True
+    """Save checkpoints beside training, from a copy of weights and optimizer state; false saves memory and waits instead."""
     recompute_blocks: Annotated[int, Field(ge=0)] = 0
     """Blocks that keep no activations and compute them again in backward: less memory, more time, the same weights."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 3e-4
@@ -195,6 +221,23 @@ class TrainSettings(Section):
     """One checkpoint every so many hours is kept for ever; 0 keeps none."""
     keep_weights_history: bool = False
     """Of every other checkpoint keep the weights, as a model folder weights-N without the optimizer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, values: Any) -> Any:
+        """One way to say how long is enough; it takes the place of any other that a config below has."""
+        given = [name for name in LENGTHS if values.get(name)] if isinstance(values, dict) else []
+        if len(given) > 1:
+            raise ValueError(f"has both {' and '.join(given)}: give one of steps, epochs, tokens and hours")
+        if given and given != ["steps"]:
+            return {**values, "steps": 0}
+        return {**values, **dict.fromkeys(LENGTHS[1:])} if given else values
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> Self:
+        if not (self.steps or self.epochs or self.tokens or self.hours):
+            raise ValueError("says 0 steps: give one of steps, epochs, tokens and hours")
+        return self
 
     @property
     def adapts(self) -> bool:

@@ -17,6 +17,7 @@ from tasks.register_model import register_model
 from tasks.report import write_report
 from tasks.run_result import RunResult, read_result, write_result
 from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
+from tasks.settle import settle
 from tasks.train_until import train_until
 
 
@@ -28,6 +29,7 @@ def finetune(config: RunConfig) -> RunResult:
         files = load_dataset(config.data)
         tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
         store = encode_to_parquet(files, config.data, tokenizer)
+        config, asked = settle(config, base, tokenizer, store)
 
         origin = find_origin(config, store)
         folder = run_folder_of(config, base, store, origin)
@@ -35,7 +37,7 @@ def finetune(config: RunConfig) -> RunResult:
             say("run", f"{folder.id} is finished already: nothing to do")
             return result
 
-        with open_run(folder, config, base, tokenizer, store, origin) as run:
+        with open_run(folder, config, base, tokenizer, store, origin, asked) as run:
             make_up_evaluations(run)
             for step in run.milestones():
                 train_until(run, step)

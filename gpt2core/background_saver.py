@@ -13,11 +13,15 @@ from gpt2core.trainer import Trainer
 
 
 class BackgroundSaver:
-    """At most one save at a time. The trainer waits before its next update until the copy is complete, for no write."""
+    """At most one save at a time. The trainer waits before its next update until the copy is complete, for no write.
 
-    def __init__(self, trainer: Trainer, write: Callable[[Snapshot], None]) -> None:
+    Unless `beside`, there is no copy, and `save` returns when everything is written.
+    """
+
+    def __init__(self, trainer: Trainer, write: Callable[[Snapshot], None], beside: bool = True) -> None:
         self._trainer = trainer
         self._write = write
+        self._beside = beside
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -28,6 +32,8 @@ class BackgroundSaver:
         self._trainer.before_update = copied.wait
         self._thread = threading.Thread(target=self._work, args=(snapshot, copied), name="checkpoint", daemon=True)
         self._thread.start()
+        if not self._beside:
+            self._thread.join()
 
     @property
     def busy(self) -> bool:
@@ -48,12 +54,16 @@ class BackgroundSaver:
     def _work(self, snapshot: Snapshot, copied: threading.Event) -> None:
         try:
             try:
-                own = replace(snapshot, weights=_copies(snapshot.weights), moments=_copies(snapshot.moments))
+                own = _copied(snapshot) if self._beside else snapshot
             finally:
                 copied.set()
             self._write(own)
         except BaseException as error:  # handed to whoever waits
             self._error = error
+
+
+def _copied(snapshot: Snapshot) -> Snapshot:
+    return replace(snapshot, weights=_copies(snapshot.weights), moments=_copies(snapshot.moments))
 
 
 def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

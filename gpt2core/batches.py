@@ -32,10 +32,14 @@ class Batches:
             raise ValueError(f"a stream of {len(stream)} tokens has no window of {n_ctx} and the token after it")
         self._stream = stream
         self._n_ctx = n_ctx
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._seed = seed
         self._order = order
         self._known: tuple[int, list[int]] = (-1, [])
+
+    def in_smaller_batches(self, factor: int) -> Batches:
+        """The same windows in the same order, in batches of a `factor`-th of the size."""
+        return Batches(self._stream, self._n_ctx, self.batch_size // factor, self._seed, self._order)
 
     @property
     def windows_per_epoch(self) -> int:
@@ -47,7 +51,7 @@ class Batches:
 
         Both are views of one array, since copies would take longer than reading.
         """
-        starts = self._starts_from(index * self._batch_size, self._batch_size)
+        starts = self._starts_from(index * self.batch_size, self.batch_size)
         tokens = self._stream.windows(starts, self._n_ctx + 1).astype(np.int64)  # [B, T + 1]
         return torch.from_numpy(tokens[:, :-1]), torch.from_numpy(tokens[:, 1:])
 

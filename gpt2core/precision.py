@@ -68,6 +68,10 @@ class WorkingCopy:
             self.master.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
 
+    def forget_gradients(self) -> None:
+        """Drop what a backward that failed has left."""
+        self.model.zero_grad(set_to_none=True)
+
     @torch.no_grad()
     def _collect(self, own: Tensor, copied: Tensor) -> None:
         assert copied.grad is not None

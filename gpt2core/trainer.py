@@ -22,6 +22,7 @@ from gpt2core.allocator import keep_freed_memory
 from gpt2core.batches import Batches
 from gpt2core.compilation import choose_compilation, compile_blocks
 from gpt2core.devices import choose_threads, copy_to
+from gpt2core.memory_errors import is_out_of_memory
 from gpt2core.model import GPT2
 from gpt2core.noise import add_noise
 from gpt2core.optimization import Optimization
@@ -75,6 +76,10 @@ class Trainer:
         self.batches = batches
         self.settings = settings
         self.listeners = list(listeners)
+        self.on_split: list[Callable[[int, int], object]] = []
+        """Called with the new batch size and number of parts when memory did not suffice for a batch."""
+        self.parts = settings.accumulate
+        """Batches that an update's gradient is the mean of."""
         self.step = 0
         choose_trainable(model, settings)
         self.optimizer = Optimization(model, settings)
@@ -114,6 +119,21 @@ class Trainer:
         self._working.refresh()
         return self._working.model
 
+    def gradient(self) -> Tensor:
+        """Mean loss [] of the next update's batches, whose gradients are left in the model's `grad`.
+
+        Where the memory does not suffice, the batch is split, so that the update sees the same windows in more parts. Raises
+        UserError where a single window does not fit.
+        """
+        self._working.refresh()
+        while True:
+            try:
+                return self._gradient()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._split_batch()
+
     def request_stop(self) -> None:
         """End `run_until` after the update that is under way; safe to call from a signal handler."""
         self._stop_requested = True
@@ -125,10 +145,7 @@ class Trainer:
 
     def _update(self) -> None:
         rate = learning_rate(self.step, self.settings)
-        self._working.refresh()
-        loss = torch.zeros((), device=self._device)
-        for part in range(self.settings.accumulate):
-            loss += self._accumulate(part)
+        loss = self.gradient()
         norm = nn.utils.clip_grad_norm_(self.optimizer.parameters, self.settings.clip or math.inf)
         if self.before_update is not None:
             self.before_update()  # whoever still copies weights and moments has the time of forward and backward
@@ -137,17 +154,38 @@ class Trainer:
         self.step += 1
         self._pending.append((loss, rate, norm))
 
+    def _gradient(self) -> Tensor:
+        loss = torch.zeros((), device=self._device)
+        for part in range(self.parts):
+            loss += self._accumulate(part)
+        return loss
+
+    def _split_batch(self) -> None:
+        """Halve the batch, or take the smallest other factor out of it, and make as many more parts of an update."""
+        size = self.batches.batch_size
+        if size == 1:
+            raise UserError(
+                f"A single window of {self.model.config.n_ctx} tokens does not fit into memory: raise train.recompute_blocks, "
+                "shorten model.n_ctx, or train less of the model (train.trainable); gpt2flow plan says what fits."
+            )
+        factor = next(number for number in range(2, size + 1) if size % number == 0)
+        self.batches = self.batches.in_smaller_batches(factor)
+        self.parts *= factor
+        self._working.forget_gradients()
+        for listener in self.on_split:
+            listener(self.batches.batch_size, self.parts)
+
     def _accumulate(self, part: int) -> Tensor:
         """Add the gradient of the update's batch `part`, divided by how many there are; return its share of the loss."""
         update = self.step + self.settings.steps * self.replaced.get(self.step, 0)  # others lie behind the run's own
-        index = update * self.settings.accumulate + part
+        index = update * self.parts + part
         text, targets = self.batches.at(index)
         inputs = add_noise(text, self.settings, index, self.model.config.n_vocab)
         inputs, targets = copy_to(self._device, inputs), copy_to(self._device, targets)
         if self.model.config.dropout or self.settings.lora.dropout:
             torch.manual_seed(mixed_seed(self.settings.seed, index))
         mask = self._working.model.mask_for(text)  # noise neither makes documents nor joins them
-        loss = self._working.model.loss(inputs, targets, mask) / self.settings.accumulate
+        loss = self._working.model.loss(inputs, targets, mask) / self.parts
         self._working.backward(loss, first=part == 0)
         return loss.detach()
 

@@ -40,7 +40,7 @@ class CheckpointKeeper:
         self._trainer = trainer
         self._tokenizer = tokenizer
         self._state = state
-        self._saver = BackgroundSaver(trainer, self._write)
+        self._saver = BackgroundSaver(trainer, self._write, config.train.save_beside)
         self._missed: int | None = None
         self.reading = False
         """Whether another process reads a checkpoint, so that none may go."""

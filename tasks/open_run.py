@@ -26,6 +26,7 @@ from gpt2core.mending import mend_frozen_weights
 from gpt2core.model import GPT2
 from gpt2core.model_folder import weight_files
 from gpt2core.ranking import FIGURE_NAMES, cost
+from gpt2core.run_length import length_of
 from gpt2core.token_store import TokenStore, require_block
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import DivergedError, Trainer
@@ -169,6 +170,7 @@ def open_run(
     tokenizer: Tokenizer,
     store: TokenStore,
     origin: Origin | None = None,
+    asked: str = "",
 ) -> Iterator[FinetuneRun]:
     """Start the run or resume it from its newest checkpoint; inside, it is locked and mirrored to MLflow.
 
@@ -179,7 +181,7 @@ def open_run(
         made.mkdir(parents=True, exist_ok=True)
     with folder.locked():
         run = FinetuneRun(folder, config, tokenizer, store, trainer)
-        _start_or_resume(run, origin)
+        _start_or_resume(run, origin, asked)
         try:
             with run.tracking, _saving_what_is_under_way(run):
                 yield run
@@ -221,7 +223,13 @@ def _build_trainer(folder: RunFolder, config: RunConfig, base: Path | None, toke
         batches: Batches = CompatBatches(chunks_of(store, tokenizer), n_ctx, train.batch_size, train.seed)
     else:
         batches = Batches(store.stream("train"), n_ctx, train.batch_size, train.seed, train.order)
-    return Trainer(model, batches, config.train, [StepRecorder(folder)])
+    trainer = Trainer(model, batches, config.train, [StepRecorder(folder)])
+    trainer.on_split.append(_say_that_the_batch_is_split)
+    return trainer
+
+
+def _say_that_the_batch_is_split(size: int, parts: int) -> None:
+    warn("memory", f"it did not suffice for a batch: training goes on with the same windows in {parts} parts of {size} a step")
 
 
 def _build_model(config: RunConfig, base: Path | None, tokenizer: Tokenizer) -> GPT2:
@@ -243,7 +251,7 @@ def _build_model(config: RunConfig, base: Path | None, tokenizer: Tokenizer) -> 
     return model
 
 
-def _start_or_resume(run: FinetuneRun, origin: Origin | None) -> None:
+def _start_or_resume(run: FinetuneRun, origin: Origin | None, asked: str) -> None:
     folder, trainer = run.folder, run.trainer
     if folder.is_damaged("run"):
         warn("run", f"{folder.path / 'run.json'} is not what was written: it is made again from the newest checkpoint")
@@ -259,8 +267,11 @@ def _start_or_resume(run: FinetuneRun, origin: Origin | None) -> None:
         restore(trainer, first)
     _cut_back(folder, trainer.step, state)
     (folder.path / "failure.json").unlink(missing_ok=True)
-    _describe(run, state, origin)
-    count, trained = trainer.model.parameter_count(), sum(part.numel() for part in trainer.optimizer.parameters)
+    _describe(run, state, origin, asked)
+    train, count = run.config.train, trainer.model.parameter_count()
+    length = length_of(train, trainer.model.config.n_ctx, trainer.batches.windows_per_epoch)
+    say("length", f"{length}, {train.batch_size} x {train.accumulate} windows a step")
+    trained = sum(part.numel() for part in trainer.optimizer.parameters)
     part = "" if trained == count else f", {trained:,} of them trained,"
     size = f"{count:,} parameters{part} on {trainer.model.wte.weight.device}"
     say("run", f"{folder.id} goes on at step {trainer.step}: {size}" if trainer.step else f"{folder.id} is new: {size}")
@@ -288,7 +299,7 @@ def _cut_back(folder: RunFolder, step: int, state: dict[str, Any]) -> None:
             remove_folder(made)
 
 
-def _describe(run: FinetuneRun, state: dict[str, Any], origin: Origin | None) -> None:
+def _describe(run: FinetuneRun, state: dict[str, Any], origin: Origin | None, asked: str) -> None:
     """run.json: what is known from before stays; a damaged one is restored from the checkpoint's state."""
     known = run.folder.read("run") or {name: state[name] for name in ("mlflow_run_id", "key", "config") if state.get(name)}
     config = run.config.model_dump()
@@ -298,6 +309,8 @@ def _describe(run: FinetuneRun, state: dict[str, Any], origin: Origin | None) ->
     written = {**first, **known, "id": run.folder.id, "store": run.store.hash, "config": config}
     if origin is not None:
         written["origin"] = origin.as_dict()
+    if asked:
+        written["asked"] = asked
     if changes:
         written["changes"] = [*written["changes"], {"step": run.trainer.step, "settings": changes}]
     run.folder.write("run", written)

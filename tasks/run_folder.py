@@ -50,8 +50,16 @@ HARMLESS = {
     "keep_weights_history",
     "recompute_blocks",
     "restore_from",
+    "save_beside",
+    "memory_limit",
+    "epochs",
+    "tokens",
+    "hours",
+    "tokens_per_step",
 }
-"""Settings of `train` that cannot change the weights."""
+"""Settings of `train` that cannot change the weights, or do so only through others (steps, batch_size, accumulate)."""
+ASKED = {"epochs", "tokens", "hours", "tokens_per_step"}
+"""Those of them that decide what others are settled to."""
 
 
 @dataclass(frozen=True)
@@ -226,6 +234,12 @@ def run_id(config: RunConfig, store_hash: str, base_hash: str, origin_hash: str 
     ingredients = {"train": train, "model": model, "data": data, "store": store_hash, "base": base_hash, "origin": origin_hash}
     digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
     return f"{config.name}-{digest[:8]}"
+
+
+def asked_id(config: RunConfig, store_hash: str, base_hash: str) -> str:
+    """As `run_id`, of a config in which not everything is settled yet: what was asked for, before it was worked out."""
+    wishes = json.dumps(config.train.model_dump(include=ASKED), sort_keys=True)
+    return run_id(config, store_hash, base_hash, hashlib.sha256(wishes.encode()).hexdigest())
 
 
 def all_runs(workspace: Workspace) -> list[RunFolder]:

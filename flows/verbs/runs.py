@@ -36,6 +36,31 @@ def run(config: Path, /, *, settings: Overrides = RunSettings()) -> None:
 
 
 @app.command
+def plan(config: Path, /, *, price_per_hour: float | None = None, settings: Overrides = RunSettings()) -> None:
+    """Say before a run what it takes: memory, the batch that fits, disk, time, cost. The exit code is 2 if it does not fit.
+
+    Example: `gpt2flow plan configs/gpt2-124m.yaml --train.memory_limit 6GB --price_per_hour 2.5`
+
+    Parameters
+    ----------
+    config
+        YAML file, or the name of a ready-made one.
+    price_per_hour
+        What an hour of this machine costs.
+    """
+    loaded = load_config(config, settings.model_dump(exclude_unset=True))
+    print(f"gpt2flow {version('gpt2flow')}, plan for '{loaded.name}': trying out updates of small models ...", flush=True)
+    from flows.plan_page import print_plan
+    from tasks.plan import make_plan
+
+    Workspace.current().create()
+    made = make_plan(loaded)
+    print_plan(Console(highlight=False), made, price_per_hour)
+    if not made.fits:
+        sys.exit(2)
+
+
+@app.command
 def resume(run: str, /) -> None:
     """Go on with a run that was stopped, killed or has failed, with the config it was started with.
 

@@ -7,7 +7,7 @@ import yaml
 
 from configs.errors import UserError
 from configs.loading import SHIPPED, load_config
-from configs.schema import RunSettings, Section
+from configs.schema import RunConfig, RunSettings, Section
 
 SHIPPED_CONFIGS = sorted(SHIPPED.glob("*.yaml"))
 
@@ -49,7 +49,7 @@ def test_every_setting_is_documented() -> None:
     ("overrides", "sentence"),
     [
         ({"train": {"steps": "abc"}}, "--train.steps is 'abc' but should be a whole number."),
-        ({"train": {"steps": 0}}, "--train.steps is 0 but should be greater than or equal to 1."),
+        ({"train": {"steps": 0}}, "--train says 0 steps: give one of steps, epochs, tokens and hours."),
         ({"train": {"stepz": 3}}, "--train.stepz is not a setting: did you mean train.steps?"),
         ({"nam": 3}, "--nam is not a setting: did you mean name?"),
         ({"train": {"schedule": "x"}}, "--train.schedule is 'x' but should be 'cosine', 'linear', 'constant' or 'wsd'."),
@@ -106,3 +106,33 @@ def test_a_missing_config_lists_the_ready_made_ones() -> None:
         UserError, match=r"nope\.yaml does not exist: give a YAML file, or one of the ready-made demo, gpt2-124m"
     ):
         load_config(Path("nope.yaml"))
+
+
+@pytest.mark.parametrize("length", [{"epochs": 2.5}, {"tokens": 5000}, {"hours": 1.0}])
+def test_another_length_takes_the_place_of_the_steps_of_the_file(length: dict[str, float]) -> None:
+    train = load_config(Path("demo"), {"train": length}).train
+    assert train.steps == 0
+    assert {name: getattr(train, name) for name in length} == length
+    again = RunConfig.model_validate_json(load_config(Path("demo"), {"train": length}).model_dump_json())
+    assert again.train == train
+
+
+def test_two_lengths_are_refused() -> None:
+    with pytest.raises(UserError, match="train has both steps and hours: give one of steps, epochs, tokens and hours"):
+        load_config(Path("demo"), {"train": {"steps": 5, "hours": 2}})
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("6GB", 6 * 10**9), ("1.5 GiB", 1.5 * 2**30), ("800mb", 8 * 10**8), ("70000", 70000)]
+)
+def test_a_memory_limit_is_written_for_people(text: str, size: int) -> None:
+    assert load_config(Path("demo"), {"train": {"memory_limit": text}}).train.memory_limit == size
+
+
+def test_a_memory_limit_that_is_no_size_is_refused() -> None:
+    with pytest.raises(UserError, match=r"train\.memory_limit is 'plenty': give a size such as 6GB or 800MB"):
+        load_config(Path("demo"), {"train": {"memory_limit": "plenty"}})
+
+
+def test_an_automatic_batch_is_no_number_yet() -> None:
+    assert load_config(Path("demo"), {"train": {"batch_size": "auto"}}).train.batch_size == 0

@@ -9,6 +9,7 @@ import pytest
 
 VERBS = [
     "run",
+    "plan",
     "resume",
     "stop",
     "report",
@@ -62,7 +63,7 @@ def test_help_of_run_lists_every_setting_as_the_yaml_spells_it() -> None:
     ("arguments", "sentence"),
     [
         (["run", "demo", "--train.stepz", "3"], "Unknown option: --train.stepz. Did you mean --train.steps?"),
-        (["run", "demo", "--train.steps", "-3"], "--train.steps is '-3' but should be greater than or equal to 1."),
+        (["run", "demo", "--train.steps", "-3"], "--train.steps is '-3' but should be greater than or equal to 0."),
         (["run", "demo", "--model.n_head", "3"], "model.n_embd 128 is not divisible by model.n_head 3: change one of them."),
         (["run", "nowhere.yaml"], "The config nowhere.yaml does not exist: give a YAML file, or one of"),
         (["run", "demo", "--data.source", "nowhere/"], "nowhere/ does not exist"),

@@ -1,0 +1,136 @@
+"""What an update will need in memory, what fits, and how to stay within a limit: said before anything is allocated.
+
+The tensors are counted by a rehearsal; what libraries and allocator take beside them is measured on a model of two blocks.
+benchmarks/memory.py compares the sum with the measured peak of real processes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from configs.errors import UserError
+from gpt2core.linear_cross_entropy import CHUNK
+from gpt2core.miniature import measure, with_blocks
+from gpt2core.rehearsal import Footprint, Workload, rehearse
+
+ASSUMED_EXTRA = 0.05
+"""Share of the tensors that libraries and allocator are taken to need where that cannot be measured."""
+ENOUGH_TOKENS = 4096
+"""Tokens in a batch beyond which a CPU is no faster and only needs more memory."""
+SPARE = 0.03
+"""Share of the tensors by which a prediction may be wrong without passing a limit."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes at the fullest moment of training. `process` is what the program holds before, `extra` what libraries take."""
+
+    footprint: Footprint
+    process: int
+    extra: int
+    saves_beside: bool = True
+
+    @property
+    def peak(self) -> int:
+        """The most that the process will hold, a checkpoint being saved beside training included."""
+        return self.process + self.footprint.peak + self.extra + (self.footprint.snapshot if self.saves_beside else 0)
+
+    @property
+    def with_spare(self) -> int:
+        """The peak and what it may be wrong by."""
+        return self.peak + int(SPARE * self.footprint.peak)
+
+
+@dataclass(frozen=True)
+class Thrift:
+    """What keeps training within a limit: blocks that are recomputed, and whether checkpoints are saved beside training."""
+
+    recompute_blocks: int
+    saves_beside: bool
+    need: Need
+
+
+def predict(work: Workload, process: int, saves_beside: bool = True, measured: bool = True) -> Need:
+    """What training will need; unless `measured` (which takes seconds), the extra is assumed."""
+    footprint = rehearse(work)
+    extra = extra_bytes(work) if measured else int(ASSUMED_EXTRA * footprint.peak)
+    return Need(footprint, process, extra, saves_beside)
+
+
+def extra_bytes(work: Workload) -> int:
+    """What libraries and allocator take beside the tensors, measured on two blocks.
+
+    What libraries need stays the same with more blocks, what the allocator wastes grows with all that it holds. Which is
+    which cannot be told from outside; taken half and half, the six configs of benchmarks/memory.py come out right.
+    """
+    small, peak = with_blocks(work, min(2, work.config.n_layer)), rehearse(work).peak
+    found, small_peak = measure(small), rehearse(small).peak
+    if found is None:
+        return int(ASSUMED_EXTRA * peak)
+    return int(max(0, found.peak - small_peak) * (1 + peak / small_peak) / 2)
+
+
+def keep_within(limit: int, work: Workload, process: int) -> Thrift:
+    """The fastest way to train within `limit` bytes that gives the same weights, bit for bit.
+
+    Raises UserError with the minimum where recomputing every block but the last (which would save nothing) does not help.
+    """
+    train, most = work.settings, max(work.settings.recompute_blocks, work.config.n_layer - 1)
+    # To wait for a checkpoint costs seconds a save, a recomputed block costs a share of every update.
+    full = predict(work, process)
+    if full.with_spare <= limit:
+        return Thrift(train.recompute_blocks, True, full)
+
+    def need(blocks: int) -> Need:
+        return predict(work.with_settings(recompute_blocks=blocks), process, saves_beside=False)
+
+    least = need(most).with_spare
+    if least > limit:
+        raise UserError(
+            f"train.memory_limit is {gigabytes(limit)}, but this training needs at least {gigabytes(least)}: raise the "
+            f"limit to that, or lower train.batch_size ({train.batch_size}) and raise train.accumulate as much."
+        )
+    choices = range(train.recompute_blocks, most + 1)
+    blocks = choices[bisect_left(choices, True, key=lambda blocks: need(blocks).with_spare <= limit)]
+    return Thrift(blocks, False, need(blocks))
+
+
+def largest_batch(work: Workload, budget: int, process: int) -> int:
+    """The most windows in a batch with which training stays within `budget` bytes; 0 if not one does.
+
+    Above one part of the loss, memory grows in proportion to the batch, so two rehearsals tell all.
+    """
+
+    def need(size: int) -> int:
+        return predict(work.with_settings(batch_size=size), process, measured=False).with_spare
+
+    small = -(-CHUNK // work.config.n_ctx)
+    if need(small) > budget:
+        fitting = [size for size in range(1, small) if need(size) <= budget]
+        return max(fitting, default=0)
+    return small + (budget - need(small)) * small // (need(2 * small) - need(small))
+
+
+def choose_batch(work: Workload, budget: int, process: int) -> Workload:
+    """The same work with the batch and accumulation that make up `tokens_per_step`, in the largest batches of use that fit.
+
+    Raises UserError where a single window does not fit.
+    """
+    settings, n_ctx = work.settings, work.config.n_ctx
+    windows = max(1, settings.tokens_per_step // n_ctx)
+    most = max(1, ENOUGH_TOKENS // n_ctx) if work.device.type == "cpu" else windows
+    size = min(windows, most, largest_batch(work, budget, process))
+    if not size:
+        least = predict(work.with_settings(batch_size=1), process, measured=False).with_spare
+        raise UserError(
+            f"A single window of {n_ctx} tokens needs {gigabytes(least)} and there are {gigabytes(budget)}: "
+            "raise train.recompute_blocks, shorten model.n_ctx, train less of the model (train.trainable)."
+        )
+    size = next(divisor for divisor in range(size, 0, -1) if windows % divisor == 0)
+    return work.with_settings(batch_size=size, accumulate=windows // size)
+
+
+def gigabytes(count: int) -> str:
+    """3.25 GB."""
+    return f"{count / 1e9:.2f} GB"

@@ -1,0 +1,151 @@
+"""Measures real updates of a model with few blocks, in a process of its own: what they take in memory and time here.
+
+Products, attention and loss take room of their own inside the machine's libraries, and the allocator wastes some; both depend
+on the sizes of a block and not on how many there are. So what one or two blocks show holds for all, even of a model that
+would not fit. `python -m gpt2core.miniature` reads a job as JSON and answers as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+
+import psutil
+import torch
+from torch import Tensor
+
+from configs.errors import UserError
+from configs.schema import TrainSettings
+from gpt2core.config import GPT2Config
+from gpt2core.devices import choose_device
+from gpt2core.memory_errors import is_out_of_memory
+from gpt2core.model import GPT2
+from gpt2core.rehearsal import Workload
+from gpt2core.trainer import Trainer
+
+UPDATES = 4
+WARM_UP = 2  # updates that fill caches and allocate moments, and are not timed
+FORWARD_SHARE = 1 / 3  # of a block's time, which recomputing takes again
+NO_ROOM = 3  # exit code
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The most memory that updates took beside the program itself, in bytes, and the seconds of one."""
+
+    peak: int
+    seconds: float
+
+
+def measure(work: Workload) -> Measured | None:
+    """Make some updates of this size on random tokens in a fresh process; None where the memory does not suffice for them."""
+    accumulate = min(2, work.settings.accumulate)
+    job = {"config": asdict(work.config), "device": str(work.device)}
+    like = work.with_length(UPDATES).with_settings(accumulate=accumulate, memory_limit=None)
+    found = _measure(json.dumps(job), like.settings.model_dump_json())
+    return found and Measured(found.peak, found.seconds * work.settings.accumulate / accumulate)
+
+
+@lru_cache
+def _measure(job: str, settings: str) -> Measured | None:
+    command = [sys.executable, "-m", "gpt2core.miniature"]
+    done = subprocess.run(command, input=f"{job}\n{settings}", capture_output=True, text=True, check=False)
+    if done.returncode in (NO_ROOM, -9):
+        return None
+    if done.returncode:
+        raise UserError(f"A trial update failed: {(done.stderr.splitlines() or ['no reason given'])[-1]}")
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def with_blocks(work: Workload, blocks: int) -> Workload:
+    """The same work with fewer blocks, of which one is recomputed where any is."""
+    recomputed = min(work.settings.recompute_blocks, blocks - 1)
+    return replace(work.with_settings(recompute_blocks=recomputed), config=replace(work.config, n_layer=blocks))
+
+
+def seconds_per_update(work: Workload) -> float | None:
+    """Seconds of an update, from models of one and two blocks; None where not even those fit."""
+    one, two = (measure(with_blocks(work.with_settings(recompute_blocks=0), blocks)) for blocks in (1, 2))
+    if one is None or two is None:
+        return None
+    block = max(0.0, two.seconds - one.seconds)
+    return one.seconds + block * (work.config.n_layer - 1 + FORWARD_SHARE * work.settings.recompute_blocks)
+
+
+class RandomBatches:
+    """Batches of random tokens."""
+
+    def __init__(self, config: GPT2Config, batch_size: int) -> None:
+        self._config = config
+        self.batch_size = batch_size
+
+    def in_smaller_batches(self, factor: int) -> RandomBatches:
+        """Batches of a `factor`-th of the size."""
+        return RandomBatches(self._config, self.batch_size // factor)
+
+    def at(self, _: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets int64 [B, T]."""
+        tokens = torch.randint(self._config.n_vocab, (self.batch_size, self._config.n_ctx + 1))
+        return tokens[:, :-1], tokens[:, 1:]
+
+
+def make_trainer(config: GPT2Config, settings: TrainSettings, device: torch.device) -> Trainer:
+    """A trainer of random weights on random tokens."""
+    model = GPT2(config).initialise(0).to(device)
+    return Trainer(model, RandomBatches(config, settings.batch_size), settings)  # type: ignore[arg-type]
+
+
+def resident_bytes(device: torch.device) -> int:
+    """Memory that this process holds: in the machine, or of the accelerator where that is what trains."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most that this process ever held."""
+    import resource  # not on every system
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def load_libraries(settings: TrainSettings, device: torch.device) -> None:
+    """Make an update of a tiny model, so that the code it runs is in memory already."""
+    settings = settings.model_copy(update={"batch_size": 2, "recompute_blocks": 1, "trainable": ["all"], "accumulate": 1})
+    make_trainer(GPT2Config(256, 64, 256, 4, 2), settings, device).gradient()
+
+
+def _no_room(*_: int) -> None:
+    sys.exit(NO_ROOM)
+
+
+def main() -> None:
+    """Do the job on standard input."""
+    job, settings_line = sys.stdin.read().splitlines()
+    values, settings = json.loads(job), TrainSettings.model_validate_json(settings_line)
+    config, device = GPT2Config(**values["config"]), choose_device(values["device"])
+    load_libraries(settings, device)
+    before = resident_bytes(device)
+    seconds = []
+    try:
+        trainer = make_trainer(config, settings, device)
+        trainer.on_split.append(_no_room)
+        for step in range(1, UPDATES + 1):
+            started = time.perf_counter()
+            trainer.run_until(step)
+            seconds.append(time.perf_counter() - started)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            sys.exit(NO_ROOM)
+        raise
+    print(json.dumps({"peak": peak_bytes(device) - before, "seconds": min(seconds[WARM_UP:])}))
+
+
+if __name__ == "__main__":
+    main()
