@@ -25,6 +25,7 @@ from tasks.server_process import ServerProcess, ServerSpec, free_port, stop_all
 from tasks.workspace import Workspace
 
 STEPS = 60
+PATIENCE = 600.0  # seconds; a busy machine takes minutes to start servers
 PROJECT = Path(__file__).parents[2]
 SLOWLY = """
 import sys, time
@@ -73,7 +74,7 @@ def mlflow_server(folder: Path, port: int) -> ServerSpec:
 
 
 def start(spec: ServerSpec) -> ServerProcess:
-    server, deadline = ServerProcess(spec), time.monotonic() + 180
+    server, deadline = ServerProcess(spec), time.monotonic() + PATIENCE
     while not server.answers():
         assert time.monotonic() < deadline and server.exit_code() is None, server.last_words()
         time.sleep(0.1)
@@ -119,7 +120,7 @@ def ask_prefect(url: str, path: str, body: dict[str, object] | None = None) -> A
 
 
 def wait_until(happened: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + PATIENCE
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.1)
