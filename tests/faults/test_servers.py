@@ -26,7 +26,6 @@ from tasks.workspace import Workspace
 
 STEPS = 60
 PATIENCE = 600.0  # seconds; a busy machine takes minutes to start servers
-PROJECT = Path(__file__).parents[2]
 SLOWLY = """
 import sys, time
 import tasks.cancellation, tasks.tracking
@@ -169,28 +168,6 @@ def test_a_cancel_in_prefect_stops_a_run_that_was_started_by_hand(
     assert "the run was cancelled in Prefect" in rest
     assert "the same command goes on from there" in rest
     assert ask_prefect(prefect[1], f"/flow_runs/{run}")["state_type"] == "CANCELLED"
-    with temporary_settings({PREFECT_API_URL: prefect[1]}):
-        assert_goes_on_exactly(config, text)
-
-
-@pytest.mark.slow
-def test_a_cancel_of_a_deployed_run_reaches_it_through_its_worker(
-    text: Path, tmp_path: Path, prefect: tuple[ServerProcess, str]
-) -> None:
-    config = config_of("deployed", text).model_copy(update={"train": config_of("deployed", text, 2000).train})
-    serve = [sys.executable, "-c", "from flows.finetune import finetune; finetune.serve(name='nightly')"]
-    with (tmp_path / "serve.log").open("w") as log, subprocess.Popen(serve, stdout=log, stderr=log, cwd=PROJECT) as server:
-        try:
-            wait_until(lambda: ask_prefect(prefect[1], "/deployments/filter", {}))
-            (deployment,) = ask_prefect(prefect[1], "/deployments/filter", {})
-            parameters = {"parameters": {"config": config.model_dump(mode="json")}}
-            run = ask_prefect(prefect[1], f"/deployments/{deployment['id']}/create_flow_run", parameters)["id"]
-            wait_until(lambda: list(Workspace.current().runs.glob("deployed-*")) and folder_of(config).metrics.rows())
-            assert cancel(prefect[1], "finetune") == run
-            wait_until(lambda: ask_prefect(prefect[1], f"/flow_runs/{run}")["state_type"] == "CANCELLED")
-            wait_until(lambda: folder_of(config).state() == "stopped")
-        finally:
-            server.terminate()
     with temporary_settings({PREFECT_API_URL: prefect[1]}):
         assert_goes_on_exactly(config, text)
 
