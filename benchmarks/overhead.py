@@ -11,24 +11,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from benchmarks.checkpoint import trainer_of
 from configs.schema import RunConfig
-from flows.prefect_start import prefect_starting
 from gpt2core.trainer import Trainer
-from tasks.run_folder import RunFolder
-from tasks.workspace import Workspace, point_environment
+
+if TYPE_CHECKING:
+    from tasks.run_folder import RunFolder
 
 
 def main(size: str, rounds: int, steps: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["GPT2FLOW_HOME"] = scratch
-        workspace = Workspace.current().create()
-        point_environment(workspace)
-        with prefect_starting(workspace):
+        os.environ["GPT2FLOW_HOME"] = scratch  # before anything of `tasks` is imported, which points Prefect and MLflow at it
+        from flows.prefect_start import prefect_starting
+        from tasks.workspace import Workspace
+
+        with prefect_starting(Workspace.current().create()):
             trainer = trainer_of(size)
             trainer.run_until(1)
-        bare, watched = _measure(trainer, _new_folder(workspace), rounds, steps)
+        bare, watched = _measure(trainer, _new_folder(), rounds, steps)
     ratios = [after / before for before, after in zip(bare, watched, strict=True)]
     print(f"GPT-2 {size}, {rounds} rounds of {steps} updates, medians:")
     print(f"  bare                               {statistics.median(bare) / steps:7.3f} s an update")
@@ -65,9 +67,12 @@ def _measure(trainer: Trainer, folder: RunFolder, rounds: int, steps: int) -> tu
     return measured()
 
 
-def _new_folder(workspace: Workspace) -> RunFolder:
+def _new_folder() -> RunFolder:
     """A run's folder with what the delivery to MLflow reads."""
-    folder = RunFolder(workspace.runs / "overhead-00000000")
+    from tasks.run_folder import RunFolder
+    from tasks.workspace import Workspace
+
+    folder = RunFolder(Workspace.current().runs / "overhead-00000000")
     for part in (folder.samples, folder.reports, folder.lens):
         part.mkdir(parents=True)
     sizes = {"n_ctx": 8, "n_embd": 8, "n_head": 1, "n_layer": 1}
