@@ -60,7 +60,9 @@ class Footprint:
 
 def rehearse(work: Workload) -> Footprint:
     """The footprint of an update; seconds for a large model."""
-    like = work.with_length(1).with_settings(noise=0.0, accumulate=min(2, work.settings.accumulate), memory_limit=None)
+    like = work.with_length(1).with_settings(
+        noise=0.0, compile=False, accumulate=min(2, work.settings.accumulate), memory_limit=None
+    )
     return _rehearse(work.config, like.settings.model_dump_json(), work.device)
 
 
