@@ -1,6 +1,6 @@
 """What an update will need in memory, what fits, and how to stay within a limit: said before anything is allocated.
 
-The tensors are counted by a rehearsal; what libraries and allocator take beside them is measured on a model of two blocks.
+The tensors are counted by a rehearsal; what libraries and allocator take beside them is measured on a few blocks.
 benchmarks/memory.py compares the sum with the measured peak of real processes.
 """
 
@@ -18,7 +18,7 @@ ASSUMED_EXTRA = 0.05
 """Share of the tensors that libraries and allocator are taken to need where that cannot be measured."""
 ENOUGH_TOKENS = 4096
 """Tokens in a batch beyond which a CPU is no faster and only needs more memory."""
-SPARE = 0.03
+SPARE = 0.05
 """Share of the tensors by which a prediction may be wrong without passing a limit."""
 
 
@@ -59,16 +59,21 @@ def predict(work: Workload, process: int, saves_beside: bool = True, measured: b
 
 
 def extra_bytes(work: Workload) -> int:
-    """What libraries and allocator take beside the tensors, measured on two blocks.
+    """What libraries and allocator take beside the tensors, measured on two and on four blocks.
 
-    What libraries need stays the same with more blocks, what the allocator wastes grows with all that it holds. Which is
-    which cannot be told from outside; taken half and half, the six configs of benchmarks/memory.py come out right.
+    It grows with the blocks, and beyond the fourth about half as fast as before (see benchmarks/memory.py).
     """
-    small, peak = with_blocks(work, min(2, work.config.n_layer)), rehearse(work).peak
-    found, small_peak = measure(small), rehearse(small).peak
-    if found is None:
-        return int(ASSUMED_EXTRA * peak)
-    return int(max(0, found.peak - small_peak) * (1 + peak / small_peak) / 2)
+    n_layer = work.config.n_layer
+    two, four = (_beside_tensors(with_blocks(work, min(blocks, n_layer))) for blocks in (2, 4))
+    if two is None or four is None:
+        return int(ASSUMED_EXTRA * rehearse(work).peak)
+    a_block = max(0, four - two) / 2
+    return int(four + max(0, n_layer - 4) * a_block / 2)
+
+
+def _beside_tensors(work: Workload) -> int | None:
+    found = measure(work)
+    return None if found is None else max(0, found.peak - rehearse(work).peak)
 
 
 def keep_within(limit: int, work: Workload, process: int) -> Thrift:

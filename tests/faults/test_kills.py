@@ -58,11 +58,11 @@ IN_LONG_FORM = [
     "gpt2core.trainer:Trainer _update 6 before",
     "gpt2core.metrics:MetricsLog append 3 before",
     "tasks.checkpoint_keeper write_checkpoint 2 after",  # renamed, and not yet evaluated
-    "tasks.sample_and_evaluate write_text 2 before",
+    "tasks.evaluate_step write_text 2 before",
     "gpt2core.metrics:MetricsLog cut_back 2 after",
     "tasks.register_model _log_model 1 after",
     "tasks.register_model:MlflowClient set_registered_model_alias 1 before",
-    "tasks.run_folder write_json 6 before",
+    "tasks.run_folder write_json 3 before",
     "flows.finetune write_result 1 after",  # finished, and MLflow has not been told
 ]
 
@@ -182,7 +182,7 @@ def test_a_run_that_was_killed_again_and_again_ends_as_if_nobody_had(text: Path,
 @pytest.mark.slow
 @pytest.mark.parametrize("place", IN_LONG_FORM)
 def test_a_kill_at_this_place_changes_nothing(place: str, text: Path, undisturbed: Path, tmp_path: Path) -> None:
-    check(config_of(re.sub(r"\W+", "-", place), text), [place], undisturbed, tmp_path)
+    check(config_of(re.sub(r"\W+", "-", place)[-60:].strip("-"), text), [place], undisturbed, tmp_path)
 
 
 @pytest.mark.slow

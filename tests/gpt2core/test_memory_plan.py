@@ -88,20 +88,28 @@ def test_a_batch_is_chosen_that_makes_up_the_tokens_of_a_step() -> None:
         choose_batch(work, PROCESS, PROCESS)
 
 
-def test_memory_is_foreseen_as_a_real_process_takes_it_and_limits_are_obeyed() -> None:
-    """With a wide margin; benchmarks/memory.py shows six configs and eight limits."""
-    work = workload(GPT2Config(1024, 128, 256, 4, 4), batch_size=32, steps=4)
+TRIED = workload(GPT2Config(1024, 128, 256, 4, 5), batch_size=16, steps=4)
+
+
+def test_memory_is_foreseen_as_a_real_process_takes_it() -> None:
+    """With a wide margin; benchmarks/memory.py shows six configs."""
+    found = measure(TRIED)
+    assert found is not None
+    assert predict(TRIED, PROCESS, saves_beside=False).peak == pytest.approx(PROCESS + found.peak, rel=0.2)
+
+
+@pytest.mark.slow
+def test_limits_are_obeyed_by_recomputing_no_more_than_that_takes() -> None:
     full, least = (
-        predict(work.with_settings(recompute_blocks=blocks), PROCESS, saves_beside=False).with_spare for blocks in (0, 3)
+        predict(TRIED.with_settings(recompute_blocks=blocks), PROCESS, saves_beside=False).with_spare for blocks in (0, 4)
     )
     blocks = []
     for limit in (full, (full + least) // 2, least):
-        way = keep_within(limit, work, PROCESS)
-        found = measure(work.with_settings(recompute_blocks=way.recompute_blocks))
+        way = keep_within(limit, TRIED, PROCESS)
+        found = measure(TRIED.with_settings(recompute_blocks=way.recompute_blocks))
         assert found is not None
         assert PROCESS + found.peak <= limit * 1.1
-        assert way.need.peak == pytest.approx(PROCESS + found.peak, rel=0.2)
         blocks.append(way.recompute_blocks)
-    assert blocks == sorted(blocks) and blocks[0] == 0 and blocks[-1] == 3 and 0 < blocks[1] < 3
+    assert blocks == sorted(blocks) and blocks[0] == 0 and blocks[-1] == 4 and 0 < blocks[1] < 4
     with pytest.raises(UserError, match=rf"needs at least {least / 1e9:.2f} GB: raise the limit to that, or lower"):
-        keep_within(least - 10**6, work, PROCESS)
+        keep_within(least - 10**6, TRIED, PROCESS)
