@@ -157,8 +157,8 @@ class Tracking:
 
     def _send(self, run_id: str, feed: Feed, rows: list[dict[str, float]]) -> None:
         """MLflow keeps one of several equal metrics, so what is sent again after a lost answer carries the same date."""
-        known = self._times[-1][0] if self._times else -1
-        self._times += [(int(row["step"]), int(row["time"])) for row in rows if "time" in row and row["step"] > known]
+        if rows[-1]["step"] > (self._times[-1][0] if self._times else -1):  # written before the rows, perhaps read before too
+            self._times = [(int(row["step"]), int(row["time"])) for row in self._folder.timing.rows() if "time" in row]
         new = [row for row in rows if row["step"] > feed.delivered]
         rows_at_once = max(1, LARGEST_BATCH // max((len(row) for row in new), default=1))
         for start in range(0, len(new), rows_at_once):

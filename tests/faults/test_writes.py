@@ -6,8 +6,9 @@ nothing disturbed.
 
 import io
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,15 @@ def work_on(folder: Path, snapshots: list[Snapshot], tokenizer: Tokenizer, text:
     prune(folder, SETTINGS, {1: 0.5}, 0.0)
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+def content(folder: Path) -> dict[str, object]:
+    return {str(path.relative_to(folder)): content_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def content_of(path: Path) -> object:
+    if path.suffix != ".sqlite":
+        return path.read_bytes()
+    with closing(sqlite3.connect(path)) as database:  # its bytes tell how often it was written
+        return sorted(database.iterdump())
 
 
 def durable_step(folder: Path) -> int:
