@@ -179,8 +179,8 @@ class _Encoding:
         return [ShardWork(self._folder, self._files, self._settings, known, first, end - 1) for first, end in pairwise(borders)]
 
     def _older_stores(self) -> list[Path]:
-        """The newest other stores."""
-        others = [path for path in self._target.parent.iterdir() if (path / MANIFEST).is_file()]
+        """The newest other stores; not those in the making, which may be this one, complete but for its name."""
+        others = [path for path in self._target.parent.iterdir() if path.suffix != ".tmp" and (path / MANIFEST).is_file()]
         newest = sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
         return [*([self._damaged] if self._damaged else []), *newest][:OLDER_STORES]
 

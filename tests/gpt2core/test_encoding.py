@@ -260,6 +260,14 @@ def test_a_killed_encode_is_done_over_and_ends_with_the_same_bytes(tokenizer: To
     assert stores_in(tmp_path / "killed") == [again]
 
 
+def test_an_encode_killed_before_its_last_rename_is_done_over(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    store = encode(folder, tokenizer, tmp_path / "stores")
+    expected = content(store)
+    store.rename(store.with_name(store.name + ".tmp"))
+    assert content(encode(folder, tokenizer, tmp_path / "stores")) == expected
+    assert stores_in(tmp_path / "stores") == [store]
+
+
 def test_bad_text_is_one_sentence_and_leaves_nothing_behind(folder: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     (folder / "bad.txt").write_bytes(b"caf\xe9")
     with pytest.raises(UserError, match=r"bad\.txt is not UTF-8: byte 3"):
