@@ -86,7 +86,13 @@ def _write(folder: Path, snapshot: Snapshot, tokenizer: object) -> None:
 
 
 def _torch_save(trainer: Trainer, file: Path) -> None:
-    torch.save({"model": trainer.model.state_dict(), "optimizer": trainer.optimizer.state_dict()}, file)
+    torch.save(
+        {
+            "model": trainer.model.state_dict(),
+            "optimizer": [optimizer.state_dict() for optimizer in trainer.optimizer.optimizers],
+        },
+        file,
+    )
 
 
 def trainer_of(size: str) -> Trainer:
