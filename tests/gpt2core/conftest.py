@@ -9,8 +9,10 @@ import torch
 
 from configs.schema import DataSettings
 from gpt2core.documents import find_files, read_documents
+from gpt2core.model import GPT2
 from gpt2core.token_store import TokenStore, open_store
-from gpt2core.tokenizer import Tokenizer, train_tokenizer
+from gpt2core.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from gpt2core.weights import load_model
 
 PYTHON_TOPICS = DataSettings()
 
@@ -38,6 +40,18 @@ def store(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Tok
 
     folder: Path = tmp_path_factory.mktemp("stores")
     return open_store(encode_store(find_files(PYTHON_TOPICS), PYTHON_TOPICS, tokenizer, folder))
+
+
+@pytest.fixture(scope="module")
+def tiny(golden: Path) -> GPT2:
+    """OpenAI's layout of a model with context 32 and 257 tokens."""
+    return load_model(golden / "openai-tiny" / "models" / "tiny")
+
+
+@pytest.fixture(scope="session")
+def bytes_tokenizer(golden: Path) -> Tokenizer:
+    """Its vocabulary: a token for each byte, and the end of text."""
+    return load_tokenizer(golden / "openai-tiny" / "models" / "tiny")
 
 
 @pytest.fixture

@@ -12,21 +12,10 @@ from gpt2core.completion import Completion, beyond_context, complete, stream
 from gpt2core.config import GPT2Config
 from gpt2core.model import GPT2
 from gpt2core.sampling import generate
-from gpt2core.tokenizer import Tokenizer, load_tokenizer
+from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model
 
 PROMPTS = ["Hello", "", "A much longer prompt than the first one, beyond the context of 32", "Hello", "é"]
-
-
-@pytest.fixture(scope="module")
-def tiny(golden: Path) -> GPT2:
-    """Context 32, 257 tokens."""
-    return load_model(golden / "openai-tiny" / "models" / "tiny")
-
-
-@pytest.fixture(scope="module")
-def bytes_tokenizer(golden: Path) -> Tokenizer:
-    return load_tokenizer(golden / "openai-tiny" / "models" / "tiny")
 
 
 def settings(**given: object) -> CompletionSettings:

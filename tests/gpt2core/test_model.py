@@ -20,11 +20,6 @@ OPENAI_LETTER = {"weight": "w", "bias": "b"}
 
 
 @pytest.fixture(scope="module")
-def tiny(golden: Path) -> GPT2:
-    return load_model(golden / "openai-tiny" / "models" / "tiny")
-
-
-@pytest.fixture(scope="module")
 def answers(golden: Path) -> NpzFile:
     """What OpenAI's model answers for the tiny weights, and for which tokens."""
     return np.load(golden / "openai-tiny" / "tiny-golden.npz")

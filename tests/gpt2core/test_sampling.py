@@ -15,21 +15,10 @@ from configs.schema import SampleSettings
 from gpt2core.config import GPT2Config
 from gpt2core.model import GPT2
 from gpt2core.sampling import generate, generate_text
-from gpt2core.tokenizer import Tokenizer, load_tokenizer
+from gpt2core.tokenizer import Tokenizer
 from gpt2core.weights import load_model
 
 PROMPTS = torch.randint(0, 257, (3, 5), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def tiny(golden: Path) -> GPT2:
-    """Context 32, 257 tokens."""
-    return load_model(golden / "openai-tiny" / "models" / "tiny")
-
-
-@pytest.fixture(scope="module")
-def bytes_tokenizer(golden: Path) -> Tokenizer:
-    return load_tokenizer(golden / "openai-tiny" / "models" / "tiny")
 
 
 def without_cache(model: GPT2, prompt: Tensor, count: int, choose: Callable[[Tensor], Tensor]) -> Tensor:

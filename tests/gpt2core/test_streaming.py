@@ -2,18 +2,11 @@
 
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2core.streaming import TextStream
 from gpt2core.tokenizer import Tokenizer, load_tokenizer
-
-
-@pytest.fixture(scope="module")
-def bytes_tokenizer(golden: Path) -> Tokenizer:
-    """One token a byte, so every character of several bytes is cut."""
-    return load_tokenizer(golden / "openai-tiny" / "models" / "tiny")
 
 
 def pieces(tokenizer: Tokenizer, ids: list[int], stop: list[str] | None = None) -> list[str]:
