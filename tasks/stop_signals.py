@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+HEARD = "\n … stopping     after this update, with a checkpoint; a second signal (Ctrl-C) ends the process at once\n"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -36,6 +38,8 @@ class _Requests:
         if not self.finish:
             raise Interrupted(number)
         self.finish[-1]()
+        with suppress(OSError):
+            os.write(2, HEARD.encode())  # a handler may interrupt a print, so it must not print itself
 
 
 _requests = _Requests()

@@ -2,8 +2,10 @@
 
 import os
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,40 @@ settings.load_profile("shared machine")
 
 PROJECT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("GPT2FLOW_SHARED", PROJECT.parent / "shared"))
+SLOWLY = """
+import sys, time
+import tasks.cancellation, tasks.tracking
+from gpt2core.trainer import Trainer
+tasks.cancellation.LOOK_INTERVAL = tasks.tracking.DELIVERY_INTERVAL = 0.3
+update, pause = Trainer._update, float(sys.argv.pop(1))
+def update_after_a_pause(trainer):
+    print("an update begins", flush=True)
+    for _ in range(100):  # a signal just before a sleep is only seen at its end, so they are short
+        time.sleep(pause / 100)
+    update(trainer)
+Trainer._update = update_after_a_pause
+from flows.cli import main
+main()
+"""
+SlowProcess = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
+
+
+@contextmanager
+def _slow_process(*arguments: str, until: str, pause: float) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-u", "-c", SLOWLY, str(pause), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        seen: list[str] = []
+        while until not in (line := process.stdout.readline()):
+            seen.append(line)
+            assert line, "".join(seen)
+        yield process
+
+
+@pytest.fixture(scope="session")
+def slow_process() -> SlowProcess:
+    """gpt2flow in a process of its own, updates `pause` seconds apart, up to the line of its output that contains `until`."""
+    return _slow_process
 
 
 @pytest.fixture(scope="session")

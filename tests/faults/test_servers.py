@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -26,16 +26,7 @@ from tasks.workspace import Workspace
 
 STEPS = 60
 PATIENCE = 600.0  # seconds; a busy machine takes minutes to start servers
-SLOWLY = """
-import sys, time
-import tasks.cancellation, tasks.tracking
-from gpt2core.trainer import Trainer
-tasks.cancellation.LOOK_INTERVAL = tasks.tracking.DELIVERY_INTERVAL = 0.3
-update, pause = Trainer._update, float(sys.argv.pop(1))
-Trainer._update = lambda trainer: (time.sleep(pause), update(trainer))
-from flows.cli import main
-main()
-"""
+SlowProcess = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 
 
 @pytest.fixture(scope="module")
@@ -86,19 +77,10 @@ def kill(server: ServerProcess) -> None:
     server.wait_until_gone()
 
 
-@contextmanager
-def running(config: RunConfig, folder: Path, until: str, pause: float = 0.1) -> Iterator[subprocess.Popen[str]]:
-    """`gpt2flow run`, updates `pause` seconds apart, whose output has come to the line that contains `until`."""
+def file_of(config: RunConfig, folder: Path) -> str:
     file = folder / f"{config.name}.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    command = [sys.executable, "-u", "-c", SLOWLY, str(pause), "run", str(file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        seen: list[str] = []
-        while until not in (line := process.stdout.readline()):
-            seen.append(line)
-            assert line, "".join(seen)
-        yield process
+    return str(file)
 
 
 def folder_of(config: RunConfig) -> RunFolder:
@@ -156,10 +138,10 @@ def prefect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S
 
 @pytest.mark.slow
 def test_a_cancel_in_prefect_stops_a_run_that_was_started_by_hand(
-    text: Path, tmp_path: Path, prefect: tuple[ServerProcess, str]
+    slow_process: SlowProcess, text: Path, tmp_path: Path, prefect: tuple[ServerProcess, str]
 ) -> None:
     config = config_of("cancelled", text)
-    with running(config, tmp_path, until="is new") as process:
+    with slow_process("run", file_of(config, tmp_path), until="is new", pause=0.1) as process:
         wait_until(lambda: len(folder_of(config).metrics.rows()) >= 20)
         run = cancel(prefect[1], "finetune")
         assert process.stdout is not None
@@ -173,9 +155,11 @@ def test_a_cancel_in_prefect_stops_a_run_that_was_started_by_hand(
 
 
 @pytest.mark.slow
-def test_a_prefect_server_that_is_killed_loses_nothing(text: Path, tmp_path: Path, prefect: tuple[ServerProcess, str]) -> None:
+def test_a_prefect_server_that_is_killed_loses_nothing(
+    slow_process: SlowProcess, text: Path, tmp_path: Path, prefect: tuple[ServerProcess, str]
+) -> None:
     config = config_of("without-prefect", text)
-    with running(config, tmp_path, until="is new") as process:
+    with slow_process("run", file_of(config, tmp_path), until="is new", pause=0.1) as process:
         wait_until(lambda: len(folder_of(config).metrics.rows()) >= 20)
         kill(prefect[0])
         assert process.stdout is not None
@@ -195,7 +179,7 @@ def test_a_prefect_server_that_is_killed_loses_nothing(text: Path, tmp_path: Pat
 
 @pytest.mark.slow
 def test_an_mlflow_server_that_is_killed_and_comes_back_gets_everything_once_and_costs_no_time(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slow_process: SlowProcess, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port(5600)
     assert port is not None
@@ -203,7 +187,7 @@ def test_an_mlflow_server_that_is_killed_and_comes_back_gets_everything_once_and
     server = start(spec)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     config = config_of("outage", text)
-    with running(config, tmp_path, until="is new", pause=1.0) as process:
+    with slow_process("run", file_of(config, tmp_path), until="is new", pause=1.0) as process:
         folder = folder_of(config)
         wait_until(lambda: len(folder.metrics.rows()) >= 10)
         kill(server)

@@ -2,10 +2,8 @@
 
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import yaml
@@ -16,14 +14,8 @@ from gpt2core.checkpoint import find_checkpoints, find_damage
 from tasks.run_folder import RunFolder, find_run
 from tasks.workspace import Workspace
 
-SLOWLY = """
-import sys, time
-from gpt2core.trainer import Trainer
-update, pause = Trainer._update, float(sys.argv.pop(1))
-Trainer._update = lambda trainer: (print("an update begins", flush=True), time.sleep(pause), update(trainer))
-from flows.cli import main
-main()
-"""
+PATIENCE = 300.0  # seconds
+SlowProcess = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 CONFIG = {
     "name": "handled",
     "tokenizer": {"vocab_size": 300},
@@ -34,31 +26,18 @@ CONFIG = {
 }
 
 
-@contextmanager
-def working(*arguments: str, until: str, pause: float) -> Iterator[subprocess.Popen[str]]:
-    """gpt2flow in a process of its own, updates `pause` seconds apart, up to the line that contains `until`."""
-    command = [sys.executable, "-u", "-c", SLOWLY, str(pause), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        seen: list[str] = []
-        while until not in (line := process.stdout.readline()):
-            seen.append(line)
-            assert line, "".join(seen)
-        yield process
-
-
 def gpt2flow(*arguments: str) -> None:
     app(list(arguments), exit_on_error=False, result_action="return_value")
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def stopped(slow_process: SlowProcess, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run that `gpt2flow stop` has stopped somewhere behind step 12."""
     folder = tmp_path_factory.mktemp("handled")
     (folder / "a.txt").write_text("".join(f"The {i}th line says that {i * i}.\n\n" for i in range(400)))
     (folder / "run.yaml").write_text(yaml.safe_dump({**CONFIG, "data": {"source": str(folder / "a.txt")}}))
     Workspace.current().create()
-    with working("run", str(folder / "run.yaml"), until="step 12", pause=0.02) as process:
+    with slow_process("run", str(folder / "run.yaml"), until="step 12", pause=0.02) as process:
         gpt2flow("stop", "handled")
         assert process.stdout is not None
         assert "the same command goes on from there" in process.stdout.read()
@@ -97,14 +76,17 @@ def test_mlflow_is_told_what_it_lacks_once(stopped: RunFolder, capsys: pytest.Ca
     assert [(metric.step, metric.value) for metric in history] == [(row["step"], row["loss"]) for row in stopped.metrics.rows()]
 
 
-def test_a_second_interrupt_ends_a_resumed_run_at_once_with_its_checkpoint(stopped: RunFolder) -> None:
+def test_a_second_interrupt_ends_a_resumed_run_at_once_with_its_checkpoint(
+    slow_process: SlowProcess, stopped: RunFolder
+) -> None:
     step = find_checkpoints(stopped.checkpoints)[-1].step
-    with working("resume", "handled", until="an update begins", pause=60) as process:
+    with slow_process("resume", "handled", until="an update begins", pause=PATIENCE) as process:
         process.send_signal(signal.SIGINT)
-        time.sleep(1)
+        assert process.stdout is not None
+        assert any("a second signal (Ctrl-C) ends the process at once" in line for line in process.stdout)
         assert process.poll() is None  # it waits for the update that is under way
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == -signal.SIGINT
+        assert process.wait(PATIENCE / 2) == -signal.SIGINT
     newest = find_checkpoints(stopped.checkpoints)[-1]
     assert newest.step == step
     assert find_damage(newest, stopped.id) == ""
