@@ -24,6 +24,7 @@ from gpt2core.model import GPT2
 from gpt2core.sample_quality import sample_quality
 from gpt2core.tokenizer import Tokenizer
 from tasks.copies import CopySearch
+from tasks.evaluation_files import write_report
 from tasks.lens import record_lens
 from tasks.run_folder import RunFolder
 
@@ -110,10 +111,9 @@ def _gain_over_first(folder: RunFolder, now: DocumentScores) -> Gain | None:
 
 
 def _write_report(subject: Subject, found: EvaluationReport, more: dict[str, Any]) -> None:
-    as_data, by_document = subject.folder.report_files(subject.step)
-    found.documents.save(by_document)
+    found.documents.save(subject.folder.report_files(subject.step)[1])
     as_plain = TypeAdapter(dict[str, Any]).dump_python(more)
-    write_json(as_data, {"step": subject.step, **report_as_dict(found), **as_plain})
+    write_report(subject.folder, subject.step, {**report_as_dict(found), **as_plain})
 
 
 def report_as_dict(found: EvaluationReport) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from gpt2core.weights import load_model
 from tasks.checkpoint_keeper import CheckpointKeeper
 from tasks.console import say, warn
 from tasks.copies import CopySearch
+from tasks.evaluation_files import damaged_files
 from tasks.origin import Origin, begin_afresh
 from tasks.outside_evaluation import OutsideEvaluation
 from tasks.run_folder import RunFolder, run_id
@@ -297,6 +298,8 @@ def _cut_back(folder: RunFolder, step: int, state: dict[str, Any]) -> None:
     for made in folder.lens.glob("step-*"):
         if made not in pictured:
             remove_folder(made)
+    for damaged in damaged_files(folder):
+        warn("evaluation", f"{damaged} is not what was written: what is shown of that step may be wrong, the weights are not")
 
 
 def _describe(run: FinetuneRun, state: dict[str, Any], origin: Origin | None, asked: str) -> None:

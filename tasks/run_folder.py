@@ -159,11 +159,11 @@ class RunFolder:
             value = dict(json.loads((self.path / f"{name}.json").read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
             return {}
-        return value if value.pop("checksum", None) in (None, _checksum(value)) else {}
+        return value if value.pop("checksum", None) in (None, checksum(value)) else {}
 
     def write(self, name: FileName, value: dict[str, Any]) -> None:
         """Replace one of the JSON files."""
-        write_json(self.path / f"{name}.json", {**value, "checksum": _checksum(value)})
+        write_json(self.path / f"{name}.json", {**value, "checksum": checksum(value)})
 
     def is_damaged(self, name: FileName) -> bool:
         """Whether one of the JSON files is there and not what was written."""
@@ -207,7 +207,8 @@ class RunFolder:
         return False
 
 
-def _checksum(value: dict[str, Any]) -> str:
+def checksum(value: dict[str, Any]) -> str:
+    """Hash of a JSON object's content, whatever the order of its keys."""
     return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True).encode())
 
 

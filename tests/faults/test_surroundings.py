@@ -4,12 +4,14 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import mlflow
 import pytest
 import torch
+import yaml
 from mlflow import MlflowClient
 from torch import Tensor
 
@@ -27,6 +29,7 @@ from gpt2core.token_store import TokenStream
 from gpt2core.tokenizer import Tokenizer, train_tokenizer
 from gpt2core.trainer import Trainer
 from tasks.checkpoint_keeper import CheckpointKeeper
+from tasks.evaluation_files import damaged_files
 from tasks.reconciliation import reconcile
 from tasks.run_folder import RunFolder
 from tasks.workspace import Workspace
@@ -73,6 +76,12 @@ def config_with(text: Path, name: str, **train: object) -> RunConfig:
     )
 
 
+@pytest.fixture(scope="module")
+def evaluated(text: Path) -> RunFolder:
+    """A finished run."""
+    return RunFolder(Path(finetune(config_with(text, "evaluated")).folder))
+
+
 def history_of(folder: RunFolder, key: str) -> list[tuple[int, float]]:
     """Steps and values that MLflow has of a metric."""
     history = MlflowClient().get_metric_history(folder.read("run")["mlflow_run_id"], key)
@@ -110,25 +119,25 @@ def test_a_tracking_server_that_is_away_costs_nothing_and_gets_everything_later(
 
 
 @pytest.mark.slow
-def test_a_folder_that_was_moved_to_another_home_goes_on_there(text: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_exactly_on_another_machine_with_its_folder_alone(text: Path, tmp_path: Path) -> None:
     config = config_with(text, "moved")
-    folder = RunFolder(Path(finetune(config).folder))
+    folder, home = RunFolder(Path(finetune(config).folder)), tmp_path / "home of somebody else"
     expected = (folder.path / "checkpoints/step-00000008/model.safetensors").read_bytes()
-    shutil.rmtree(folder.path / "checkpoints/step-00000008")
-    (folder.path / "result.json").unlink()
-    here, uri = os.environ["GPT2FLOW_HOME"], mlflow.get_tracking_uri()
-    os.environ["GPT2FLOW_HOME"] = str(tmp_path / "elsewhere")
-    workspace = Workspace.current().create()
-    shutil.move(folder.path, workspace.runs / folder.id)
-    mlflow.set_tracking_uri(workspace.mlflow_database)
-    try:
-        moved = RunFolder(Path(finetune(config).folder))
-        assert moved.path == workspace.runs / folder.id
-        assert (moved.path / "checkpoints/step-00000008/model.safetensors").read_bytes() == expected
-        assert losses_in_mlflow(moved) == list(range(1, 9))
-    finally:
-        os.environ["GPT2FLOW_HOME"] = here
-        mlflow.set_tracking_uri(uri)
+    moved = RunFolder(home / ".gpt2flow/runs" / folder.id)
+    shutil.copytree(folder.path, moved.path, ignore=shutil.ignore_patterns("step-00000008*", "result.json", "lock"))
+    elsewhere = config.model_copy(update={"data": config.data.model_copy(update={"source": [str(shutil.copy(text, home))]})})
+    (home / "moved.yaml").write_text(yaml.safe_dump(elsewhere.model_dump(mode="json")))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GPT2FLOW", "MLFLOW", "PREFECT"))}
+    command = [sys.executable, "-m", "flows.cli", "run", "moved.yaml"]
+    done = subprocess.run(command, cwd=home, env={**environment, "HOME": str(home)}, capture_output=True, text=True, check=True)
+    assert f"{folder.id} goes on at step 4" in done.stdout
+    assert (moved.path / "checkpoints/step-00000008/model.safetensors").read_bytes() == expected
+    rows = moved.metrics.rows()
+    assert rows == folder.metrics.rows()
+    there = MlflowClient(f"sqlite:///{home}/.gpt2flow/mlflow/mlflow.db")
+    (run,) = there.search_runs([experiment.experiment_id for experiment in there.search_experiments()])
+    history = there.get_metric_history(run.info.run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(row["step"], row["loss"]) for row in rows]
 
 
 def keeper_on(disk: Path) -> tuple[CheckpointKeeper, Trainer, Tokenizer]:
@@ -189,6 +198,24 @@ def test_metrics_that_are_not_what_was_written_are_named(text: Path, capsys: pyt
     folder.metrics.path.write_bytes(content)
     finetune(config)
     assert "metrics.jsonl is not what was written up to step 8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["samples/{}.json", "samples/{}.txt", "evaluations/{}.json", "evaluations/{}.parquet"])
+def test_a_flipped_bit_in_what_an_evaluation_wrote_is_named(
+    evaluated: RunFolder, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = evaluated.path / name.format("step-00000008")
+    content = file.read_bytes()
+    for position in range(0, len(content), max(1, len(content) // 40)):
+        changed = bytearray(content)
+        changed[position] ^= 1 << position % 8
+        file.write_bytes(changed)
+        assert list(damaged_files(evaluated)) == [file], position
+    (evaluated.path / "result.json").unlink(missing_ok=True)
+    finetune(RunConfig.model_validate(evaluated.read("run")["config"]))
+    assert f"{file} is not what was written" in capsys.readouterr().out
+    file.write_bytes(content)
+    assert list(damaged_files(evaluated)) == []
 
 
 def test_a_full_disk_pauses_saving_and_not_training(
