@@ -1,7 +1,5 @@
 """The data half of the pipeline on its own: load, encode, report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from prefect import flow

@@ -1,7 +1,5 @@
 """The main pipeline: load, encode, train, sample and evaluate, register."""
 
-from __future__ import annotations
-
 from prefect import flow
 
 from configs.schema import RunConfig

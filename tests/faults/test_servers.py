@@ -24,6 +24,7 @@ from tasks.run_folder import RunFolder
 from tasks.server_process import ServerProcess, ServerSpec, free_port, stop_all
 from tasks.workspace import Workspace
 
+PROJECT = Path(__file__).parents[2]
 STEPS = 60
 PATIENCE = 600.0  # seconds; a busy machine takes minutes to start servers
 SlowProcess = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
@@ -87,6 +88,11 @@ def folder_of(config: RunConfig) -> RunFolder:
     return RunFolder(next(Workspace.current().runs.glob(f"{config.name}-*")))
 
 
+def has_come_far(config: RunConfig) -> bool:
+    folders = list(Workspace.current().runs.glob(f"{config.name}-*"))
+    return bool(folders) and len(RunFolder(folders[0]).metrics.rows()) >= 20
+
+
 def final_weights(folder: Path) -> bytes:
     last = find_checkpoints(folder / "checkpoints")[-1]
     assert find_damage(last) == ""
@@ -142,7 +148,7 @@ def test_a_cancel_in_prefect_stops_a_run_that_was_started_by_hand(
 ) -> None:
     config = config_of("cancelled", text)
     with slow_process("run", file_of(config, tmp_path), until="is new", pause=0.1) as process:
-        wait_until(lambda: len(folder_of(config).metrics.rows()) >= 20)
+        wait_until(lambda: has_come_far(config))
         run = cancel(prefect[1], "finetune")
         assert process.stdout is not None
         rest = process.stdout.read()
@@ -160,7 +166,7 @@ def test_a_prefect_server_that_is_killed_loses_nothing(
 ) -> None:
     config = config_of("without-prefect", text)
     with slow_process("run", file_of(config, tmp_path), until="is new", pause=0.1) as process:
-        wait_until(lambda: len(folder_of(config).metrics.rows()) >= 20)
+        wait_until(lambda: has_come_far(config))
         kill(prefect[0])
         assert process.stdout is not None
         rest = process.stdout.read()
@@ -207,3 +213,26 @@ def test_an_mlflow_server_that_is_killed_and_comes_back_gets_everything_once_and
         stop_all([server])
     speeds = [row["tokens_per_second"] for row in folder.timing.rows()]  # by ten steps; it was away in the second
     assert speeds[1] > 0.8 * speeds[-1]
+
+
+def test_a_cancel_of_a_deployed_run_ends_it_with_a_checkpoint(
+    text: Path, tmp_path: Path, prefect: tuple[ServerProcess, str]
+) -> None:
+    config, url = config_of("deployed", text, steps=100_000), prefect[1]
+    serve = [sys.executable, "-c", "from flows.finetune import finetune; finetune.serve(name='nightly')"]
+    with (tmp_path / "serve.log").open("w") as log, subprocess.Popen(serve, stdout=log, stderr=log, cwd=PROJECT) as server:
+        try:
+            wait_until(lambda: ask_prefect(url, "/deployments/filter", {}))
+            (deployment,) = ask_prefect(url, "/deployments/filter", {})
+            parameters = {"parameters": {"config": config.model_dump(mode="json")}}
+            run = ask_prefect(url, f"/deployments/{deployment['id']}/create_flow_run", parameters)["id"]
+            wait_until(lambda: has_come_far(config) or ask_prefect(url, f"/flow_runs/{run}")["state_type"] == "FAILED")
+            assert cancel(url, "finetune") == run
+            wait_until(lambda: ask_prefect(url, f"/flow_runs/{run}")["state_type"] == "CANCELLED")
+        finally:
+            server.terminate()
+    folder, said = folder_of(config), (tmp_path / "serve.log").read_text()
+    newest = find_checkpoints(folder.checkpoints)[-1]
+    assert folder.state() == "stopped", said
+    assert newest.step == folder.metrics.rows()[-1]["step"], said
+    assert find_damage(newest) == "", said
