@@ -303,9 +303,10 @@ class EvaluateSettings(SampleSettings):
 
     every: Positive = 250
     """Steps between evaluations."""
-    where: Literal["inline", "process"] = "inline"
+    where: Literal["inline", "process", "worker"] = "inline"
     """inline: training waits while it is evaluated. process: another process evaluates the checkpoint while training goes on,
-    and the next evaluation, early stopping and the end of the run wait for it; the figures are the same."""
+    and the next evaluation, early stopping and the end of the run wait for it; the figures are the same. worker: so does a
+    gpt2flow worker, which may be on another machine that sees the workspace; where none is there it is as with process."""
     max_windows: Positive = 512
     """Validation windows used at most, spread evenly over the split."""
     stride: Annotated[int, Field(ge=0)] = 0

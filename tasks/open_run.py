@@ -31,16 +31,18 @@ from gpt2core.token_store import TokenStore, require_block
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import DivergedError, Trainer
 from gpt2core.weights import load_model
+from tasks.checkpoint_evaluation import Row, steps_in_hand
 from tasks.checkpoint_keeper import CheckpointKeeper
 from tasks.console import say, warn
 from tasks.copies import CopySearch
 from tasks.evaluation_files import damaged_files
 from tasks.origin import Origin, begin_afresh
-from tasks.outside_evaluation import OutsideEvaluation
+from tasks.process_evaluation import ProcessEvaluation
 from tasks.run_folder import RunFolder, run_id
 from tasks.step_recorder import StepRecorder
 from tasks.stop_signals import Interrupted, note_advice
 from tasks.tracking import Tracking, flatten
+from tasks.worker_evaluation import WorkerEvaluation, hand_to_worker
 from tasks.workspace import Workspace
 
 REWINDS = 3
@@ -57,7 +59,7 @@ class FinetuneRun:
         self.trainer = trainer
         self.checkpoints = CheckpointKeeper(folder, config, trainer, tokenizer, self.state)
         self.tracking = Tracking(folder)
-        self._outside: OutsideEvaluation | None = None
+        self._outside: ProcessEvaluation | WorkerEvaluation | None = None
 
     @cached_property
     def held_out(self) -> DocumentStream:
@@ -89,13 +91,14 @@ class FinetuneRun:
         ]
 
     def evaluate_outside(self, step: int) -> None:
-        """Begin to evaluate the step's checkpoint in another process; at most one at a time."""
+        """Begin to evaluate the step's checkpoint in another process or by a worker; at most one at a time."""
         assert self._outside is None
         self.checkpoints.reading = True
-        self._outside = OutsideEvaluation(self.folder, step)
+        begin = hand_to_worker if self.config.evaluate.where == "worker" else ProcessEvaluation
+        self._outside = begin(self.folder, step)
 
-    def outside_row(self) -> dict[str, float] | None:
-        """The figures from the other process, which is waited for; None where there is none."""
+    def outside_row(self) -> Row | None:
+        """The figures from outside, which are waited for; None where none were asked for."""
         if self._outside is None:
             return None
         row, self._outside = self._outside.join(), None
@@ -103,7 +106,7 @@ class FinetuneRun:
         return row
 
     def stop_outside(self) -> int | None:
-        """End the other process, if there is one; returns the step that it was evaluating."""
+        """Give up what is evaluated outside, if anything is; returns its step."""
         if self._outside is None:
             return None
         self._outside.stop()
@@ -290,13 +293,14 @@ def _cut_back(folder: RunFolder, step: int, state: dict[str, Any]) -> None:
     for log in (folder.metrics, folder.timing, folder.evaluations):
         log.cut_back(step)
     steps = [int(row["step"]) for row in folder.evaluations.rows()]
+    in_hand = {f"step-{number:08d}" for number in steps_in_hand(folder) if number <= step}  # a worker may still be writing
     evaluated = {file for step in steps for file in (*folder.sample_files(step), *folder.report_files(step))}
     for file in (*folder.samples.iterdir(), *folder.reports.iterdir()):
-        if file not in evaluated:
-            file.unlink()
-    pictured = {folder.lens_folder(int(row["step"])) for row in folder.evaluations.rows()}
+        if file not in evaluated and file.name.split(".")[0] not in in_hand:
+            file.unlink(missing_ok=True)
+    pictured = {folder.lens_folder(step).name for step in steps} | in_hand
     for made in folder.lens.glob("step-*"):
-        if made not in pictured:
+        if made.name not in pictured:
             remove_folder(made)
     for damaged in damaged_files(folder):
         warn("evaluation", f"{damaged} is not what was written: what is shown of that step may be wrong, the weights are not")

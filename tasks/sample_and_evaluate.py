@@ -22,7 +22,7 @@ def sample_and_evaluate(run: FinetuneRun, step: int) -> None:
     A step counts as evaluated once its row stands in evaluations.jsonl, which is written last.
     """
     await_evaluation.fn(run)
-    if run.config.evaluate.where == "process" and _is_saved(run, step):
+    if run.config.evaluate.where != "inline" and _is_saved(run, step):
         run.evaluate_outside(step)
         if run.config.train.early_stopping.patience:  # whether training goes on depends on the figures
             await_evaluation.fn(run)
@@ -34,14 +34,14 @@ def sample_and_evaluate(run: FinetuneRun, step: int) -> None:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def await_evaluation(run: FinetuneRun) -> None:
-    """Wait for the evaluation in another process, if there is one, and record it."""
+    """Wait for the evaluation outside of this process, if there is one, and record it."""
     if (row := run.outside_row()) is not None:
         record_evaluation(run.folder, run.config.evaluate, row)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def make_up_evaluations(run: FinetuneRun) -> None:
-    """Evaluate the checkpoints whose evaluation in another process was cut off together with the run."""
+    """Evaluate the checkpoints whose evaluation outside of the run was cut off together with it."""
     for step in run.missed_evaluations():
         run.evaluate_outside(step)
         await_evaluation.fn(run)

@@ -20,6 +20,7 @@ VERBS = [
     "evaluate",
     "lens",
     "dashboard",
+    "worker",
     "runs",
     "doctor",
 ]

@@ -19,7 +19,7 @@ from gpt2core.token_store import open_store
 from gpt2core.tokenizer import load_tokenizer
 from tasks.copies import CopySearch
 from tasks.model_sources import best_checkpoint
-from tasks.outside_evaluation import OutsideEvaluation
+from tasks.process_evaluation import ProcessEvaluation
 from tasks.run_folder import RunFolder
 from tasks.workspace import Workspace
 
@@ -144,9 +144,9 @@ def test_the_best_checkpoint_is_the_best_by_the_chosen_figure(evaluated: RunFold
 def evaluated_outside(text: Path) -> RunFolder:
     """The same run, evaluated by another process, the first of which dies."""
     started: list[int] = []
-    begin = OutsideEvaluation._start
+    begin = ProcessEvaluation._start
 
-    def dying_once(self: OutsideEvaluation) -> subprocess.Popen[bytes]:
+    def dying_once(self: ProcessEvaluation) -> subprocess.Popen[bytes]:
         process = begin(self)
         started.append(self.step)
         if len(started) == 1:
@@ -154,7 +154,7 @@ def evaluated_outside(text: Path) -> RunFolder:
         return process
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OutsideEvaluation, "_start", dying_once)
+        patch.setattr(ProcessEvaluation, "_start", dying_once)
         config = config_of("evaluated-outside", text, stride=5, canaries=["line 7 says 49"], where="process")
         folder = RunFolder(Path(finetune(config).folder))
     assert started == [4, 4, 8]
@@ -172,7 +172,7 @@ def test_another_process_finds_the_same_figures_and_samples_even_if_it_dies_once
             strict=True,
         ):
             assert inside.read_bytes() == outside.read_bytes()
-    assert not [path for path in evaluated_outside.reports.iterdir() if path.suffix in (".row", ".log", ".tmp")]
+    assert not [path for path in evaluated_outside.reports.iterdir() if path.suffix in (".row", ".lock", ".log", ".tmp")]
 
 
 def test_an_evaluation_that_was_cut_off_with_the_run_is_made_up_for(evaluated_outside: RunFolder, text: Path) -> None:

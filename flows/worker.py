@@ -1,0 +1,37 @@
+"""A worker: takes the evaluations of runs whose config says `evaluate.where: worker`, here or on another machine."""
+
+from __future__ import annotations
+
+import os
+
+from prefect import flow, serve
+from prefect.deployments.runner import RunnerDeployment
+from prefect.types.entrypoint import EntrypointType
+
+from configs.errors import UserError
+from tasks.checkpoint_evaluation import leave_row
+from tasks.console import say, warn
+from tasks.run_folder import find_run
+from tasks.worker_evaluation import DEPLOYMENT, FLOW
+from tasks.workspace import Workspace
+
+LOOK_INTERVAL = 2.0  # seconds
+
+
+@flow(name=FLOW, flow_run_name="{run}-step-{step}", persist_result=False)
+def evaluate_checkpoint(run: str, step: int) -> None:
+    """Evaluate a checkpoint of a run in this workspace; the figures wait in its folder until the run takes them."""
+    try:
+        leave_row(find_run(Workspace.current(), run), step)
+    except UserError as error:
+        warn("evaluation", f"{run}, step {step}: {error}")
+        raise
+    say("evaluation", f"{run}, step {step}")
+
+
+def serve_evaluations(at_once: int) -> None:
+    """Take evaluations from Prefect's server until Ctrl-C or SIGTERM, so many at once."""
+    workspace, server = Workspace.current(), os.environ.get("PREFECT_API_URL")
+    say("worker", f"takes evaluations of the runs in {workspace.root} from {server}; Ctrl-C ends it")
+    deployment = RunnerDeployment.from_flow(evaluate_checkpoint, DEPLOYMENT, entrypoint_type=EntrypointType.MODULE_PATH)
+    serve(deployment, limit=at_once, query_seconds=LOOK_INTERVAL, pause_on_shutdown=False, print_starting_message=False)
