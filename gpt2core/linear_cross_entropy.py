@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gpt2core import training_kernels
+
 IGNORED = -100
 CHUNK = 256
 """Rows at a time on a CPU: larger chunks are no faster."""
@@ -43,9 +45,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        gradients = [gradient.mul_(outer[0]) if gradient is not None else None for gradient in (ctx.by_hidden, ctx.by_weight)]
+        gradients = [_scale(gradient, outer[0]) for gradient in (ctx.by_hidden, ctx.by_weight)]
         del ctx.by_hidden, ctx.by_weight
         return gradients[0], gradients[1], None
+
+
+def _scale(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
+    if gradient is not None and training_kernels.take(gradient):
+        training_kernels.scale(gradient, factor)
+        return gradient
+    return gradient.mul_(factor) if gradient is not None else None
 
 
 def _padded(weight: Tensor) -> int:
@@ -61,6 +70,8 @@ def _walk(hidden: Tensor, weight: Tensor, targets: Tensor, by_hidden: Tensor | N
         weight = F.pad(weight, (0, 0, 0, extra))  # [padded V, C]
     counted = targets != IGNORED
     share = counted / counted.sum().clamp(min=1)  # [N]
+    if training_kernels.take(weight):
+        return _walk_in_one_pass(hidden, weight, n_vocab, targets, share, by_hidden, by_weight)
     loss = torch.zeros((), device=hidden.device)
     size = CHUNK if hidden.device.type == "cpu" else ACCELERATOR_CHUNK
     for start in range(0, len(hidden), size):
@@ -83,3 +94,26 @@ def _walk(hidden: Tensor, weight: Tensor, targets: Tensor, by_hidden: Tensor | N
         if by_weight is not None:
             torch.addmm(by_weight, error.t(), hidden[rows] * scale, beta=float(start > 0), out=by_weight)
     return loss
+
+
+def _walk_in_one_pass(
+    hidden: Tensor,
+    weight: Tensor,
+    n_vocab: int,
+    targets: Tensor,
+    share: Tensor,
+    by_hidden: Tensor | None,
+    by_weight: Tensor | None,
+) -> Tensor:
+    """The same by a kernel that turns logits into their gradients where they stand; weight is [padded V, C]."""
+    losses = torch.empty_like(share)  # [N]
+    wanted = by_hidden is not None or by_weight is not None
+    for start in range(0, len(hidden), CHUNK):
+        rows = slice(start, start + CHUNK)
+        error = F.linear(hidden[rows], weight)  # [n, padded V]: logits at first
+        training_kernels.cross_entropy(error, targets[rows], share[rows], losses[rows], n_vocab, wanted)
+        if by_hidden is not None:
+            torch.mm(error, weight, out=by_hidden[rows])
+        if by_weight is not None:
+            torch.addmm(by_weight, error.t(), hidden[rows], beta=float(start > 0), out=by_weight)
+    return losses.sum()

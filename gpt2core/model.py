@@ -17,6 +17,7 @@ from configs.errors import UserError
 from gpt2core.attention import attend
 from gpt2core.config import GPT2Config
 from gpt2core.document_mask import DocumentMask, document_mask
+from gpt2core.gelu import gelu
 from gpt2core.key_value_cache import KeyValueCache
 from gpt2core.linear_cross_entropy import linear_cross_entropy
 
@@ -72,7 +73,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
-        out: Tensor = self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        out: Tensor = self.c_proj(gelu(self.c_fc(x)))
         return out
 
 

@@ -1,7 +1,7 @@
 /* Products of a few rows with a weight matrix, and attention of one new position over cached ones, at the speed of memory.
 
    A result is added up in an order that depends on the matrix alone, so a row gets the same bits whatever its neighbours
-   are and however many threads there are. Compiled by gpt2core/native.py, whose docstrings say what is given.
+   are and however many threads there are. Called by gpt2core/native.py, whose docstrings say what is given.
 
    Weights are read as 32-bit words of 2 bfloat16 or 4 int8 each, and unpacked part by part by shifts. So the inputs lie
    in the same order: of every WIDTH words first all first parts, then all second ones (`gather` does that). */

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from configs.schema import DataSettings
+from gpt2core import native, training_kernels
 from gpt2core.documents import find_files, read_documents
 from gpt2core.model import GPT2
 from gpt2core.token_store import TokenStore, open_store
@@ -52,6 +53,18 @@ def tiny(golden: Path) -> GPT2:
 def bytes_tokenizer(golden: Path) -> Tokenizer:
     """Its vocabulary: a token for each byte, and the end of text."""
     return load_tokenizer(golden / "openai-tiny" / "models" / "tiny")
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A machine on which neither a C compiler nor compiled code is found."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for module in (native, training_kernels):
+        module.library.cache_clear()
+    yield
+    for module in (native, training_kernels):
+        module.library.cache_clear()
 
 
 @pytest.fixture

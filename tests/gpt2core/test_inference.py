@@ -1,8 +1,6 @@
 """The compiled code beside plain PyTorch, and the copies with small weights beside the model they were made from."""
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -30,15 +28,6 @@ def model() -> GPT2:
         if parameter.ndim > 1:
             parameter.data.mul_(4)  # so that its logits differ by several units, as a trained model's do
     return model
-
-
-@pytest.fixture
-def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native.library.cache_clear()
-    yield
-    native.library.cache_clear()
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

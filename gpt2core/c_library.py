@@ -1,0 +1,69 @@
+"""Compiles a C file of this package with the machine's C compiler, once for each machine, and loads it.
+
+Where there is no compiler everything works all the same: whoever calls the code has a way without it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fPIC")
+POINTER, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+def load_c(name: str, signatures: Mapping[str, Sequence[type]]) -> ctypes.CDLL | None:
+    """The functions of `name`.c, whose arguments are given and which return nothing; None where it cannot be compiled.
+
+    OpenMP's functions are those that PyTorch has brought along, so both share threads and their number.
+    """
+    source = Path(__file__).with_name(f"{name}.c")
+    for openmp in ("-fopenmp", "-fopenmp-simd"):
+        try:
+            loaded = ctypes.CDLL(str(_compiled(source, (*FLAGS, openmp))))
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        for function_name, arguments in signatures.items():
+            function = getattr(loaded, function_name)
+            function.argtypes, function.restype = arguments, None
+        return loaded
+    return None
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where its elements lie; NULL for None."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _compiled(source: Path, flags: tuple[str, ...]) -> Path:
+    """The shared library, made now unless it was made before on this kind of processor with these flags."""
+    machine = json.dumps(dict(torch.cpu.get_capabilities()), sort_keys=True)
+    key = hashlib.sha256(b"\0".join([source.read_bytes(), " ".join(flags).encode(), machine.encode()])).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt2flow"
+    target = folder / f"{source.stem}-{key}.so"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            _compile(source, flags, Path(scratch)).replace(target)
+    return target
+
+
+def _compile(source: Path, flags: tuple[str, ...], scratch: Path) -> Path:
+    """Two steps, so that the linker does not add an OpenMP library beside PyTorch's own."""
+    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    if compiler is None:
+        raise FileNotFoundError("no C compiler")
+    made, linked = scratch / "made.o", scratch / "linked.so"
+    for command in ([*flags, "-c", str(source), "-o", str(made)], ["-shared", str(made), "-lm", "-o", str(linked)]):
+        subprocess.run([compiler, *command], check=True, capture_output=True)
+    return linked

@@ -1,0 +1,112 @@
+/* What a training step in bfloat16 does besides its products, each in one pass over memory, computed in float32.
+
+   The loops are plain C that compilers turn into vector instructions. Every row, or block of CHUNK elements, is worked out
+   by one thread alone, so results do not depend on the number of threads. Compiled by gpt2core/c_library.py; the docstrings
+   in gpt2core/training_kernels.py say what is given. */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define CHUNK 4096 /* elements that a thread takes at a time */
+#define INLINE static inline __attribute__((always_inline))
+#define BLOCKS(count) (((count) + CHUNK - 1) / CHUNK)
+#define PRAGMA(text) _Pragma(#text)
+#define SHARED_BY_THREADS(work) PRAGMA(omp parallel for schedule(static) if ((work) > 1 << 15))
+
+typedef uint16_t bfloat16;
+
+INLINE int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
+
+INLINE float wide(bfloat16 value) {
+    const uint32_t bits = (uint32_t)value << 16;
+    float result;
+    memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+INLINE bfloat16 narrow(float value) { /* rounds half to even */
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+/* e^x within 2 units in the last place, as 2^n 2^f with |f| <= 1/2; infinite above 88.4, and never below e^-87. */
+INLINE float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x > 89.0f ? 89.0f : x;
+    const float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f; /* 1.5 * 2^23 drops the fraction */
+    const float rest = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float power = 1.9875691500e-4f;
+    power = power * rest + 1.3981999507e-3f;
+    power = power * rest + 8.3334519073e-3f;
+    power = power * rest + 4.1665795894e-2f;
+    power = power * rest + 1.6666665459e-1f;
+    power = power * rest + 5.0000001201e-1f;
+    power = power * rest * rest + rest + 1.0f;
+    uint32_t bits;
+    float scale;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 127) << 23;
+    memcpy(&scale, &bits, sizeof scale);
+    return power * scale;
+}
+
+/* tanh(u) = 2 s - 1 where s = 1 / (1 + e^-2u), so GELU is x s. */
+INLINE float gelu_gate(float x) { return 1.0f / (1.0f + exponential(-1.59576912f * (x + 0.044715f * x * x * x))); }
+
+void gelu(const bfloat16 *x, bfloat16 *y, int64_t count) {
+    SHARED_BY_THREADS(count)
+    for (int64_t block = 0; block < BLOCKS(count); block++) {
+        const int64_t end = least(count, (block + 1) * CHUNK);
+        for (int64_t i = block * CHUNK; i < end; i++) {
+            const float value = wide(x[i]);
+            y[i] = narrow(value * gelu_gate(value));
+        }
+    }
+}
+
+void gelu_backward(const bfloat16 *x, const bfloat16 *by_output, bfloat16 *by_input, int64_t count) {
+    SHARED_BY_THREADS(count)
+    for (int64_t block = 0; block < BLOCKS(count); block++) {
+        const int64_t end = least(count, (block + 1) * CHUNK);
+        for (int64_t i = block * CHUNK; i < end; i++) {
+            const float value = wide(x[i]), gate = gelu_gate(value);
+            const float steepness = 1.59576912f + 0.21406859f * value * value;
+            by_input[i] = narrow(wide(by_output[i]) * (gate + value * gate * (1.0f - gate) * steepness));
+        }
+    }
+}
+
+/* losses[r] = share[r] * -log(softmax of the first n_vocab logits of row r at its target); where `gradients` is set the logits
+   become its derivative by them. Rows whose share is 0 are left out, whatever their target. */
+void cross_entropy(bfloat16 *logits, const int64_t *targets, const float *share, float *losses, int64_t gradients,
+                   int64_t rows, int64_t n_vocab, int64_t padded) {
+    SHARED_BY_THREADS(rows * n_vocab)
+    for (int64_t r = 0; r < rows; r++) {
+        bfloat16 *row = logits + r * padded;
+        if (share[r] == 0.0f) {
+            losses[r] = 0.0f;
+            memset(row, 0, padded * sizeof *row);
+            continue;
+        }
+        float most = -INFINITY, total = 0.0f;
+#pragma omp simd reduction(max : most)
+        for (int64_t j = 0; j < n_vocab; j++) most = wide(row[j]) > most ? wide(row[j]) : most;
+#pragma omp simd reduction(+ : total)
+        for (int64_t j = 0; j < n_vocab; j++) total += exponential(wide(row[j]) - most);
+        const float margin = most - wide(row[targets[r]]);
+        losses[r] = share[r] * (margin + logf(total));
+        if (!gradients) continue;
+        const float each = share[r] / total, at_target = share[r] * (expf(-margin) / total - 1.0f);
+        for (int64_t j = 0; j < n_vocab; j++) row[j] = narrow(each * exponential(wide(row[j]) - most));
+        memset(row + n_vocab, 0, (padded - n_vocab) * sizeof *row);
+        row[targets[r]] = narrow(at_target);
+    }
+}
+
+/* Does nothing where the factor is 1. */
+void scale(bfloat16 *values, const float *factor, int64_t count) {
+    if (*factor == 1.0f) return;
+    SHARED_BY_THREADS(count)
+    for (int64_t i = 0; i < count; i++) values[i] = narrow(*factor * wide(values[i]));
+}

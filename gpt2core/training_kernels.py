@@ -1,0 +1,70 @@
+"""Calls training_kernels.c: what a step in bfloat16 does besides its products, on a CPU with a C compiler.
+
+The functions are PyTorch operators that write into tensors which the caller has made, all of them contiguous, so a rehearsal
+on tensors without data counts their memory. Callers ask `take` first, and have a way in plain PyTorch otherwise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from gpt2core.c_library import COUNT, POINTER, address, load_c
+
+SIGNATURES = {
+    "gelu": [POINTER] * 2 + [COUNT],
+    "gelu_backward": [POINTER] * 3 + [COUNT],
+    "cross_entropy": [POINTER] * 4 + [COUNT] * 4,
+    "scale": [POINTER] * 2 + [COUNT],
+}
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The compiled code; None where there is no C compiler."""
+    return load_c("training_kernels", SIGNATURES)
+
+
+def take(tensor: Tensor) -> bool:
+    """Whether the kernels are there for this tensor; torch.compile has its own."""
+    fits = tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"
+    return fits and not torch.compiler.is_compiling() and library() is not None
+
+
+def _code() -> ctypes.CDLL:
+    compiled = library()
+    assert compiled is not None
+    return compiled
+
+
+@custom_op("gpt2flow::gelu", mutates_args=("out",))
+def gelu(x: Tensor, out: Tensor) -> None:
+    """GELU in its tanh form of x, bfloat16 of any shape."""
+    _code().gelu(address(x), address(out), x.numel())
+
+
+@custom_op("gpt2flow::gelu_backward", mutates_args=("by_input",))
+def gelu_backward(x: Tensor, by_output: Tensor, by_input: Tensor) -> None:
+    """The gradient by x, where GELU's output has the gradient `by_output`."""
+    _code().gelu_backward(address(x), address(by_output), address(by_input), x.numel())
+
+
+@custom_op("gpt2flow::cross_entropy", mutates_args=("logits", "losses"))
+def cross_entropy(logits: Tensor, targets: Tensor, share: Tensor, losses: Tensor, n_vocab: int, gradients: bool) -> None:
+    """Each row's cross-entropy, times its `share`, of bfloat16 logits [n, padded V] at targets int64 [n]: float32 [n].
+
+    Only the first `n_vocab` logits count. With `gradients` the logits become the derivatives of the sum. A row whose share is
+    0 is left out, whatever its target.
+    """
+    values = map(address, (logits, targets, share, losses))
+    _code().cross_entropy(*values, gradients, len(logits), n_vocab, logits.shape[1])
+
+
+@custom_op("gpt2flow::scale", mutates_args=("values",))
+def scale(values: Tensor, factor: Tensor) -> None:
+    """Multiply bfloat16 values by a float32 factor []; takes no time where it is 1."""
+    _code().scale(address(values), address(factor), values.numel())
