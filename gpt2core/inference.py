@@ -6,6 +6,7 @@ compiler a step of one token a row runs in `gpt2core.native`, where a row's bits
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import replace
 from typing import Literal
 
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from configs.errors import UserError
-from gpt2core import native
-from gpt2core.model import GPT2, Projection
+from gpt2core import huge_pages, native
+from gpt2core.key_value_cache import KeyValueCache
+from gpt2core.model import GPT2, Block, Projection
 from gpt2core.precision import choose_dtype
 
 Weights = Literal["auto", "float32", "bfloat16", "int8"]
@@ -53,15 +55,43 @@ class InferenceModel(GPT2):
                     projection = getattr(getattr(block, layer), name)
                     setattr(getattr(own, layer), name, RowProjection.of(projection, int8))
         self._head = RowProjection(model.wte.weight.detach() if int8 else embedding, None, int8)
+        self._native = self._prepare() if _compiled_code_takes(model.config.n_embd, embedding.device) else None
 
     def head(self, hidden: Tensor) -> Tensor:
         """Next-token logits float32 [..., V] of final hidden states [..., C]."""
-        out: Tensor = self._head(hidden.unsqueeze(-2)).squeeze(-2)
+        out: Tensor = self._head(hidden)
         return out
+
+    def _through_blocks(self, x: Tensor, cache: KeyValueCache | None, visible: Tensor | None) -> Tensor:
+        if self._native is None or cache is None or x.shape[1] > 1:
+            return super()._through_blocks(x, cache, visible)
+        native.step(self._native, x[:, 0], cache.keys, cache.values, cache.lengths)
+        return x
+
+    def _prepare(self) -> ctypes.Array[native.Block] | None:
+        """Pack all matrices; returns the blocks for `native.step`, or None where its attention does not take the heads."""
+        layers = [module for module in self.modules() if isinstance(module, RowProjection)]
+        sizes = [native.packed_size(layer.weight) for layer in layers]
+        room = huge_pages.empty((sum(sizes),), torch.uint8)
+        for layer, part in zip(layers, torch.split(room, sizes), strict=True):
+            layer.pack(part)
+        if self.config.head_size % native.PANEL or self.config.head_size > native.WIDEST_HEAD:
+            return None
+        return (native.Block * len(self.h))(*map(_native_block, self.h))
+
+
+def _native_block(block: nn.Module) -> native.Block:
+    assert isinstance(block, Block)
+    layers = (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+    attention_in, attention_out, mlp_in, mlp_out = (layer.native for layer in layers if isinstance(layer, RowProjection))
+    return native.Block(native.norm(block.ln_1), attention_in, attention_out, native.norm(block.ln_2), mlp_in, mlp_out)
 
 
 class RowProjection(nn.Module):
-    """A dense layer whose weight [out, in] is bfloat16 or int8, for float32 inputs."""
+    """A dense layer whose weight is bfloat16 or int8, for float32 inputs, which are rounded to bfloat16.
+
+    `weight` is [out, in] until it is packed for the compiled code; `native` is the layer as that code sees it.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, int8: bool) -> None:
         super().__init__()
@@ -72,19 +102,24 @@ class RowProjection(nn.Module):
         else:
             self.weight = weight.to(torch.bfloat16)
         self.bias = bias
-        self._native = _compiled_code_takes(weight.shape[1], weight.device)
+        self.native: native.Projection | None = None
+
+    def pack(self, room: Tensor) -> None:
+        """Move the weight into `room`, of `native.packed_size`, for the compiled code."""
+        n_out, n_in = self.weight.shape
+        self.weight = native.pack(self.weight, room)
+        self.native = native.projection(self.weight, self.scale, self.bias, n_in, n_out)
 
     @classmethod
     def of(cls, projection: Projection, int8: bool) -> RowProjection:
         """The same layer as the given one."""
-        return cls(projection.whole_weight().detach().t().contiguous(), projection.bias.detach().float(), int8)
+        return cls(projection.whole_weight().detach().t(), projection.bias.detach().float(), int8)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float32 [B, T, in] -> float32 [B, T, out]; a single position a row takes the compiled code."""
-        if self._native and x.shape[-2] == 1:
-            return native.products(x.reshape(-1, x.shape[-1]), self.weight, self.scale, self.bias).view(*x.shape[:-1], -1)
-        weight = self.weight if self.scale is None else (self.weight * self.scale[:, None]).bfloat16()
-        out = F.linear(x.bfloat16(), weight).float()
+        """float32 [..., in] -> float32 [..., out]."""
+        if self.native is not None:
+            return native.products(x.reshape(-1, x.shape[-1]), self.native).view(*x.shape[:-1], -1)
+        out = F.linear(x.bfloat16(), self.weight).float()
         return out if self.bias is None else out + self.bias
 
 

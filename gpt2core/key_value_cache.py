@@ -10,7 +10,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from gpt2core import native
+from gpt2core import huge_pages
 from gpt2core.attention import attend
 from gpt2core.config import GPT2Config
 
@@ -23,11 +23,11 @@ class KeyValueCache:
 
     def __init__(self, config: GPT2Config, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
         shape = (config.n_layer, batch, config.n_head, capacity, config.head_size)
-        self.keys = torch.empty(shape, device=device, dtype=dtype)
-        self.values = torch.empty(shape, device=device, dtype=dtype)
+        if device.type == "cpu":
+            self.keys, self.values = huge_pages.empty(shape, dtype), huge_pages.empty(shape, dtype)
+        else:
+            self.keys, self.values = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
         self.lengths = torch.zeros(batch, dtype=torch.int64)  # on the CPU: they are looked at before each step
-        fits = config.head_size % 32 == 0 and config.head_size <= native.WIDEST_HEAD
-        self._native = device.type == "cpu" and dtype is torch.bfloat16 and fits and native.library() is not None
 
     @property
     def capacity(self) -> int:
@@ -61,8 +61,6 @@ class KeyValueCache:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Write new keys and values [B, H, T, D] behind the filled part; mix the values for each query: [B, H, T, D]."""
-        if self._native and query.shape[2] == 1 and query.dtype is torch.float32:
-            return native.attend_cached(query, key, value, self.keys[layer], self.values[layer], self.lengths)
         new = [part.to(self.keys.dtype) for part in (query, key, value)]
         spans = self._spans()
         if len(spans) == 1:
@@ -91,5 +89,5 @@ class KeyValueCache:
 
     def _with(self, keys: Tensor, values: Tensor, rows: slice | list[int]) -> KeyValueCache:
         other = object.__new__(KeyValueCache)
-        other.keys, other.values, other.lengths, other._native = keys, values, self.lengths[rows], self._native
+        other.keys, other.values, other.lengths = keys, values, self.lengths[rows]
         return other

@@ -127,16 +127,19 @@ class GPT2(nn.Module):
             raise UserError(f"{end} tokens do not fit the context of {self.config.n_ctx}: shorten the text.")
         positions = self._positions(tokens.shape[1], cache, mask)
         x: Tensor = self.drop(self.wte(tokens) + positions)  # [B, T, C]
-        visible = mask.visible if mask else None
+        x = self._through_blocks(x, cache, mask.visible if mask else None)
+        if cache is not None:
+            cache.advance(tokens.shape[1])
+        out: Tensor = self.ln_f(x)
+        return out
+
+    def _through_blocks(self, x: Tensor, cache: KeyValueCache | None, visible: Tensor | None) -> Tensor:
         run = self.training_block if self.training else run_block
         for number, block in enumerate(self.h):
             recompute = number < self.recomputed and torch.is_grad_enabled()
             values = (block, x, cache, visible)
             x = checkpoint(run, *values, use_reentrant=False) if recompute else run(*values)
-        if cache is not None:
-            cache.advance(tokens.shape[1])
-        out: Tensor = self.ln_f(x)
-        return out
+        return x
 
     def _positions(self, count: int, cache: KeyValueCache | None, mask: DocumentMask | None) -> Tensor:
         """Embeddings of the positions of `count` tokens: [T, C] or [B, T, C]."""

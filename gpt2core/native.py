@@ -1,4 +1,4 @@
-"""Calls single_rows.c, compiled for this machine: products of single rows at the speed of memory.
+"""Calls inference.c, compiled for this machine: products with small weights and steps of a token a row, at the speed of memory.
 
 Where there is no compiler, or on another kind of processor than the CPU, nothing here is needed: see `gpt2core.inference`.
 """
@@ -9,52 +9,104 @@ import ctypes
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gpt2core.c_library import COUNT, POINTER, address, load_c
 
 LANES = 16
-"""Words that the C code reads side by side."""
+"""Numbers that the C code computes side by side."""
+PANEL = 32
+"""Outputs whose weights lie together."""
 WIDEST_HEAD = 256
-SIGNATURES = {
-    "bfloat16_products": [POINTER] * 5 + [COUNT] * 3,
-    "int8_products": [POINTER] * 5 + [COUNT] * 3,
-    "attend_cached": [POINTER] * 3 + [COUNT] + [POINTER] * 5 + [COUNT] * 4,
+
+
+class Projection(ctypes.Structure):
+    """Where a dense layer's weights lie; the tensors have to be kept by whoever made it."""
+
+    _fields_ = [("weight", POINTER), ("scale", POINTER), ("bias", POINTER), ("n_in", COUNT), ("n_out", COUNT)]
+
+
+class Norm(ctypes.Structure):
+    """Where a LayerNorm's weights lie."""
+
+    _fields_ = [("weight", POINTER), ("bias", POINTER)]
+
+
+class Block(ctypes.Structure):
+    """A transformer block, in the order in which it computes."""
+
+    _fields_ = [
+        ("ln_1", Norm),
+        ("attention_in", Projection),
+        ("attention_out", Projection),
+        ("ln_2", Norm),
+        ("mlp_in", Projection),
+        ("mlp_out", Projection),
+    ]
+
+
+SIGNATURES: dict[str, list[type]] = {
+    "products": [ctypes.POINTER(Projection), POINTER, POINTER, COUNT],
+    "step": [ctypes.POINTER(Block), COUNT, *[POINTER] * 3, COUNT, *[POINTER] * 5, *[COUNT] * 4],
 }
 
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
     """The compiled code; None where there is no C compiler."""
-    return load_c("single_rows", SIGNATURES)
+    return load_c("inference", SIGNATURES)
 
 
-def products(x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
-    """x float32 [rows, in] times weight [out, in] in bfloat16 or int8: float32 [rows, out]. `scale` and `bias` are [out].
+def packed_size(weight: Tensor) -> int:
+    """Bytes that `pack` fills."""
+    return -(-len(weight) // PANEL) * PANEL * weight.shape[1] * weight.element_size()
 
-    A row's bits do not depend on the other rows. `in` is a multiple of 64.
+
+def pack(weight: Tensor, room: Tensor) -> Tensor:
+    """A weight [out, in] in bfloat16 or int8 as the C code reads it: [panel, words, PANEL], words of 2 or 4 inputs as int32.
+
+    It lies in `room`, uint8 of `packed_size`. Outputs are filled up with zeros to whole panels. `in` is a multiple of 64.
+    """
+    padded = F.pad(weight, (0, 0, 0, -len(weight) % PANEL)).contiguous()
+    words = padded.view(torch.int32).view(len(padded) // PANEL, PANEL, -1).transpose(1, 2)
+    return room.view(torch.int32).view(words.shape).copy_(words)
+
+
+def projection(packed: Tensor, scale: Tensor | None, bias: Tensor | None, n_in: int, n_out: int) -> Projection:
+    """A layer for `products`; `scale` and `bias` are float32 [out], and int8 weights have a scale."""
+    return Projection(address(packed), address(scale), address(bias), n_in, n_out)
+
+
+def norm(layer: nn.LayerNorm) -> Norm:
+    """A LayerNorm for `step`, with weights in float32."""
+    return Norm(address(layer.weight), address(layer.bias))
+
+
+def products(x: Tensor, layer: Projection) -> Tensor:
+    """x [rows, in], rounded to bfloat16, times the layer's weight: float32 [rows, out].
+
+    A row's bits depend on that row alone.
     """
     compiled = library()
     assert compiled is not None
-    parts = 4 // weight.element_size()
-    gathered = x.reshape(len(x), -1, LANES, parts).transpose(-1, -2).contiguous()
-    out = torch.empty(len(x), len(weight))
-    function = compiled.bfloat16_products if parts == 2 else compiled.int8_products
-    function(*map(address, (weight, scale, bias, gathered, out)), len(x), weight.shape[1], len(weight))
+    rounded, out = x.to(torch.bfloat16).contiguous(), torch.empty(len(x), layer.n_out)
+    compiled.products(ctypes.byref(layer), address(rounded), address(out), len(x))
     return out
 
 
-def attend_cached(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
-    """Write one new position's key and value float32 [B, H, 1, D] behind the cached ones; mix the values for its query.
+def step(blocks: ctypes.Array[Block], x: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> None:
+    """Put x float32 [B, C], one new position a row, through all blocks; a row's bits depend on that row alone.
 
-    `keys` and `values` are bfloat16 [B, H, capacity, D], contiguous, filled up to `lengths` int64 [B]. D is a multiple of 32
-    and at most 256. Returns float32 [B, H, 1, D].
+    `keys` and `values` are bfloat16 [L, B, H, capacity, D], filled up to `lengths` int64 [B], and get the new position's; each
+    layer's are contiguous. D is a multiple of 32 and at most 256.
     """
     compiled = library()
     assert compiled is not None
-    rows, heads, capacity, width = keys.shape
-    out, scores = torch.empty(rows, heads, 1, width), torch.empty(rows, heads, capacity)
-    after = map(address, (keys, values, lengths, scores, out))
-    before = map(address, (query, key, value))
-    compiled.attend_cached(*before, query.stride(0), *after, rows, heads, capacity, width)
-    return out
+    (rows, n_embd), (_, _, heads, capacity, width) = x.shape, keys.shape
+    room = -capacity % LANES + capacity
+    rounded, inner = torch.empty(rows, n_embd, dtype=torch.bfloat16), torch.empty(rows, 4 * n_embd, dtype=torch.bfloat16)
+    new, scores = torch.empty(rows, 3 * n_embd), torch.empty(rows, heads, room)
+    cached = (address(keys), address(values), keys.stride(0), address(lengths))
+    scratch = map(address, (rounded, new, scores, inner))
+    compiled.step(blocks, len(blocks), address(x), *cached, *scratch, rows, heads, capacity, width)
