@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from copy import copy
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -37,9 +38,11 @@ class Batches:
         self._order = order
         self._known: tuple[int, list[int]] = (-1, [])
 
-    def in_smaller_batches(self, factor: int) -> Batches:
+    def in_smaller_batches(self, factor: int) -> Self:
         """The same windows in the same order, in batches of a `factor`-th of the size."""
-        return Batches(self._stream, self._n_ctx, self.batch_size // factor, self._seed, self._order)
+        smaller = copy(self)
+        smaller.batch_size = self.batch_size // factor
+        return smaller
 
     @property
     def windows_per_epoch(self) -> int:

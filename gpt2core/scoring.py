@@ -6,13 +6,15 @@ Shapes: N tokens, C width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from configs.errors import UserError
 from gpt2core.linear_cross_entropy import ACCELERATOR_CHUNK, CHUNK, IGNORED, PADDING
+from gpt2core.memory_errors import is_out_of_memory
 from gpt2core.model import GPT2
 from gpt2core.windows import Windows
 
@@ -35,17 +37,37 @@ class TokenScores:
 
 @torch.no_grad()
 def score_windows(model: GPT2, windows: Iterable[Windows]) -> Iterator[TokenScores]:
-    """Scores of the targets of each batch of windows, in order. The model's mode is left as it was."""
-    training, device = model.training, model.wte.weight.device
+    """Scores of the targets of each batch of windows, in order. The model's mode is left as it was.
+
+    A batch for which memory does not suffice is scored in halves; raises UserError where a single window does not fit.
+    """
+    training = model.training
     model.eval()
     try:
         for batch in windows:
-            scored = batch.targets != IGNORED
-            hidden = model.hidden(batch.inputs.to(device), mask=model.mask_for(batch.inputs))[scored.to(device)]  # [N, C]
-            ids = batch.targets[scored]
-            yield TokenScores(batch.positions[scored], ids, *score_targets(hidden, model.wte.weight, ids.to(device)))
+            yield _score(model, batch)
     finally:
         model.train(training)
+
+
+def _score(model: GPT2, batch: Windows) -> TokenScores:
+    try:
+        return _score_at_once(model, batch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    rows, length = batch.inputs.shape
+    if rows == 1:
+        raise UserError(f"There is too little memory to score a window of {length} tokens: gpt2flow plan says what fits.")
+    halves = [_score(model, part) for part in batch.in_halves()]
+    return TokenScores(*(torch.cat([getattr(half, field.name) for half in halves]) for field in fields(TokenScores)))
+
+
+def _score_at_once(model: GPT2, batch: Windows) -> TokenScores:
+    device, scored = model.wte.weight.device, batch.targets != IGNORED
+    hidden = model.hidden(batch.inputs.to(device), mask=model.mask_for(batch.inputs))[scored.to(device)]  # [N, C]
+    ids = batch.targets[scored]
+    return TokenScores(batch.positions[scored], ids, *score_targets(hidden, model.wte.weight, ids.to(device)))
 
 
 def score_targets(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -80,12 +80,15 @@ class Trainer:
         """Called with the new batch size and number of parts when memory did not suffice for a batch."""
         self.parts = settings.accumulate
         """Batches that an update's gradient is the mean of."""
+        self.splits: dict[int, int] = {}
+        """Updates (0 is the first) from which on memory did not suffice for a batch, and how many smaller ones it makes."""
         self.step = 0
         choose_trainable(model, settings)
         self.optimizer = Optimization(model, settings)
         self.before_update: Callable[[], object] | None = None
         self.replaced: dict[int, int] = {}
         """Updates (0 is the first) that take other windows than their own, and how often they were given others."""
+        self._whole = batches
         self._device = model.wte.weight.device
         self._working = WorkingCopy(model, choose_dtype(settings.dtype, self._device, model.config.n_embd))
         self._working.model.recomputed = settings.recompute_blocks
@@ -127,6 +130,7 @@ class Trainer:
         """
         self._working.refresh()
         while True:
+            self._take_splits()
             try:
                 return self._gradient()
             except (RuntimeError, MemoryError) as error:
@@ -160,8 +164,16 @@ class Trainer:
             loss += self._accumulate(part)
         return loss
 
+    def _take_splits(self) -> None:
+        """Cut the batches as they were cut when this update was first made, so that a resumed run makes the same one."""
+        cut = max((pieces for update, pieces in self.splits.items() if update <= self.step), default=1)
+        if self.parts != self.settings.accumulate * cut:
+            self.batches, self.parts = self._whole.in_smaller_batches(cut), self.settings.accumulate * cut
+            for listener in self.on_split:
+                listener(self.batches.batch_size, self.parts)
+
     def _split_batch(self) -> None:
-        """Halve the batch, or take the smallest other factor out of it, and make as many more parts of an update."""
+        """Halve the batch from this update on, or take the smallest other factor out of it."""
         size = self.batches.batch_size
         if size == 1:
             raise UserError(
@@ -169,11 +181,8 @@ class Trainer:
                 "shorten model.n_ctx, or train less of the model (train.trainable); gpt2flow plan says what fits."
             )
         factor = next(number for number in range(2, size + 1) if size % number == 0)
-        self.batches = self.batches.in_smaller_batches(factor)
-        self.parts *= factor
+        self.splits[self.step] = self.parts // self.settings.accumulate * factor
         self._working.forget_gradients()
-        for listener in self.on_split:
-            listener(self.batches.batch_size, self.parts)
 
     def _accumulate(self, part: int) -> Tensor:
         """Add the gradient of the update's batch `part`, divided by how many there are; return its share of the loss."""

@@ -25,6 +25,11 @@ class Windows:
     positions: Tensor
     """int64 [B, T], the place of each target in the stream."""
 
+    def in_halves(self) -> list[Windows]:
+        """The same windows in two batches."""
+        halves = [tensor.tensor_split(2) for tensor in (self.inputs, self.targets, self.positions)]
+        return [Windows(*half) for half in zip(*halves, strict=True)]
+
 
 def held_out_windows(
     stream: TokenStream, n_ctx: int, batch_size: int, max_windows: int | None = None, stride: int | None = None

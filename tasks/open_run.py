@@ -154,7 +154,14 @@ class FinetuneRun:
             "config": self.config.model_dump(),
             "git_revision": git_revision(),
             "replaced": self.trainer.replaced,
+            "splits": self.trainer.splits,
         }
+
+    def note_split(self, size: int, parts: int) -> None:
+        """Keep at once, and say, that memory did not suffice: a run that is killed must go on in the same parts."""
+        with suppress(UserError):  # the disk may be full; the next checkpoint holds it too
+            self.folder.write("run", {**self.folder.read("run"), "splits": self.trainer.splits})
+        warn("memory", f"it did not suffice for a batch: training is going on with the same windows, {parts} x {size} a step")
 
 
 def run_folder_of(config: RunConfig, base: Path | None, store: TokenStore, origin: Origin | None = None) -> RunFolder:
@@ -227,13 +234,7 @@ def _build_trainer(folder: RunFolder, config: RunConfig, base: Path | None, toke
         batches: Batches = CompatBatches(chunks_of(store, tokenizer), n_ctx, train.batch_size, train.seed)
     else:
         batches = Batches(store.stream("train"), n_ctx, train.batch_size, train.seed, train.order)
-    trainer = Trainer(model, batches, config.train, [StepRecorder(folder)])
-    trainer.on_split.append(_say_that_the_batch_is_split)
-    return trainer
-
-
-def _say_that_the_batch_is_split(size: int, parts: int) -> None:
-    warn("memory", f"it did not suffice for a batch: training goes on with the same windows in {parts} parts of {size} a step")
+    return Trainer(model, batches, config.train, [StepRecorder(folder)])
 
 
 def _build_model(config: RunConfig, base: Path | None, tokenizer: Tokenizer) -> GPT2:
@@ -269,6 +270,9 @@ def _start_or_resume(run: FinetuneRun, origin: Origin | None, asked: str) -> Non
     state = read_state(checkpoint) if checkpoint else {}
     if first := checkpoint or (origin.checkpoint if origin else None):
         restore(trainer, first)
+    splits = {**state.get("splits", {}), **folder.read("run").get("splits", {})}
+    trainer.splits = {int(update): pieces for update, pieces in splits.items()}
+    trainer.on_split.append(run.note_split)
     _cut_back(folder, trainer.step, state)
     (folder.path / "failure.json").unlink(missing_ok=True)
     _describe(run, state, origin, asked)

@@ -93,13 +93,6 @@ def config_of(name: str, text: Path, options: Mapping[str, Mapping[str, object]]
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file: Path = tmp_path_factory.mktemp("text") / "a.txt"
-    file.write_text("".join(f"The {i}th line says that {i} times {i} is {i * i}.\n\n" for i in range(400)))
-    return file
-
-
-@pytest.fixture(scope="module")
 def undisturbed(text: Path) -> Path:
     """Folder of a run that nobody disturbed."""
     Workspace.current().create()

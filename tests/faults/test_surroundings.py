@@ -54,14 +54,6 @@ def poisoned_loss(model: GPT2, tokens: Tensor, targets: Tensor, mask: DocumentMa
 finite_loss = GPT2.loss
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file: Path = tmp_path_factory.mktemp("text") / "a.txt"
-    file.write_text("".join(f"The {i}th line says that {i} times {i} is {i * i}.\n\n" for i in range(300)))
-    Workspace.current().create()
-    return file
-
-
 def config_with(text: Path, name: str, **train: object) -> RunConfig:
     return RunConfig.model_validate(
         {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from configs.errors import UserError
 from gpt2core.config import GPT2Config
 from gpt2core.document_stream import DocumentStream
 from gpt2core.evaluation import BINS, evaluate
@@ -123,3 +124,21 @@ def test_evaluating_leaves_mode_weights_and_random_state_alone() -> None:
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     assert first == evaluate(model, text_of()).figures
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_scored_in_halves() -> None:
+    model, text = sharp_model(), text_of()
+    expected = evaluate(model, text, batch_size=7)
+    most = 2
+
+    def fill(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        if len(inputs[0]) > most:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    model.h[0].register_forward_pre_hook(fill)
+    found = evaluate(model, text, batch_size=7)
+    assert found.figures.val_tokens == expected.figures.val_tokens == 149
+    assert found.figures.val_loss == pytest.approx(expected.figures.val_loss, rel=1e-6)
+    most = 0
+    with pytest.raises(UserError, match="too little memory to score a window of 8 tokens"):
+        evaluate(model, text)

@@ -2,17 +2,22 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.batches import Batches
+from gpt2core.checkpoint import restore, save_checkpoint
+from gpt2core.compat import Chunks, CompatBatches
 from gpt2core.config import GPT2Config
 from gpt2core.memory_errors import is_out_of_memory
 from gpt2core.model import GPT2
-from gpt2core.token_store import TokenStore
+from gpt2core.token_store import TokenStore, TokenStream
+from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import Trainer
 
 SHORT_OF_MEMORY = """
@@ -67,6 +72,34 @@ def test_a_run_whose_batch_is_split_on_the_way_ends_with_the_same_weights_but_fo
     assert split.parts > 2 and split.parts * split.batches.batch_size == 2 * size
     for one, other in zip(undisturbed.model.parameters(), split.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-5)
+
+
+def test_a_run_that_was_split_and_stopped_goes_on_with_the_same_bits(
+    store: TokenStore, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    undisturbed, saved = make_trainer(store, 8, 2), []
+    for step in (3, 4, 5):
+        undisturbed.run_until(step)
+        saved.append(save_checkpoint(tmp_path, undisturbed, tokenizer, {}))
+        if step == 4:
+            refuse_once(undisturbed)
+    undisturbed.run_until(6)
+    assert undisturbed.splits == {4: 2}
+    for checkpoint in (saved[0], saved[-1]):  # before the split, and behind it
+        restored, said = make_trainer(store, 8, 2), []
+        restore(restored, checkpoint)
+        restored.splits = dict(undisturbed.splits)
+        restored.on_split.append(lambda size, parts, said=said: said.append((size, parts)))
+        restored.run_until(6)
+        assert said == [(4, 4)]
+        assert all(map(torch.equal, restored.model.parameters(), undisturbed.model.parameters()))
+
+
+def test_windows_as_nshepperd_draws_them_stay_so_in_smaller_batches() -> None:
+    chunks = Chunks(TokenStream([np.arange(600, dtype=np.uint16)]), np.array([400, 200]))
+    whole = CompatBatches(chunks, 16, 4, 0)
+    joined = torch.cat([whole.in_smaller_batches(2).at(part)[1] for part in (6, 7)])
+    assert torch.equal(whole.at(3)[1], joined)
 
 
 def refuse_once(trainer: Trainer) -> None:
