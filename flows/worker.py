@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from contextlib import suppress
 
-from prefect import flow, serve
+from prefect import flow
 from prefect.deployments.runner import RunnerDeployment
+from prefect.runner import Runner
 from prefect.types.entrypoint import EntrypointType
 
 from configs.errors import UserError
@@ -31,7 +34,11 @@ def evaluate_checkpoint(run: str, step: int) -> None:
 
 def serve_evaluations(at_once: int) -> None:
     """Take evaluations from Prefect's server until Ctrl-C or SIGTERM, so many at once."""
-    workspace, server = Workspace.current(), os.environ.get("PREFECT_API_URL")
-    say("worker", f"takes evaluations of the runs in {workspace.root} from {server}; Ctrl-C ends it")
-    deployment = RunnerDeployment.from_flow(evaluate_checkpoint, DEPLOYMENT, entrypoint_type=EntrypointType.MODULE_PATH)
-    serve(deployment, limit=at_once, query_seconds=LOOK_INTERVAL, pause_on_shutdown=False, print_starting_message=False)
+    runner = Runner(limit=at_once, query_seconds=LOOK_INTERVAL, pause_on_shutdown=False)
+    runner.add_deployment(
+        RunnerDeployment.from_flow(evaluate_checkpoint, DEPLOYMENT, entrypoint_type=EntrypointType.MODULE_PATH)
+    )
+    where, server = Workspace.current().root, os.environ.get("PREFECT_API_URL")
+    say("worker", f"takes evaluations of the runs in {where} from {server}; Ctrl-C ends it")
+    with suppress(KeyboardInterrupt):
+        asyncio.run(runner.start())

@@ -67,7 +67,7 @@ def _answers(url: str) -> bool:
     import httpx
 
     try:
-        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+        return httpx.get(f"{url.rstrip('/')}/health", timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
 
