@@ -76,7 +76,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
         before = probabilities.cumsum(-1) - probabilities  # exclusive sum
         if count == logits.shape[-1] or bool((before[..., -1] >= p).all()):
             break
-        count = min(8 * count, logits.shape[-1])
+        count = logits.shape[-1]
     smallest = ordered.masked_fill(before >= p, torch.inf).amin(-1, keepdim=True)
     return logits.masked_fill(logits < smallest, -torch.inf)
 
