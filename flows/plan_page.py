@@ -55,7 +55,14 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
             f"{bytes_text(found.snapshot)} copied while one is saved" if need.saves_beside else "saved without a copy",
         ),
     ]
-    return [*rows, ("memory", f"{gigabytes(need.peak)} at the fullest moment, {gigabytes(plan.budget)} may be used")]
+    evaluation = f"{bytes_text(need.evaluation)} where an update takes {bytes_text(found.peak - found.standing)}"
+    if plan.work.evaluation and plan.work.evaluation.where == "process":
+        evaluation += f"; {gigabytes(need.outside)} in a process of its own"
+    return [
+        *rows,
+        ("evaluation", evaluation),
+        ("memory", f"{gigabytes(need.peak)} at the fullest moment, {gigabytes(plan.budget)} may be used"),
+    ]
 
 
 def _batch_rows(plan: Plan) -> list[tuple[str, str]]:

@@ -95,7 +95,7 @@ class Lens:
         """Token embeddings [T, C] and the final hidden states [T, C] that come of them, with the graph between them."""
         embeddings = self._model.wte(self.tokens).detach().requires_grad_()
         with torch.enable_grad(), _evaluating(self._model):
-            return embeddings, _run_blocks(self._model, embeddings)
+            return embeddings, run_blocks(self._model, embeddings)
 
 
 def _ranks(logits: Tensor, chosen: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ def _residual_stream(model: GPT2, tokens: Tensor) -> Tensor:
     return torch.stack(states)
 
 
-def _run_blocks(model: GPT2, embeddings: Tensor) -> Tensor:
+def run_blocks(model: GPT2, embeddings: Tensor) -> Tensor:
     """Final hidden states [T, C] of token embeddings [T, C], which the gradient is taken for."""
     x = (embeddings + model.wpe.weight[: len(embeddings)]).unsqueeze(0)
     for block in model.h:

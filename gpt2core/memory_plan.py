@@ -10,8 +10,9 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from configs.errors import UserError
+from gpt2core.evaluation_memory import evaluation_bytes
 from gpt2core.linear_cross_entropy import CHUNK
-from gpt2core.miniature import measure, with_blocks
+from gpt2core.miniature import is_small, measure, with_blocks
 from gpt2core.rehearsal import Footprint, Workload, rehearse
 
 ASSUMED_EXTRA = 0.05
@@ -20,26 +21,40 @@ ENOUGH_TOKENS = 4096
 """Tokens in a batch beyond which a CPU is no faster and only needs more memory."""
 SPARE = 0.05
 """Share of the tensors by which a prediction may be wrong without passing a limit."""
+SPARE_EXTRA = 0.2
+"""Share of the extra by which it differs from one process to the next: what the allocator wastes is partly chance."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes at the fullest moment of training. `process` is what the program holds before, `extra` what libraries take."""
+    """Bytes at the fullest moment of training. `process` is what the program holds before, `extra` what libraries take, and
+    `evaluation` the tensors of an evaluation beside what stands."""
 
     footprint: Footprint
     process: int
     extra: int
     saves_beside: bool = True
+    evaluation: int = 0
+
+    @property
+    def tensors(self) -> int:
+        """The most that tensors take in training or in an evaluation between two updates."""
+        return max(self.footprint.peak, self.footprint.standing + self.evaluation)
 
     @property
     def peak(self) -> int:
         """The most that the process will hold, a checkpoint being saved beside training included."""
-        return self.process + self.footprint.peak + self.extra + (self.footprint.snapshot if self.saves_beside else 0)
+        return self.process + self.tensors + self.extra + (self.footprint.snapshot if self.saves_beside else 0)
+
+    @property
+    def outside(self) -> int:
+        """What an evaluation in a process of its own holds, beside this one."""
+        return self.process + self.footprint.weights + self.evaluation
 
     @property
     def with_spare(self) -> int:
         """The peak and what it may be wrong by."""
-        return self.peak + int(SPARE * self.footprint.peak)
+        return self.peak + int(SPARE * self.tensors + SPARE_EXTRA * self.extra)
 
 
 @dataclass(frozen=True)
@@ -55,11 +70,18 @@ def predict(work: Workload, process: int, saves_beside: bool = True, measured: b
     """What training will need; unless `measured` (which takes seconds), the extra is assumed."""
     footprint = rehearse(work)
     extra = extra_bytes(work) if measured else int(ASSUMED_EXTRA * footprint.peak)
-    return Need(footprint, process, extra, saves_beside)
+    return Need(footprint, process, extra, saves_beside, evaluation_bytes(work))
 
 
 def extra_bytes(work: Workload) -> int:
-    """What libraries and allocator take beside the tensors, measured on two and on four blocks.
+    """What libraries and allocator take beside the tensors, measured: on the whole model where that is small."""
+    if is_small(work) and (found := _beside_tensors(work)) is not None:
+        return found
+    return extra_of_blocks(work)
+
+
+def extra_of_blocks(work: Workload) -> int:
+    """The same, concluded from what two and four blocks take.
 
     It grows with the blocks, and beyond the fourth about half as fast as before (see benchmarks/memory.py).
     """

@@ -7,7 +7,7 @@ nothing), so whatever the settings make it keep is counted, and no formula has t
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from configs.schema import LENGTHS, TrainSettings
+from configs.schema import LENGTHS, EvaluateSettings, TrainSettings
 from gpt2core.config import GPT2Config
 from gpt2core.model import GPT2
 from gpt2core.trainer import Trainer
@@ -30,10 +30,13 @@ class Workload:
     config: GPT2Config
     settings: TrainSettings
     device: torch.device
+    mask_documents: bool = False
+    evaluation: EvaluateSettings | None = None
+    """How it is evaluated meanwhile, if it is."""
 
     def with_settings(self, **changes: object) -> Workload:
         """The same with other settings."""
-        return Workload(self.config, self.settings.model_copy(update=changes), self.device)
+        return replace(self, settings=self.settings.model_copy(update=changes))
 
     def with_length(self, steps: int) -> Workload:
         """The same for so many steps, whatever the length was given as."""
@@ -57,20 +60,26 @@ class Footprint:
         """What a checkpoint that is saved beside training copies: trained weights and the optimizer's state."""
         return 4 * self.trained + self.optimizer
 
+    @property
+    def standing(self) -> int:
+        """What stays between updates."""
+        return self.weights + self.gradients + self.optimizer
+
 
 def rehearse(work: Workload) -> Footprint:
     """The footprint of an update; seconds for a large model."""
     like = work.with_length(1).with_settings(
         noise=0.0, compile=False, accumulate=min(2, work.settings.accumulate), memory_limit=None
     )
-    return _rehearse(work.config, like.settings.model_dump_json(), work.device)
+    return _rehearse(work.config, like.settings.model_dump_json(), work.device, work.mask_documents)
 
 
 @lru_cache(maxsize=256)
-def _rehearse(config: GPT2Config, settings_json: str, device: torch.device) -> Footprint:
+def _rehearse(config: GPT2Config, settings_json: str, device: torch.device, masked: bool) -> Footprint:
     settings = TrainSettings.model_validate_json(settings_json)
-    with FakeTensorMode(), _Ledger() as ledger, device:
+    with FakeTensorMode(), Ledger() as ledger, device:
         model = GPT2(config)
+        model.separator = 0 if masked else None
         trainer = Trainer(model, _Blank(settings.batch_size, config.n_ctx), settings)  # type: ignore[arg-type]
         weights = ledger.alive
         trained = trainer.optimizer.parameters
@@ -88,7 +97,7 @@ def _rehearse(config: GPT2Config, settings_json: str, device: torch.device) -> F
     return Footprint(model.parameter_count(), count, weights, 4 * count, moments, max(0, kept), ledger.peak)
 
 
-def _note_when_blocks_are_done(model: GPT2, ledger: _Ledger) -> list[int]:
+def _note_when_blocks_are_done(model: GPT2, ledger: Ledger) -> list[int]:
     notes: list[int] = []
     model.ln_f.register_forward_hook(lambda *_: notes.append(ledger.alive))
     return notes
@@ -105,7 +114,7 @@ class _Blank:
         return torch.empty(self._shape, dtype=torch.int64), torch.empty(self._shape, dtype=torch.int64)
 
 
-class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the storages that are alive, and the most there ever were."""
 
     def __init__(self) -> None:

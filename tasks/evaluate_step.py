@@ -20,6 +20,7 @@ from gpt2core.document_scores import DocumentScores, Gain, paired_gain
 from gpt2core.document_stream import DocumentStream
 from gpt2core.durable import write_json, write_text
 from gpt2core.evaluation import EvaluationReport, Part, evaluate
+from gpt2core.evaluation_memory import samples_at_once
 from gpt2core.model import GPT2
 from gpt2core.sample_quality import sample_quality
 from gpt2core.tokenizer import Tokenizer
@@ -77,7 +78,9 @@ def write_samples(subject: Subject) -> list[Completion]:
     """Complete the fixed prompts and write them as JSON and as text."""
     settings = subject.config.evaluate
     own = {name: value for name, value in settings.model_dump().items() if name in CompletionSettings.model_fields}
-    samples = list(complete(subject.model, subject.tokenizer, settings.prompts, CompletionSettings(**own)))
+    together = samples_at_once(subject.model.config, subject.config.train, settings)
+    filled = CompletionSettings(**own, batch_size=together)
+    samples = list(complete(subject.model, subject.tokenizer, settings.prompts, filled))
     as_data, as_text = subject.folder.sample_files(subject.step)
     rows = [
         {

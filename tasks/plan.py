@@ -11,9 +11,8 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.config import RELEASED_SIZES, GPT2Config
-from gpt2core.devices import accelerator_name, choose_device
+from gpt2core.devices import accelerator_name
 from gpt2core.encoding import name_of_store
-from gpt2core.machine_memory import available_bytes
 from gpt2core.memory_plan import Need, choose_batch, gigabytes, keep_within, largest_batch, predict
 from gpt2core.miniature import seconds_per_update
 from gpt2core.precision import choose_dtype
@@ -24,7 +23,7 @@ from gpt2core.tokenizer import load_tokenizer
 from tasks.load_dataset import load_dataset
 from tasks.model_sources import resolve_base
 from tasks.prepare_tokenizer import prepare_tokenizer
-from tasks.settle import process_bytes, sizes_of
+from tasks.settle import budget_of, process_bytes, sizes_of, workload
 from tasks.workspace import Workspace
 
 HUB_NAMES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
@@ -62,8 +61,9 @@ def make_plan(config: RunConfig) -> Plan:
     """Plan a run; takes seconds, for the largest models a minute. Raises UserError where the config cannot be worked out."""
     notes: list[str] = []
     sizes, windows = _sizes(config, notes), _windows_per_epoch(config, notes)
-    work = Workload(sizes, config.train, choose_device(config.train.device))
-    budget, process = config.train.memory_limit or available_bytes(work.device), process_bytes(work)
+    work = workload(config, sizes)
+    process = process_bytes(work)
+    budget = budget_of(work, process)
     most, proposal = _proposal(work, budget, process)
     if not config.train.batch_size:
         size, parts = proposal or (1, max(1, config.train.tokens_per_step // sizes.n_ctx))

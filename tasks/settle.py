@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from configs.schema import ModelSettings, RunConfig
 from gpt2core.config import GPT2Config
 from gpt2core.devices import choose_device
 from gpt2core.machine_memory import available_bytes
-from gpt2core.memory_plan import Thrift, choose_batch, gigabytes, keep_within
+from gpt2core.memory_plan import Thrift, choose_batch, gigabytes, keep_within, predict
 from gpt2core.miniature import load_libraries, measure, resident_bytes, seconds_per_update
 from gpt2core.model_folder import read_config
 from gpt2core.rehearsal import Workload
@@ -38,7 +39,7 @@ def settle(config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: To
         return config, ""
     asked = asked_id(config, store.hash, weights_hash(base))
     sizes = sizes_of(config.model, base, tokenizer.n_vocab)
-    work = Workload(sizes, train, choose_device(train.device)).with_settings(**_settled_before(asked))
+    work = workload(config, sizes).with_settings(**_settled_before(asked))
     if not work.settings.batch_size:
         work = settled_batch(work)
     if not work.settings.steps:
@@ -46,6 +47,11 @@ def settle(config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: To
     if work.settings.memory_limit:
         work = _within_limit(work)
     return config.model_copy(update={"train": work.with_length(work.settings.steps).settings}), asked
+
+
+def workload(config: RunConfig, sizes: GPT2Config) -> Workload:
+    """What the config asks for, of a model of these sizes."""
+    return Workload(sizes, config.train, choose_device(config.train.device), config.data.mask_documents, config.evaluate)
 
 
 def sizes_of(settings: ModelSettings, base: Path | None, n_vocab: int) -> GPT2Config:
@@ -57,20 +63,36 @@ def sizes_of(settings: ModelSettings, base: Path | None, n_vocab: int) -> GPT2Co
 
 
 def process_bytes(work: Workload) -> int:
-    """What this process holds before the model is there."""
+    """What this process holds before the model is there, with the libraries that it will come to use."""
     load_libraries(work.settings, work.device)
+    if work.evaluation and work.evaluation.lens:
+        import_module("gpt2core.heat_map_pictures")
     return resident_bytes(work.device)
+
+
+def budget_of(work: Workload, process: int) -> int:
+    """What this process may hold: the limit, or all that there is, without what a process that evaluates takes beside it."""
+    if work.settings.memory_limit:
+        return work.settings.memory_limit
+    available = available_bytes(work.device)
+    if work.evaluation is None or work.evaluation.where != "process":
+        return available
+    single = work if work.settings.batch_size else work.with_settings(batch_size=1)
+    return available - predict(single, process, measured=False).outside
 
 
 def settled_batch(work: Workload) -> Workload:
     """The same work in batches that fit, tried out with real updates; raises UserError where a single window does not fit."""
-    budget = work.settings.memory_limit or available_bytes(work.device)
+    process = process_bytes(work)
+    budget = budget_of(work, process)
     begin("batch", f"looking for one that fits into {gigabytes(budget)} and trying it out")
-    chosen = choose_batch(work.with_settings(batch_size=1, accumulate=1), budget, process_bytes(work))
-    while measure(chosen) is None:
+    chosen = choose_batch(work.with_settings(batch_size=1, accumulate=1), budget, process)
+    while (found := measure(chosen)) is None or process + found.peak > budget:
         size = chosen.settings.batch_size
-        if size == 1:
+        if size == 1 and found is None:
             raise UserError("A single window does not fit into memory in a trial: take a smaller model or model.n_ctx.")
+        if size == 1:  # a limit, which recomputing may still obey
+            break
         factor = next(number for number in range(2, size + 1) if size % number == 0)
         chosen = chosen.with_settings(batch_size=size // factor, accumulate=chosen.settings.accumulate * factor)
     size, parts = chosen.settings.batch_size, chosen.settings.accumulate
