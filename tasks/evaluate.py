@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from configs.errors import UserError
 from configs.schema import DataSettings
@@ -27,6 +26,7 @@ from gpt2core.weights import load_model
 from gpt2core.zero_shot import TaskResult, run_task
 from tasks.evaluate_step import report_as_dict
 from tasks.model_sources import resolve_model
+from tasks.provenance import read_provenance
 from tasks.workspace import Workspace
 
 
@@ -100,6 +100,7 @@ def _evaluate(folder: Path, owner: Path, text: Text, scoring: Scoring) -> Evalua
 
 
 def _load(folder: Path) -> tuple[GPT2, Tokenizer]:
+    """Model and vocabulary; a model that was trained with documents kept apart is scored so too."""
     model, tokenizer = load_model(folder, device=str(choose_device("auto"))), load_tokenizer(folder)
     choose_threads(model.config.n_embd)
     if tokenizer.n_vocab > model.config.n_vocab:
@@ -107,6 +108,7 @@ def _load(folder: Path) -> tuple[GPT2, Tokenizer]:
             f"The vocabulary in {folder} has {tokenizer.n_vocab:,} entries and the model {model.config.n_vocab:,}: "
             "they do not belong together."
         )
+    model.separator = tokenizer.end_of_text if read_provenance(folder).mask_documents else None
     return model, tokenizer
 
 
@@ -146,14 +148,8 @@ def _tokenizer_of(store: TokenStore) -> Path:
 
 
 def _store_of(folder: Path) -> Path:
-    """The token store beside which a model was trained, as its checkpoint or its registered version says."""
-    state, registered = folder / "state.json", folder.parents[1] / "MLmodel"
-    if state.is_file():
-        name = read_state(Checkpoint(folder, 0)).get("store")
-    else:
-        values = yaml.safe_load(registered.read_text(encoding="utf-8")) if registered.is_file() else {}
-        name = (values.get("metadata") or {}).get("store")
-    store = Workspace.current().stores / (name or "unknown")
+    """The token store beside which a model was trained."""
+    store = Workspace.current().stores / (read_provenance(folder).store or "unknown")
     if not store.is_dir():
         raise UserError(
             f"The text that {folder} was trained beside is not here: give one with --text, --data.source or --config."

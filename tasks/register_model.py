@@ -103,7 +103,12 @@ def _log_model(run: FinetuneRun, run_id: str, best: Path) -> str:
             input_example=pd.DataFrame({"prompt": run.config.evaluate.prompts[:1] or [""]}),
             pip_requirements=_serving_requirements(),
             tags={"checkpoint": best.name},
-            metadata={"store": run.store.hash, "git_revision": git_revision() or "", "run": run.folder.id},
+            metadata={
+                "store": run.store.hash,
+                "mask_documents": run.config.data.mask_documents,
+                "git_revision": git_revision() or "",
+                "run": run.folder.id,
+            },
         )
     return str(info.model_uri)
 

@@ -18,6 +18,7 @@ from gpt2core.sample_quality import SampleQuality
 from gpt2core.token_store import open_store
 from gpt2core.tokenizer import load_tokenizer
 from tasks.copies import CopySearch
+from tasks.evaluate import Scoring, Text, compare
 from tasks.model_sources import best_checkpoint
 from tasks.process_evaluation import ProcessEvaluation
 from tasks.run_folder import RunFolder
@@ -32,7 +33,7 @@ def config_of(name: str, source: Path, **evaluate: object) -> RunConfig:
     return RunConfig.model_validate(
         {
             "name": name,
-            "data": {"source": str(source)},
+            "data": {"source": str(source), "mask_documents": True},
             "tokenizer": {"vocab_size": 300},
             "model": {**SIZES, "dropout": 0.1},
             "train": train,
@@ -138,6 +139,12 @@ def test_the_best_checkpoint_is_the_best_by_the_chosen_figure(evaluated: RunFold
     finally:
         log.write_text(kept)
         evaluated.write("run", settings)
+
+
+def test_later_the_model_is_scored_as_at_its_evaluation_documents_kept_apart(evaluated: RunFolder) -> None:
+    best = min(evaluated.evaluations.rows(), key=lambda row: row["val_loss"])
+    found = compare(evaluated.id, Text([]), Scoring(stride=5, batch_size=2)).report.figures
+    assert found.val_loss == pytest.approx(best["val_loss"], rel=1e-6)
 
 
 @pytest.fixture(scope="module")
