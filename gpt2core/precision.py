@@ -47,19 +47,33 @@ class WorkingCopy:
         self.master = master
         self.model = master if dtype is torch.float32 else _copy_of(master, dtype)
         self._first = True
+        self._current: dict[Tensor, int] = {}
         self._outdated = list(zip(self.model.parameters(), master.parameters(), strict=True))
         self._trained = [(copied, own) for copied, own in self._outdated if own.requires_grad]
         if self.model is not master:
             for copied, own in self._trained:
                 copied.register_post_accumulate_grad_hook(partial(self._collect, own))  # type: ignore[no-untyped-call]
+            if self.model.wte.weight.device.type == "cpu" and self.model.wte.weight.requires_grad:
+                self.model.wte.register_forward_hook(self._separate)
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over the master's weights; to be called when they have changed. The frozen ones are taken over once."""
         if self.model is not self.master:
-            torch._foreach_copy_([copied for copied, _ in self._outdated], [own for _, own in self._outdated])
+            outdated = [pair for pair in self._outdated if self._current.get(pair[1]) != pair[1]._version]
+            if outdated:
+                torch._foreach_copy_([copied for copied, _ in outdated], [own for _, own in outdated])
             self._outdated = self._trained
             self.model.train(self.master.training)
+
+    @property
+    def copies(self) -> dict[Tensor, Tensor]:
+        """The copy of each parameter that is trained; none where the model itself computes."""
+        return {} if self.model is self.master else {own: copied for copied, own in self._trained}
+
+    def note_as_current(self) -> None:
+        """The copies of what is trained have been given the weights as they are now: nothing to refresh until these change."""
+        self._current = {own: own._version for _, own in self._trained}
 
     def backward(self, loss: Tensor, *, first: bool) -> None:
         """Add the gradients of `loss` to those of the master; the `first` of an update replaces what was there."""
@@ -82,6 +96,23 @@ class WorkingCopy:
         else:
             own.grad.add_(copied.grad)
         copied.grad = None
+
+    def _separate(self, _: nn.Module, tokens: tuple[Tensor], found: Tensor) -> Tensor | None:
+        """Let the gradient of the rows that were looked up go to those rows, instead of being added as a table of zeros.
+
+        The head's gradient is there first, since backward begins with it. A GPU would add rows in no certain order.
+        """
+        if not torch.is_grad_enabled():
+            return None
+        rows = found.detach().requires_grad_()  # [B, T, C]
+        rows.register_post_accumulate_grad_hook(partial(self._collect_rows, tokens[0]))  # type: ignore[no-untyped-call]
+        return rows
+
+    @torch.no_grad()
+    def _collect_rows(self, tokens: Tensor, rows: Tensor) -> None:
+        assert rows.grad is not None and self.master.wte.weight.grad is not None
+        self.master.wte.weight.grad.index_add_(0, tokens.flatten(), rows.grad.flatten(0, 1).float())
+        rows.grad = None
 
 
 def _copy_of(master: GPT2, dtype: torch.dtype) -> GPT2:
