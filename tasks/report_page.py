@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from configs.errors import UserError
-from gpt2core.durable import write_text
+from gpt2core.durable import require_place, write_text
 from gpt2core.lens_pages import page_environment
 from tasks.report_facts import RunFacts, gather_facts
 from tasks.run_folder import RunFolder
@@ -14,12 +13,11 @@ from tasks.run_folder import RunFolder
 def write_page(folder: RunFolder, path: Path | None = None) -> Path:
     """Write the page about the run as it stands, into its folder unless a path is given; returns where it is."""
     path = path or folder.report_page
-    if not path.parent.is_dir():
-        raise UserError(f"The folder {path.parent} does not exist: create it, or choose another --output.")
+    require_place(path)
     write_text(path, render_report(gather_facts(folder)))
     return path
 
 
 def render_report(facts: RunFacts) -> str:
     """The page."""
-    return page_environment(Path(__file__).parent).get_template("report_page.html").render(facts=facts)
+    return page_environment(Path(__file__).parent).get_template("report_page.html").render(title=facts.run, facts=facts)

@@ -24,7 +24,12 @@ frame.onload = () => {{
   const curve = inside.getElementById("hint").textContent;
   inside.querySelector(".heat td").dispatchEvent(new frame.contentWindow.PointerEvent("pointerover", {{ bubbles: true }}));
   const cell = inside.getElementById("hint").textContent, width = inside.documentElement.scrollWidth;
-  document.querySelector("pre").textContent = JSON.stringify({{ curve, cell, width, errors }});
+  const slider = inside.querySelector(".by-step input"), shown = () => [...inside.querySelectorAll(".by-step caption")]
+    .filter(caption => caption.offsetParent).map(caption => caption.textContent);
+  const steps = [shown()];
+  slider.value = 0; slider.dispatchEvent(new Event("input")); steps.push(shown());
+  inside.querySelector(".by-step input[type=checkbox]").click(); steps.push(shown());
+  document.querySelector("pre").textContent = JSON.stringify({{ curve, cell, width, steps, errors }});
 }};
 </script>"""
 
@@ -44,7 +49,9 @@ def run(command: list[str], page: Path) -> str:
 
 
 @pytest.mark.slow
-def test_hovering_shows_values_and_a_phone_is_wide_enough(browser: list[str], folder: RunFolder, tmp_path: Path) -> None:
+def test_hovering_shows_values_the_slider_chooses_the_step_and_a_phone_is_wide_enough(
+    browser: list[str], folder: RunFolder, tmp_path: Path
+) -> None:
     page = tmp_path / "probe.html"
     page.write_text(PROBE.format(page=html.escape(render_report(gather_facts(folder)))))
     answer = re.search("<pre>(.*?)</pre>", run([*browser, "--dump-dom"], page), re.S)
@@ -55,6 +62,7 @@ def test_hovering_shows_values_and_a_phone_is_wide_enough(browser: list[str], fo
     assert "validation 3.25" in seen["curve"]
     assert seen["cell"] == "step 0, embedding: ·a 1.000%"
     assert seen["width"] <= 390
+    assert seen["steps"] == [["step 20"], ["step 0"], ["step 0", "step 10", "step 20"]]
 
 
 @pytest.mark.slow
