@@ -289,6 +289,17 @@ class CompletionSettings(SampleSettings):
     """Numbers in which the weights are kept: auto takes bfloat16 where the machine is faster with it, int8 is smallest."""
 
 
+class ScoringSettings(Section):
+    """How text is cut into windows when a model is measured."""
+
+    stride: Annotated[int, Field(ge=0)] = 0
+    """Tokens from one window to the next: the smaller, the more context each token has, and the longer it takes; 0: n_ctx."""
+    max_windows: Annotated[int, Field(ge=0)] = 0
+    """Score only so many windows, spread evenly; 0: all."""
+    batch_size: Positive = 4
+    """Windows in one forward pass."""
+
+
 class LensSettings(SampleSettings):
     """How the lens continues a prompt."""
 

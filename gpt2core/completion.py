@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
+
+import psutil
 
 from configs.errors import UserError
 from configs.schema import CompletionSettings
@@ -15,6 +18,8 @@ from gpt2core.token_choice import TokenChoice
 from gpt2core.tokenizer import Tokenizer
 
 Ending = Literal["length", "end_of_text", "stop"]
+SAMPLE_BYTES, TOKEN_BYTES = 1000, 40
+"""What a finished completion takes at least, and each of its tokens."""
 
 
 @dataclass
@@ -38,14 +43,25 @@ def complete(model: GPT2, tokenizer: Tokenizer, prompts: Sequence[str], settings
     """Yield `settings.samples` completions of each prompt in turn, computed `settings.batch_size` at a time.
 
     Sample i of any prompt draws from the stream of (seed, i), whatever else is asked for. An empty prompt stands for the
-    beginning of a document. Raises UserError for a prompt that is no valid Unicode or not in the model's vocabulary.
+    beginning of a document. Raises UserError for a prompt that is no valid Unicode or not in the model's vocabulary, and for
+    more samples than memory can hold.
     """
-    wanted = [(prompt, sample) for prompt in prompts for sample in range(settings.samples)]
-    for first in range(0, len(wanted), settings.batch_size):
-        writings = [_Writing(tokenizer, settings, *each) for each in wanted[first : first + settings.batch_size]]
+    _require_memory(len(prompts) * settings.samples, settings.max_new_tokens)
+    wanted = ((prompt, sample) for prompt in prompts for sample in range(settings.samples))
+    while batch := list(islice(wanted, settings.batch_size)):
+        writings = [_Writing(tokenizer, settings, *each) for each in batch]
         for _ in _write(model, tokenizer, writings, settings):
             pass
         yield from (writing.completion for writing in writings)
+
+
+def _require_memory(samples: int, tokens: int) -> None:
+    needed, free = samples * (SAMPLE_BYTES + tokens * TOKEN_BYTES), psutil.virtual_memory().available
+    if needed > free:
+        raise UserError(
+            f"{samples:,} samples of up to {tokens:,} tokens need {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free: "
+            "ask for fewer at once."
+        )
 
 
 def stream(model: GPT2, tokenizer: Tokenizer, prompt: str, settings: CompletionSettings) -> Iterator[str]:
@@ -55,7 +71,7 @@ def stream(model: GPT2, tokenizer: Tokenizer, prompt: str, settings: CompletionS
 
 def beyond_context(model: GPT2, tokenizer: Tokenizer, prompts: Sequence[str], settings: CompletionSettings) -> str | None:
     """A sentence that says what happens to text longer than the context; None where all of it fits."""
-    n_ctx, longest = model.config.n_ctx, max(len(_encode(tokenizer, settings.prefix + prompt)) for prompt in prompts)
+    n_ctx, longest = model.config.n_ctx, max(len(encode_prompt(tokenizer, settings.prefix + prompt)) for prompt in prompts)
     if longest > n_ctx:
         return f"The longest prompt has {longest:,} tokens and the context {n_ctx:,}: the model sees its last {n_ctx:,}."
     if longest + settings.max_new_tokens > n_ctx:
@@ -68,7 +84,7 @@ class _Writing:
 
     def __init__(self, tokenizer: Tokenizer, settings: CompletionSettings, prompt: str, sample: int) -> None:
         self.completion = Completion(settings.prefix + prompt, sample)
-        self.row = Row(_encode(tokenizer, self.completion.prompt), settings.seed, sample)
+        self.row = Row(encode_prompt(tokenizer, self.completion.prompt), settings.seed, sample)
         self._stream = TextStream(tokenizer, [*settings.stop, settings.truncate])
         self._end_of_text, self._most = tokenizer.end_of_text, settings.max_new_tokens
         self.finished = False
@@ -110,7 +126,8 @@ def _write(model: GPT2, tokenizer: Tokenizer, writings: list[_Writing], settings
         going = [going[number] for number in numbers]
 
 
-def _encode(tokenizer: Tokenizer, prompt: str) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Ids of a prompt, where the empty one stands for the beginning of a document; raises UserError for half a character."""
     try:
         prompt.encode()
     except UnicodeEncodeError as error:

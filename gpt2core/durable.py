@@ -97,6 +97,14 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def require_place(path: Path) -> None:
+    """Raises UserError where there is no folder for a file of this name, before any work is done for it."""
+    if not path.parent.is_dir():
+        raise UserError(f"The folder {path.parent} does not exist: create it, or choose another --output.")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: choose a file as --output.")
+
+
 @contextmanager
 def named_write_errors(target: Path) -> Iterator[None]:
     """Turn a full disk or a forbidden write into a sentence that names the place and the remedy."""
@@ -107,4 +115,6 @@ def named_write_errors(target: Path) -> Iterator[None]:
             raise UserError(f"The disk is full at {target}: free some space and run the same command again.") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{target} cannot be written ({error.strerror}): correct its permissions.") from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise UserError(f"{target} cannot be written ({error.strerror}): choose another place.") from error
         raise

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from configs.errors import UserError
 from configs.schema import SampleSettings
+from gpt2core.completion import encode_prompt
 from gpt2core.durable import write_json
 from gpt2core.lens import Lens
 from gpt2core.model import GPT2
@@ -74,7 +75,7 @@ def read_lens(
     The first column is the first new token, or the one at `position` of the prompt, whose first token is 0. Raises UserError
     if prompt and new tokens do not fit the context, if a watched text is not one token, or if there is no such position.
     """
-    prompt_ids = tokenizer.encode(prompt) or [tokenizer.end_of_text]
+    prompt_ids = encode_prompt(tokenizer, prompt)
     _require_room(model, len(prompt_ids), settings.max_new_tokens)
     start = _first_column(len(prompt_ids), position)
     watched = [_single_token(tokenizer, text) for text in watch]
@@ -87,7 +88,7 @@ def read_lens_greedily(
 ) -> LensReading:
     """As `read_lens` for a prompt of any length: its last tokens count, and at most half of the context is for new ones."""
     new = min(new, model.config.n_ctx // 2)
-    prompt_ids = (tokenizer.encode(prompt) or [tokenizer.end_of_text])[new - model.config.n_ctx :]
+    prompt_ids = encode_prompt(tokenizer, prompt)[new - model.config.n_ctx :]
     watched = [_single_token(tokenizer, text) for text in watch]
     ids: list[int] = generate(model, torch.tensor([prompt_ids]), new, temperature=0.0)[0].tolist()
     return _read(Lens(model, ids), tokenizer, len(prompt_ids), len(prompt_ids), watched, top_k)

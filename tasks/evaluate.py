@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from configs.errors import UserError
-from configs.schema import DataSettings
+from configs.schema import DataSettings, ScoringSettings
 from gpt2core.checkpoint import Checkpoint, read_state
 from gpt2core.devices import choose_device, choose_threads
 from gpt2core.document_scores import Gain, paired_gain
@@ -28,15 +28,6 @@ from tasks.evaluate_step import report_as_dict
 from tasks.model_sources import resolve_model
 from tasks.provenance import read_provenance
 from tasks.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How text is cut into windows; 0 stands for n_ctx and for all of them."""
-
-    stride: int = 0
-    max_windows: int = 0
-    batch_size: int = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Comparison:
         return {"model": self.model, **report_as_dict(self.report), **other, **gain}
 
 
-def compare(reference: str | None, text: Text, scoring: Scoring, against: str | None = None) -> Comparison:
+def compare(reference: str | None, text: Text, scoring: ScoringSettings, against: str | None = None) -> Comparison:
     """Evaluate one model, or two on the same text; raises UserError for an unknown model or text."""
     folder = resolve_model(reference)
     report = _evaluate(folder, folder, text, scoring)
@@ -92,7 +83,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     write_json(path, comparison.as_dict())
 
 
-def _evaluate(folder: Path, owner: Path, text: Text, scoring: Scoring) -> EvaluationReport:
+def _evaluate(folder: Path, owner: Path, text: Text, scoring: ScoringSettings) -> EvaluationReport:
     """Evaluate the model in `folder` on the text, which is that of `owner`'s run unless another one is given."""
     model, tokenizer = _load(folder)
     held_out = _held_out(text, owner, tokenizer)

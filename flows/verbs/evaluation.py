@@ -11,10 +11,9 @@ from rich.console import Console
 
 from configs.errors import UserError
 from configs.loading import load_config
-from configs.schema import DataSettings
+from configs.schema import DataSettings, ScoringSettings
 from flows.app import app
-
-Count = Annotated[int, Parameter(validator=lambda _, value: _at_least_zero(value))]
+from gpt2core.durable import require_place
 
 
 @app.command
@@ -27,10 +26,8 @@ def evaluate(
     data: DataSettings | None = None,
     against: str | None = None,
     task: list[str] | None = None,
-    stride: Count = 0,
-    max_windows: Count = 0,
-    batch_size: Annotated[int, Parameter(validator=lambda _, value: _at_least_zero(value - 1))] = 4,
     output: Path = Path("evaluation.json"),
+    settings: Annotated[ScoringSettings, Parameter(name="*")] = ScoringSettings(),
 ) -> None:
     """Measure a model on held-out text: loss, perplexity, bits per byte, accuracy, calibration, by source and by length.
 
@@ -54,30 +51,25 @@ def evaluate(
     task
         NAME=FILE instead of a text: lambada, hellaswag (JSON lines), cbt (its text files), wikitext2, wikitext103, ptb, enwik8
         or text8 (plain text), as in the GPT-2 paper. Nothing is fetched: the files are yours.
-    stride
-        Tokens from one window to the next: the smaller, the more context each token has, and the longer it takes; 0: n_ctx.
-    max_windows
-        Score only so many windows, spread evenly; 0: all.
-    batch_size
-        Windows in one forward pass.
     output
         JSON file for all figures.
     """
-    corpus = _corpus(text, config, data)
-    tasks = dict(_task_and_file(given) for given in task or [])
+    if task and (text or config or data or against):
+        raise UserError("--task brings its own text and has no --against: leave --text, --config, --data and --against out.")
+    corpus, tasks = _corpus(text, config, data), dict(_task_and_file(given) for given in task or [])
+    require_place(output)
     print("gpt2flow: loading PyTorch and the model ...", file=sys.stderr, flush=True)
     from flows.evaluation_table import print_comparison, print_tasks
-    from tasks.evaluate import Scoring, Text, compare, run_tasks, write_comparison, write_tasks
+    from tasks.evaluate import Text, compare, run_tasks, write_comparison, write_tasks
 
     if tasks:
         results = run_tasks(model, tasks)
         print_tasks(results, Console(highlight=False))
         write_tasks(model, results, output)
-        print(f"\nWritten: {output}")
-        return
-    found = compare(model, Text(text or [], corpus), Scoring(stride, max_windows, batch_size), against)
-    print_comparison(found, Console(highlight=False))
-    write_comparison(found, output)
+    else:
+        found = compare(model, Text(text or [], corpus), settings, against)
+        print_comparison(found, Console(highlight=False))
+        write_comparison(found, output)
     print(f"\nWritten: {output}")
 
 
@@ -92,8 +84,3 @@ def _task_and_file(given: str) -> tuple[str, Path]:
     if not file:
         raise UserError(f"--task {given} names no file: write --task {name}=FILE.")
     return name, Path(file)
-
-
-def _at_least_zero(value: int) -> None:
-    if value < 0:
-        raise ValueError("must not be negative.")

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from configs.errors import UserError
 from configs.schema import CompletionSettings, LensSettings
 from flows.app import app
+from gpt2core.durable import require_place
 
 
 @app.command
@@ -49,6 +50,8 @@ def sample(
         raise UserError("--output waits for the last sample, which --follow and --interactive do not have: redirect with >.")
     if follow and model:
         raise UserError(f"--follow {follow} takes that run's checkpoints, so --model {model} has no place: leave one out.")
+    if output:
+        require_place(output)
     print("gpt2flow: loading PyTorch and the model ...", file=sys.stderr, flush=True)
     from flows import sample_formats
     from tasks import sample as task

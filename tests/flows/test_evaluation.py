@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from configs.schema import RunConfig
+from configs.schema import RunConfig, ScoringSettings
 from flows.finetune import finetune
 from gpt2core.document_scores import DocumentScores
 from gpt2core.document_stream import split_of_store
@@ -18,7 +18,7 @@ from gpt2core.sample_quality import SampleQuality
 from gpt2core.token_store import open_store
 from gpt2core.tokenizer import load_tokenizer
 from tasks.copies import CopySearch
-from tasks.evaluate import Scoring, Text, compare
+from tasks.evaluate import Text, compare
 from tasks.model_sources import best_checkpoint
 from tasks.process_evaluation import ProcessEvaluation
 from tasks.run_folder import RunFolder
@@ -143,7 +143,7 @@ def test_the_best_checkpoint_is_the_best_by_the_chosen_figure(evaluated: RunFold
 
 def test_later_the_model_is_scored_as_at_its_evaluation_documents_kept_apart(evaluated: RunFolder) -> None:
     best = min(evaluated.evaluations.rows(), key=lambda row: row["val_loss"])
-    found = compare(evaluated.id, Text([]), Scoring(stride=5, batch_size=2)).report.figures
+    found = compare(evaluated.id, Text([]), ScoringSettings(stride=5, batch_size=2)).report.figures
     assert found.val_loss == pytest.approx(best["val_loss"], rel=1e-6)
 
 

@@ -98,6 +98,8 @@ def test_text_beyond_the_context_is_announced_once(tiny: Path, capsys: pytest.Ca
         (["--file", "nowhere.txt"], "nowhere.txt cannot be read (No such file or directory)"),
         (["ab\udcff"], "The prompt's character 3 is half of a pair"),
         (["x", "--output", "a.txt", "--interactive"], "--output waits for the last sample"),
+        (["x", "--output", "nowhere/a.txt"], "The folder nowhere does not exist"),
+        (["x", "--samples", "1000000000"], "1,000,000,000 samples of up to 12 tokens need 1,480.0 GB"),
         (["x", "--follow", "demo"], "--follow demo takes that run's checkpoints"),
         (["x", "--weights", "int8"], "weights 'int8' need a CPU, a C compiler and an n_embd that is a multiple of 64"),
     ],

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from configs.errors import UserError
-from configs.schema import DataSettings
+from configs.schema import DataSettings, ScoringSettings
 from flows.evaluation_table import print_comparison, print_tasks
 from gpt2core.weights import load_model, save_model
-from tasks.evaluate import Scoring, Text, compare, run_tasks, write_comparison, write_tasks
+from tasks.evaluate import Text, compare, run_tasks, write_comparison, write_tasks
 from tasks.workspace import Workspace
 
 
@@ -37,7 +37,7 @@ def test_a_model_gains_over_a_worse_one_and_the_file_has_all_figures(
     save_model(model, worse)
     for name in ("encoder.json", "vocab.bpe"):
         (worse / name).write_bytes((base / name).read_bytes())
-    found = compare(str(base), Text([str(file)]), Scoring(stride=8), against=str(worse))
+    found = compare(str(base), Text([str(file)]), ScoringSettings(stride=8), against=str(worse))
     assert found.other is not None
     assert found.gain is not None
     difference = found.other.figures.bits_per_byte - found.report.figures.bits_per_byte
@@ -52,20 +52,20 @@ def test_a_model_gains_over_a_worse_one_and_the_file_has_all_figures(
 
 
 def test_bytes_are_counted_whatever_the_vocabulary(base: Path, file: Path) -> None:
-    figures = compare(str(base), Text([str(file)]), Scoring()).report.figures
+    figures = compare(str(base), Text([str(file)]), ScoringSettings()).report.figures
     n_bytes = sum(len(f"Line {i} says {i * i}.") for i in range(60)) - 1  # the first one is not predicted
     assert figures.bits_per_byte == pytest.approx(figures.val_loss * figures.val_tokens / math.log(2) / n_bytes)
 
 
 def test_the_held_out_side_of_a_corpus_can_be_asked_for(base: Path, file: Path) -> None:
-    whole = compare(str(base), Text([str(file)]), Scoring()).report
-    held_out = compare(str(base), Text([], DataSettings(source=[str(file)], validation=0.5)), Scoring()).report
+    whole = compare(str(base), Text([str(file)]), ScoringSettings()).report
+    held_out = compare(str(base), Text([], DataSettings(source=[str(file)], validation=0.5)), ScoringSettings()).report
     assert 0 < held_out.figures.val_tokens < whole.figures.val_tokens
 
 
 def test_a_model_without_a_run_needs_a_text(base: Path) -> None:
     with pytest.raises(UserError, match="is not here: give one with --text"):
-        compare(str(base), Text([]), Scoring())
+        compare(str(base), Text([]), ScoringSettings())
 
 
 def test_tasks_are_shown_and_written(base: Path, golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
