@@ -1,5 +1,7 @@
 """The compiled code beside plain PyTorch, and the copies with small weights beside the model they were made from."""
 
+import time
+
 import psutil
 import pytest
 import torch
@@ -130,16 +132,20 @@ def test_without_a_c_compiler_bfloat16_still_works_and_int8_is_refused(model: GP
 def test_many_calls_neither_grow_nor_slow_down(model: GPT2, calls: int) -> None:
     small, tokens, process = for_inference(model), prompts(2, 9), psutil.Process()
 
-    def seconds(count: int) -> float:
-        before = process.cpu_times().user
-        for _ in range(count):
-            generate(small, tokens, 2, top_k=5)
-        return process.cpu_times().user - before
+    def quickest(count: int) -> float:
+        """Processor time of the quickest ten calls among so many: other programs slow down the rest."""
+        times = []
+        for _ in range(count // 10):
+            started = time.process_time()
+            for _ in range(10):
+                generate(small, tokens, 2, top_k=5)
+            times.append(time.process_time() - started)
+        return min(times)
 
-    seconds(20)
-    memory, first = process.memory_info().rss, seconds(calls // 3)
-    seconds(calls // 3)
-    assert seconds(calls // 3) < 1.5 * first + 0.2
+    quickest(20)
+    memory, first = process.memory_info().rss, quickest(calls // 3)
+    quickest(calls // 3)
+    assert quickest(calls // 3) < 1.5 * first
     assert process.memory_info().rss - memory < 4e6
 
 
