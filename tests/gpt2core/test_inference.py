@@ -1,5 +1,6 @@
 """The compiled code beside plain PyTorch, and the copies with small weights beside the model they were made from."""
 
+import math
 import time
 
 import psutil
@@ -105,6 +106,14 @@ def test_the_copy_leaves_the_model_alone_and_is_made_once(model: GPT2) -> None:
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     assert for_inference(small) is small
     assert for_inference(model, "float32") is model
+
+
+@pytest.mark.parametrize(("weights", "name"), [("bfloat16", "h.1.mlp.c_fc.weight"), ("int8", "h.1.mlp.c_fc.scale")])
+def test_a_copy_of_a_broken_model_names_the_tensor(weights: str, name: str) -> None:
+    broken = GPT2(CONFIG).initialise(0)
+    broken.h[1].mlp.c_fc.weight.data[5, 7] = math.nan
+    with pytest.raises(UserError, match=f"tensor {name} holds NaN or infinite values"):
+        generate(for_inference(broken, weights), prompts(1, 5), 2)
 
 
 def test_adapters_are_merged_into_the_copy() -> None:
