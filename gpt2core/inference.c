@@ -95,7 +95,8 @@ INLINE float exponential(float x) {
     x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
     const float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* rounds to a whole number */
     const float r = x - n * 0.693145752f - n * 1.42860677e-6f;
-    const float series = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r * (1 / 720.f + r / 5040.f))))));
+    const float last = 1 / 24.f + r * (1 / 120.f + r * (1 / 720.f + r / 5040.f));
+    const float series = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * last)));
     return series * as_float((uint32_t)((int32_t)n + 127) << 23);
 }
 
@@ -239,12 +240,9 @@ static void attend_head(const float *query, const float *key, const float *value
         total += load_lanes(scores + j);
     }
     const float share = 1 / sum(total);
-    for (int64_t d = 0; d < width;) {
-        const int wide = width - d >= 2 * PANEL;
-        if (wide) mix(2, scores, values + d, last, width, share, out + d);
+    for (int64_t d = 0; d < width; d += 2 * PANEL)
+        if (width - d > PANEL) mix(2, scores, values + d, last, width, share, out + d);
         else mix(1, scores, values + d, last, width, share, out + d);
-        d += wide ? 2 * PANEL : PANEL;
-    }
 }
 
 /* New positions [rows][3][heads][width] behind the rows' lengths[row] cached ones [rows][heads][capacity][width]. */
@@ -260,7 +258,8 @@ static void attend(const float *new, bfloat16 *keys, bfloat16 *values, const int
 }
 
 /* x [rows][n_embd] through all blocks; the caches of the layers are `layer_stride` apart. The rest is room to work in:
-   input [rows][n_embd], new [rows][3 n_embd], scores [rows][heads][capacity, up to a multiple of LANES], inner [rows][4 n_embd] */
+   input [rows][n_embd], new [rows][3 n_embd], scores [rows][heads][capacity, up to a multiple of LANES], inner
+   [rows][4 n_embd]. */
 void step(const block *blocks, int64_t n_layer, float *x, bfloat16 *keys, bfloat16 *values, int64_t layer_stride,
           const int64_t *lengths, bfloat16 *input, float *new, float *scores, bfloat16 *inner, int64_t rows, int64_t heads,
           int64_t capacity, int64_t width) {

@@ -1,7 +1,8 @@
 """A copy of a model for continuing text: smaller weights, read once a token at the speed of memory.
 
-Activations, norms and positions stay float32; matrices are bfloat16, or int8 with a scale for each output. On a CPU with a C
-compiler a step of one token a row runs in `gpt2core.native`, where a row's bits do not depend on the other rows.
+Norms, positions and sums stay float32; matrices are bfloat16, or int8 with a scale for each output, and what they multiply is
+rounded to bfloat16. On a CPU with a C compiler products, and whole steps of one token a row, run in `gpt2core.native`, where a
+row's bits do not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -93,15 +94,19 @@ class RowProjection(nn.Module):
     `weight` is [out, in] until it is packed for the compiled code; `native` is the layer as that code sees it.
     """
 
+    weight: Tensor
+    scale: Tensor | None
+    bias: Tensor | None
+
     def __init__(self, weight: Tensor, bias: Tensor | None, int8: bool) -> None:
         super().__init__()
-        self.scale: Tensor | None = None
+        scale = None
         if int8:  # symmetric, the largest weight of each output is 127
-            self.scale = (weight.float().abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-            self.weight = (weight.float() / self.scale[:, None]).round().to(torch.int8)
-        else:
-            self.weight = weight.to(torch.bfloat16)
-        self.bias = bias
+            scale = (weight.float().abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+            weight = (weight.float() / scale[:, None]).round().to(torch.int8)
+        self.register_buffer("weight", weight if int8 else weight.to(torch.bfloat16))
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", bias)
         self.native: native.Projection | None = None
 
     def pack(self, room: Tensor) -> None:

@@ -66,11 +66,12 @@ def packed_size(weight: Tensor) -> int:
 def pack(weight: Tensor, room: Tensor) -> Tensor:
     """A weight [out, in] in bfloat16 or int8 as the C code reads it: [panel, words, PANEL], words of 2 or 4 inputs as int32.
 
-    It lies in `room`, uint8 of `packed_size`. Outputs are filled up with zeros to whole panels. `in` is a multiple of 64.
+    It keeps its dtype and lies in `room`, uint8 of `packed_size`. Outputs are filled up with zeros to whole panels. `in` is a
+    multiple of 64.
     """
     padded = F.pad(weight, (0, 0, 0, -len(weight) % PANEL)).contiguous()
     words = padded.view(torch.int32).view(len(padded) // PANEL, PANEL, -1).transpose(1, 2)
-    return room.view(torch.int32).view(words.shape).copy_(words)
+    return room.view(torch.int32).view(words.shape).copy_(words).view(weight.dtype)
 
 
 def projection(packed: Tensor, scale: Tensor | None, bias: Tensor | None, n_in: int, n_out: int) -> Projection:

@@ -199,7 +199,7 @@ class Tracking:
     def _log_samples_table(self, run_id: str, steps: list[int]) -> None:
         """One table of all samples, in the form that MLflow's table view reads."""
         samples = [sample for step in steps for sample in self._folder.samples_of(step)]
-        columns = ["step", "prompt", "completion"]
+        columns = ["step", "prompt", "completion", "tokens", "ended"]
         table = {"columns": columns, "data": [[sample[column] for column in columns] for sample in samples]}
         self._client.log_dict(run_id, table, "samples.json")
         self._client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "samples.json", "type": "table"}]')

@@ -130,7 +130,8 @@ def test_mlflow_has_the_samples_as_text_and_as_a_table(registered: RunResult, tm
     names = [Path(artifact.path).name for artifact in client.list_artifacts(run_id, "samples")]
     assert names == [f"step-{step:08d}.txt" for step in (0, 4, 8)]
     table = json.loads(Path(client.download_artifacts(run_id, "samples.json", str(tmp_path))).read_text())
-    assert table["columns"] == ["step", "prompt", "completion"]
+    assert table["columns"] == ["step", "prompt", "completion", "tokens", "ended"]
+    assert all(0 <= tokens <= 12 and ended == (tokens < 12) for *_, tokens, ended in table["data"])
     assert [row[:2] for row in table["data"]] == [[step, prompt] for step in (0, 4, 8) for prompt in ("The ", "")]
 
 

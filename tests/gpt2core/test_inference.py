@@ -1,5 +1,8 @@
 """The compiled code beside plain PyTorch, and the copies with small weights beside the model they were made from."""
 
+import math
+import time
+
 import psutil
 import pytest
 import torch
@@ -105,6 +108,14 @@ def test_the_copy_leaves_the_model_alone_and_is_made_once(model: GPT2) -> None:
     assert for_inference(model, "float32") is model
 
 
+@pytest.mark.parametrize(("weights", "name"), [("bfloat16", "h.1.mlp.c_fc.weight"), ("int8", "h.1.mlp.c_fc.scale")])
+def test_a_copy_of_a_broken_model_names_the_tensor(weights: str, name: str) -> None:
+    broken = GPT2(CONFIG).initialise(0)
+    broken.h[1].mlp.c_fc.weight.data[5, 7] = math.nan
+    with pytest.raises(UserError, match=f"tensor {name} holds NaN or infinite values"):
+        generate(for_inference(broken, weights), prompts(1, 5), 2)
+
+
 def test_adapters_are_merged_into_the_copy() -> None:
     adapted = GPT2(CONFIG).initialise(0)
     add_adapters(adapted, LoraSettings(rank=4), 0)
@@ -130,16 +141,20 @@ def test_without_a_c_compiler_bfloat16_still_works_and_int8_is_refused(model: GP
 def test_many_calls_neither_grow_nor_slow_down(model: GPT2, calls: int) -> None:
     small, tokens, process = for_inference(model), prompts(2, 9), psutil.Process()
 
-    def seconds(count: int) -> float:
-        before = process.cpu_times().user
-        for _ in range(count):
-            generate(small, tokens, 2, top_k=5)
-        return process.cpu_times().user - before
+    def quickest(count: int) -> float:
+        """Processor time of the quickest ten calls among so many: other programs slow down the rest."""
+        times = []
+        for _ in range(count // 10):
+            started = time.process_time()
+            for _ in range(10):
+                generate(small, tokens, 2, top_k=5)
+            times.append(time.process_time() - started)
+        return min(times)
 
-    seconds(20)
-    memory, first = process.memory_info().rss, seconds(calls // 3)
-    seconds(calls // 3)
-    assert seconds(calls // 3) < 1.5 * first + 0.2
+    quickest(20)
+    memory, first = process.memory_info().rss, quickest(calls // 3)
+    quickest(calls // 3)
+    assert quickest(calls // 3) < 1.5 * first
     assert process.memory_info().rss - memory < 4e6
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from configs.errors import UserError
 from configs.schema import SampleSettings
-from gpt2core.config import GPT2Config
+from gpt2core.config import RELEASED_SIZES, GPT2Config
 from gpt2core.model import GPT2
 from gpt2core.sampling import generate, generate_text
 from gpt2core.tokenizer import Tokenizer
@@ -37,6 +37,17 @@ def test_greedy_continuations_are_openais(tiny: GPT2, golden: Path, answer: str,
     expected = torch.from_numpy(np.load(golden / "openai-tiny" / "tiny-golden.npz")[answer]).long()
     found = generate(tiny, expected[:, :length], expected.shape[1] - length, temperature=0)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.slow
+def test_greedy_continuations_of_a_random_124m_are_those_of_transformers() -> None:
+    prompts = torch.randint(0, 50257, (2, 7), generator=torch.Generator().manual_seed(0))
+    expected = [  # by transformers 5.23's GPT2LMHeadModel with these weights; the likeliest token leads by 0.015 or more
+        [23310, 23310, 23310, 23310, 23310, 47899, 47899, 47899, 47899, 47899, 47899, 37540],
+        [48727, 29561, 29561, 29561, 29561, 29561, 29561, 29561, 29561, 29561, 29561, 29561],
+    ]
+    model = GPT2(RELEASED_SIZES["124M"]).initialise(0)
+    assert generate(model, prompts, 12, temperature=0)[:, 7:].tolist() == expected
 
 
 @pytest.mark.parametrize(("length", "new"), [(5, 100), (32, 40), (50, 30), (31, 2)])
