@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gpt2core.memory_plan import gigabytes
+from gpt2core.miniature import is_small
 from gpt2core.run_length import duration
 from tasks.console import bytes_text
 from tasks.plan import Plan, sentences
@@ -80,7 +81,7 @@ def _batch_rows(plan: Plan) -> list[tuple[str, str]]:
 
 def _run_rows(plan: Plan, price_per_hour: float | None) -> list[tuple[str, str]]:
     rows = [
-        ("run", str(plan.length)),
+        ("run", str(plan.length) if plan.length.steps else "not known yet"),
         ("checkpoint", f"{bytes_text(plan.checkpoint)} each"),
         (
             "disk",
@@ -88,7 +89,8 @@ def _run_rows(plan: Plan, price_per_hour: float | None) -> list[tuple[str, str]]
         ),
     ]
     if plan.seconds is not None:
-        rows.append(("a step takes", f"{duration(plan.seconds)}, from trial updates of one and two blocks"))
-    if price_per_hour is not None and plan.length.hours is not None:
+        tried = "trial updates" if is_small(plan.work) else "trial updates of one and two blocks"
+        rows.append(("a step takes", f"{duration(plan.seconds)}, from {tried}"))
+    if price_per_hour is not None and plan.length.hours:
         rows.append(("cost", f"{plan.length.hours * price_per_hour:,.2f} at {price_per_hour:g} an hour"))
     return rows

@@ -70,7 +70,7 @@ def predict(work: Workload, process: int, saves_beside: bool = True, measured: b
     """What training will need; unless `measured` (which takes seconds), the extra is assumed."""
     footprint = rehearse(work)
     extra = extra_bytes(work) if measured else int(ASSUMED_EXTRA * footprint.peak)
-    return Need(footprint, process, extra, saves_beside, evaluation_bytes(work))
+    return Need(footprint, process, extra, saves_beside and work.settings.save_beside, evaluation_bytes(work))
 
 
 def extra_bytes(work: Workload) -> int:
@@ -103,16 +103,16 @@ def keep_within(limit: int, work: Workload, process: int) -> Thrift:
 
     Raises UserError with the minimum where recomputing every block but the last (which would save nothing) does not help.
     """
-    train, most = work.settings, max(work.settings.recompute_blocks, work.config.n_layer - 1)
+    train, most = work.settings, _most_recomputed(work)
     # To wait for a checkpoint costs seconds a save, a recomputed block costs a share of every update.
     full = predict(work, process)
     if full.with_spare <= limit:
-        return Thrift(train.recompute_blocks, True, full)
+        return Thrift(train.recompute_blocks, full.saves_beside, full)
 
     def need(blocks: int) -> Need:
         return predict(work.with_settings(recompute_blocks=blocks), process, saves_beside=False)
 
-    least = need(most).with_spare
+    least = thriftiest(work, process).with_spare
     if least > limit:
         raise UserError(
             f"train.memory_limit is {gigabytes(limit)}, but this training needs at least {gigabytes(least)}: raise the "
@@ -121,6 +121,17 @@ def keep_within(limit: int, work: Workload, process: int) -> Thrift:
     choices = range(train.recompute_blocks, most + 1)
     blocks = choices[bisect_left(choices, True, key=lambda blocks: need(blocks).with_spare <= limit)]
     return Thrift(blocks, False, need(blocks))
+
+
+def thriftiest(work: Workload, process: int, measured: bool = True) -> Need:
+    """The least that the same batch can do with."""
+    recomputing = work.with_settings(recompute_blocks=_most_recomputed(work))
+    return predict(recomputing, process, saves_beside=False, measured=measured)
+
+
+def _most_recomputed(work: Workload) -> int:
+    """All blocks but the last: to recompute that one too would save nothing."""
+    return max(work.settings.recompute_blocks, work.config.n_layer - 1)
 
 
 def largest_batch(work: Workload, budget: int, process: int) -> int:

@@ -13,7 +13,7 @@ from configs.schema import RunConfig
 from gpt2core.config import RELEASED_SIZES, GPT2Config
 from gpt2core.devices import accelerator_name
 from gpt2core.encoding import name_of_store
-from gpt2core.memory_plan import Need, choose_batch, gigabytes, keep_within, largest_batch, predict
+from gpt2core.memory_plan import Need, choose_batch, gigabytes, keep_within, largest_batch, predict, thriftiest
 from gpt2core.miniature import seconds_per_update
 from gpt2core.precision import choose_dtype
 from gpt2core.rehearsal import Workload
@@ -41,6 +41,7 @@ class Plan:
     dtype: str
     need: Need
     budget: int
+    thriftiest: int
     largest_batch: int
     proposal: tuple[int, int] | None
     recompute_blocks: int
@@ -85,6 +86,7 @@ def make_plan(config: RunConfig) -> Plan:
         dtype=str(choose_dtype(work.settings.dtype, work.device, sizes.n_embd)).removeprefix("torch."),
         need=need,
         budget=budget,
+        thriftiest=thriftiest(work, process, measured=False).with_spare,
         largest_batch=most,
         proposal=proposal,
         recompute_blocks=work.settings.recompute_blocks,
@@ -146,7 +148,7 @@ def _limited(work: Workload, process: int, notes: list[str]) -> Workload:
     try:
         way = keep_within(limit, work, process)
     except UserError as error:
-        notes.append(str(error))
+        notes.insert(0, str(error))
         return work
     return work.with_settings(recompute_blocks=way.recompute_blocks, save_beside=way.saves_beside and work.settings.save_beside)
 
@@ -165,7 +167,7 @@ def _existing(path: Path) -> Path:
 def sentences(plan: Plan) -> Iterator[str]:
     """What a reader should do about it."""
     disk = plan.checkpoint * plan.checkpoints
-    if not plan.fits:
+    if not plan.fits and not plan.work.settings.memory_limit:  # a limit that is too low has a sentence of its own
         needs, has = gigabytes(plan.need.with_spare), gigabytes(plan.budget)
         yield f"It does not fit: training needs {needs} and may use {has}. {_remedy(plan)}"
     if disk > plan.free_disk:
@@ -175,7 +177,12 @@ def sentences(plan: Plan) -> Iterator[str]:
 
 
 def _remedy(plan: Plan) -> str:
-    if plan.proposal is None:
-        return "Not even a single window fits: take a smaller model, or train less of it (train.trainable)."
-    size, parts = plan.proposal
-    return f"Use train.batch_size {size} with train.accumulate {parts}, or train.batch_size auto."
+    ways = []
+    if plan.thriftiest <= plan.budget:
+        ways.append(f"train.memory_limit {plan.budget // 10**8 / 10:g}GB, which recomputes blocks and saves without a copy")
+    size, parts = plan.proposal or (0, 0)
+    if 0 < size < plan.work.settings.batch_size:
+        ways.append(f"train.batch_size {size} with train.accumulate {parts} (or train.batch_size auto)")
+    if ways:
+        return f"Use {', or '.join(ways)}."
+    return "Not even a single window fits: take a smaller model, or train less of it (train.trainable lora)."
