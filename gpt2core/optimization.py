@@ -6,18 +6,21 @@ AdamW divides by sqrt(v / (1 - beta2^t)) + epsilon, as Kingma and Ba's algorithm
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Muon, Optimizer
 
 from configs.schema import TrainSettings
+from gpt2core import training_kernels
 from gpt2core.model import GPT2
+from gpt2core.one_pass_adamw import OnePassAdamW
 
 MOMENTS: dict[type[Optimizer], tuple[str, ...]] = {
     AdamW: ("exp_avg", "exp_avg_sq"),
+    OnePassAdamW: ("exp_avg", "exp_avg_sq"),
     SGD: ("momentum_buffer",),
     Muon: ("momentum_buffer",),
 }
@@ -25,18 +28,28 @@ DEFAULT_MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 
 
 class Optimization:
-    """Updates the parameters of `model` that have `requires_grad`, as `settings` say; weight decay is for matrices only."""
+    """Updates the parameters of `model` that have `requires_grad`, as `settings` say; weight decay is for matrices only.
 
-    def __init__(self, model: GPT2, settings: TrainSettings) -> None:
+    `copies` are the bfloat16 weights that compute on a CPU, by parameter, which AdamW then changes too (`fills_copies`).
+    """
+
+    def __init__(self, model: GPT2, settings: TrainSettings, copies: Mapping[Tensor, Tensor] | None = None) -> None:
         self._names: dict[Tensor, str] = {
             parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
         }
         self.optimizers = _build(self._names, settings)
+        if copies and settings.optimizer == "adamw" and all(map(training_kernels.take, copies.values())):
+            self.optimizers = [OnePassAdamW(_groups(self._names, settings), copies, **_adamw_options(settings))]
 
     @property
     def parameters(self) -> list[Tensor]:
         """What is trained, in the model's order."""
         return list(self._names)
+
+    @property
+    def fills_copies(self) -> bool:
+        """Whether an update changes the bfloat16 weights as well."""
+        return isinstance(self.optimizers[0], OnePassAdamW)
 
     @property
     def state(self) -> dict[Tensor, dict[str, Any]]:
@@ -57,6 +70,15 @@ class Optimization:
     def weights_bytes(self) -> int:
         """The part of it that is weights."""
         return sum(4 * parameter.numel() for parameter in self._names)
+
+    def clip(self, most: float) -> Tensor:
+        """The norm [] of all gradients together; the next update scales them down where it is larger than `most`."""
+        (first, *_) = self.optimizers
+        if not isinstance(first, OnePassAdamW):
+            return nn.utils.clip_grad_norm_(self.parameters, most)
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
+        first.clip = min(1.0, most / (norm.item() + 1e-6))
+        return norm
 
     def update(self, rate: float, left_out: Tensor) -> None:
         """Change the weights by their gradients at this learning rate, or nothing at all where `left_out` (bool []) is true.
@@ -105,8 +127,11 @@ def _build(names: dict[Tensor, str], settings: TrainSettings) -> list[Optimizer]
 
 
 def _adamw(parameters: Iterable[Tensor], settings: TrainSettings) -> AdamW:
-    betas = (settings.beta1, settings.beta2)
-    return AdamW(_groups(parameters, settings), settings.learning_rate, betas, settings.epsilon, fused=True)
+    return AdamW(_groups(parameters, settings), fused=True, **_adamw_options(settings))
+
+
+def _adamw_options(settings: TrainSettings) -> dict[str, Any]:
+    return {"lr": settings.learning_rate, "betas": (settings.beta1, settings.beta2), "eps": settings.epsilon}
 
 
 def _groups(parameters: Iterable[Tensor], settings: TrainSettings) -> list[dict[str, Any]]:

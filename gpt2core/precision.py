@@ -47,6 +47,7 @@ class WorkingCopy:
         self.master = master
         self.model = master if dtype is torch.float32 else _copy_of(master, dtype)
         self._first = True
+        self._current: dict[Tensor, int] = {}
         self._outdated = list(zip(self.model.parameters(), master.parameters(), strict=True))
         self._trained = [(copied, own) for copied, own in self._outdated if own.requires_grad]
         if self.model is not master:
@@ -57,9 +58,20 @@ class WorkingCopy:
     def refresh(self) -> None:
         """Take over the master's weights; to be called when they have changed. The frozen ones are taken over once."""
         if self.model is not self.master:
-            torch._foreach_copy_([copied for copied, _ in self._outdated], [own for _, own in self._outdated])
+            outdated = [pair for pair in self._outdated if self._current.get(pair[1]) != pair[1]._version]
+            if outdated:
+                torch._foreach_copy_([copied for copied, _ in outdated], [own for _, own in outdated])
             self._outdated = self._trained
             self.model.train(self.master.training)
+
+    @property
+    def copies(self) -> dict[Tensor, Tensor]:
+        """The copy of each parameter that is trained; none where the model itself computes."""
+        return {} if self.model is self.master else {own: copied for copied, own in self._trained}
+
+    def note_as_current(self) -> None:
+        """The copies of what is trained have been given the weights as they are now: nothing to refresh until these change."""
+        self._current = {own: own._version for _, own in self._trained}
 
     def backward(self, loss: Tensor, *, first: bool) -> None:
         """Add the gradients of `loss` to those of the master; the `first` of an update replaces what was there."""

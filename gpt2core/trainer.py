@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from configs.errors import UserError
 from configs.schema import TrainSettings
@@ -82,12 +82,12 @@ class Trainer:
         """Batches that an update's gradient is the mean of."""
         self.step = 0
         choose_trainable(model, settings)
-        self.optimizer = Optimization(model, settings)
         self.before_update: Callable[[], object] | None = None
         self.replaced: dict[int, int] = {}
         """Updates (0 is the first) that take other windows than their own, and how often they were given others."""
         self._device = model.wte.weight.device
         self._working = WorkingCopy(model, choose_dtype(settings.dtype, self._device, model.config.n_embd))
+        self.optimizer = Optimization(model, settings, self._working.copies)
         self._working.model.recomputed = settings.recompute_blocks
         self.compiled = choose_compilation(settings.compile, self._device, settings.steps * settings.accumulate)
         if self.compiled:
@@ -146,11 +146,13 @@ class Trainer:
     def _update(self) -> None:
         rate = learning_rate(self.step, self.settings)
         loss = self.gradient()
-        norm = nn.utils.clip_grad_norm_(self.optimizer.parameters, self.settings.clip or math.inf)
+        norm = self.optimizer.clip(self.settings.clip or math.inf)
         if self.before_update is not None:
             self.before_update()  # whoever still copies weights and moments has the time of forward and backward
         self._not_finite = ~(loss.isfinite() & norm.isfinite())
         self.optimizer.update(rate, left_out=self._not_finite)
+        if self.optimizer.fills_copies:
+            self._working.note_as_current()
         self.step += 1
         self._pending.append((loss, rate, norm))
 

@@ -110,3 +110,20 @@ void scale(bfloat16 *values, const float *factor, int64_t count) {
     SHARED_BY_THREADS(count)
     for (int64_t i = 0; i < count; i++) values[i] = narrow(*factor * wide(values[i]));
 }
+
+/* weights = kept * weights - rate * moment / (correction * sqrt(square) + epsilon), for gradients times clip; and a copy. */
+void adamw(float *restrict weights, const float *restrict gradient, float *restrict moment, float *restrict square,
+           bfloat16 *restrict copy, float clip, float beta1, float beta2, float kept, float rate, float correction,
+           float epsilon, int64_t count) {
+    SHARED_BY_THREADS(count)
+    for (int64_t block = 0; block < BLOCKS(count); block++) {
+        const int64_t end = least(count, (block + 1) * CHUNK);
+        for (int64_t i = block * CHUNK; i < end; i++) {
+            const float g = clip * gradient[i];
+            const float m = moment[i] += (1.0f - beta1) * (g - moment[i]);
+            const float v = square[i] = beta2 * square[i] + (1.0f - beta2) * g * g;
+            const float w = weights[i] = kept * weights[i] - rate * m / (correction * sqrtf(v) + epsilon);
+            copy[i] = narrow(w);
+        }
+    }
+}

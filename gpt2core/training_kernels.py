@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from gpt2core.c_library import COUNT, POINTER, address, load_c
+from gpt2core.c_library import COUNT, NUMBER, POINTER, address, load_c
 
-SIGNATURES = {
+SIGNATURES: dict[str, list[type]] = {
     "gelu": [POINTER] * 2 + [COUNT],
     "gelu_backward": [POINTER] * 3 + [COUNT],
     "cross_entropy": [POINTER] * 4 + [COUNT] * 4,
     "scale": [POINTER] * 2 + [COUNT],
+    "adamw": [POINTER] * 5 + [NUMBER] * 7 + [COUNT],
 }
 
 
@@ -68,3 +69,16 @@ def cross_entropy(logits: Tensor, targets: Tensor, share: Tensor, losses: Tensor
 def scale(values: Tensor, factor: Tensor) -> None:
     """Multiply bfloat16 values by a float32 factor []; takes no time where it is 1."""
     _code().scale(address(values), address(factor), values.numel())
+
+
+@custom_op("gpt2flow::adamw", mutates_args=("weights", "moment", "square", "copy"))
+def adamw(
+    weights: Tensor, gradient: Tensor, moment: Tensor, square: Tensor, copy: Tensor, clip: float, factors: list[float]
+) -> None:
+    """One update of float32 weights by AdamW, for a gradient that is `clip` times the given one, and their bfloat16 copy.
+
+    weights = kept * weights - rate * moment / (correction * sqrt(square) + epsilon), where the factors are beta1, beta2, kept,
+    rate, correction and epsilon.
+    """
+    tensors = map(address, (weights, gradient, moment, square, copy))
+    _code().adamw(*tensors, clip, *factors, weights.numel())

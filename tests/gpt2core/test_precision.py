@@ -53,6 +53,14 @@ def test_weights_and_moments_stay_float32(store: TokenStore) -> None:
     assert {state[key].dtype for state in states for key in ("exp_avg", "exp_avg_sq")} == {torch.float32}
 
 
+def test_the_copy_follows_weights_that_something_else_than_an_update_has_changed(store: TokenStore) -> None:
+    trainer = make_trainer(store, "bfloat16")
+    trainer.run_until(2)
+    trainer.model.load_state_dict(GPT2(trainer.model.config).initialise(5).state_dict())
+    for copied, own in zip(trainer.computing_model().parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(copied, own.bfloat16())
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_resumed_bfloat16_run_ends_with_the_same_bits(
     store: TokenStore, tokenizer: Tokenizer, tmp_path: Path, accumulate: int

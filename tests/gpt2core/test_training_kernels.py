@@ -10,6 +10,7 @@ from gpt2core.config import GPT2Config
 from gpt2core.gelu import gelu
 from gpt2core.linear_cross_entropy import linear_cross_entropy
 from gpt2core.model import GPT2
+from gpt2core.one_pass_adamw import OnePassAdamW
 
 ROUNDING = 2**-8  # of a bfloat16, relative
 SIZES = [1, 15, 16, 17, 4096, 4097, 50_001]
@@ -56,6 +57,25 @@ def loss_and_gradients(dtype: torch.dtype) -> list[Tensor]:
 def test_the_loss_and_its_gradients_are_those_in_float32_within_rounding() -> None:
     for found, exact in zip(loss_and_gradients(torch.bfloat16), loss_and_gradients(torch.float32), strict=True):
         assert (found.float() - exact).norm() <= 3 * ROUNDING * exact.norm()
+
+
+def test_an_update_in_one_pass_is_adamws_and_leaves_the_weights_rounded_in_their_copy() -> None:
+    ours, theirs = ([random(size, seed=2).float().requires_grad_() for size in (1, 17, 4097, 50_001)] for _ in range(2))
+    copies = {parameter: torch.empty_like(parameter, dtype=torch.bfloat16) for parameter in ours}
+    options = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    one_pass, reference = OnePassAdamW(ours, copies, **options), torch.optim.AdamW(theirs, **options)
+    one_pass.clip = 0.3
+    for step in range(4):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = random(len(mine), seed=step).float()
+            other.grad = mine.grad * 0.3
+        one_pass.step()
+        reference.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=2e-6, atol=2e-7)
+        assert torch.equal(copies[mine], mine.bfloat16())
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(one_pass.state[mine][key], reference.state[other][key], rtol=2e-6, atol=2e-7)
 
 
 def gradients(model: GPT2) -> list[Tensor]:
