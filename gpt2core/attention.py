@@ -6,13 +6,28 @@ Shapes: B batch, H heads, T queries, K keys (past and new), D head size.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gpt2core import training_kernels
+
 LONGEST_PLAIN = 512
 """Up to here, plain products beat PyTorch's fused kernel in bfloat16 on a CPU (2 to 5 times up to 128 positions)."""
+VECTOR = 16
+"""Head sizes that the compiled attention takes are multiples of this."""
+
+
+def attend_within(heads: Tensor, dropout: float, visible: Tensor | None = None) -> Tensor:
+    """Mix the values of queries, keys and values [B, T, 3, H, D] that have no past: [B, T, H, D]. `visible` as in `attend`."""
+    plain = dropout > 0 or visible is not None or heads.shape[-1] % VECTOR or heads.shape[1] > LONGEST_PLAIN
+    if plain or not training_kernels.take(heads) or training_kernels.attention_library() is None:
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind()  # each [B, H, T, D]
+        return attend(query, key, value, dropout, visible).transpose(1, 2)
+    mixed: Tensor = _CausalAttention.apply(heads)  # type: ignore[no-untyped-call]
+    return mixed
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float, visible: Tensor | None = None) -> Tensor:
@@ -39,3 +54,22 @@ def _plain(query: Tensor, key: Tensor, value: Tensor, dropout: float, visible: T
         scores.view(*query.shape[:2], length, length).masked_fill_(~visible, -torch.inf)
     weights = F.dropout(scores.softmax(-1), dropout)
     return (weights @ flat_value).view(query.shape)
+
+
+class _CausalAttention(torch.autograd.Function):
+    """Keeps nothing but its input: the weights are computed again by backward."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor) -> Tensor:
+        heads = heads.contiguous()
+        ctx.save_for_backward(heads)
+        mixed = heads.new_empty(*heads.shape[:2], *heads.shape[3:])
+        training_kernels.attention(heads, mixed)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *by_mixed: Tensor) -> Tensor:
+        (heads,) = ctx.saved_tensors
+        by_heads = torch.empty_like(heads)
+        training_kernels.attention_backward(heads, by_mixed[0].contiguous(), by_heads)
+        return by_heads

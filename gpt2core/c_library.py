@@ -48,7 +48,8 @@ def address(tensor: Tensor | None) -> int | None:
 def _compiled(source: Path, flags: tuple[str, ...]) -> Path:
     """The shared library, made now unless it was made before on this kind of processor with these flags."""
     machine = json.dumps(dict(torch.cpu.get_capabilities()), sort_keys=True)
-    key = hashlib.sha256(b"\0".join([source.read_bytes(), " ".join(flags).encode(), machine.encode()])).hexdigest()[:16]
+    texts = [file.read_bytes() for file in (source, *sorted(source.parent.glob("*.h")))]
+    key = hashlib.sha256(b"\0".join([*texts, " ".join(flags).encode(), machine.encode()])).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt2flow"
     target = folder / f"{source.stem}-{key}.so"
     if not target.exists():

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from configs.errors import UserError
-from gpt2core.attention import attend
+from gpt2core.attention import attend_within
 from gpt2core.config import GPT2Config
 from gpt2core.document_mask import DocumentMask, document_mask
 from gpt2core.gelu import gelu
@@ -54,12 +54,12 @@ class Attention(nn.Module):
         """[B, T, C] -> [B, T, C]; `visible`, bool [B, 1, T, T], says which tokens see which."""
         batch, length, width = x.shape
         heads = self.c_attn(x).view(batch, length, 3, self.n_head, width // self.n_head)
-        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind()  # each [B, H, T, D]
         if cache is None:
-            mixed = attend(query, key, value, self.dropout if self.training else 0.0, visible)  # [B, H, T, D]
+            mixed = attend_within(heads, self.dropout if self.training else 0.0, visible)  # [B, T, H, D]
         else:
-            mixed = cache.attend(self.layer, query, key, value)
-        out: Tensor = self.c_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+            query, key, value = heads.permute(2, 0, 3, 1, 4).unbind()  # each [B, H, T, D]
+            mixed = cache.attend(self.layer, query, key, value).transpose(1, 2)
+        out: Tensor = self.c_proj(mixed.reshape(batch, length, width))
         return out
 
 

@@ -53,8 +53,6 @@ class WorkingCopy:
         if self.model is not master:
             for copied, own in self._trained:
                 copied.register_post_accumulate_grad_hook(partial(self._collect, own))  # type: ignore[no-untyped-call]
-            if self.model.wte.weight.device.type == "cpu" and self.model.wte.weight.requires_grad:
-                self.model.wte.register_forward_hook(self._separate)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -96,23 +94,6 @@ class WorkingCopy:
         else:
             own.grad.add_(copied.grad)
         copied.grad = None
-
-    def _separate(self, _: nn.Module, tokens: tuple[Tensor], found: Tensor) -> Tensor | None:
-        """Let the gradient of the rows that were looked up go to those rows, instead of being added as a table of zeros.
-
-        The head's gradient is there first, since backward begins with it. A GPU would add rows in no certain order.
-        """
-        if not torch.is_grad_enabled():
-            return None
-        rows = found.detach().requires_grad_()  # [B, T, C]
-        rows.register_post_accumulate_grad_hook(partial(self._collect_rows, tokens[0]))  # type: ignore[no-untyped-call]
-        return rows
-
-    @torch.no_grad()
-    def _collect_rows(self, tokens: Tensor, rows: Tensor) -> None:
-        assert rows.grad is not None and self.master.wte.weight.grad is not None
-        self.master.wte.weight.grad.index_add_(0, tokens.flatten(), rows.grad.flatten(0, 1).float())
-        rows.grad = None
 
 
 def _copy_of(master: GPT2, dtype: torch.dtype) -> GPT2:

@@ -1,4 +1,4 @@
-"""Calls training_kernels.c: what a step in bfloat16 does besides its products, on a CPU with a C compiler.
+"""Calls training_kernels.c and causal_attention.c: what a bfloat16 step does besides its products, on a CPU with a C compiler.
 
 The functions are PyTorch operators that write into tensors which the caller has made, all of them contiguous, so a rehearsal
 on tensors without data counts their memory. Callers ask `take` first, and have a way in plain PyTorch otherwise.
@@ -22,6 +22,16 @@ SIGNATURES: dict[str, list[type]] = {
     "scale": [POINTER] * 2 + [COUNT],
     "adamw": [POINTER] * 5 + [NUMBER] * 7 + [COUNT],
 }
+ATTENTION: dict[str, list[type]] = {
+    "attention": [POINTER] * 2 + [COUNT] * 4,
+    "attention_backward": [POINTER] * 3 + [COUNT] * 4,
+}
+
+
+@lru_cache(maxsize=1)
+def attention_library() -> ctypes.CDLL | None:
+    """The compiled attention; None where there is no C compiler, or the CPU does not multiply bfloat16 (AVX512-BF16)."""
+    return load_c("causal_attention", ATTENTION)
 
 
 @lru_cache(maxsize=1)
@@ -52,6 +62,22 @@ def gelu(x: Tensor, out: Tensor) -> None:
 def gelu_backward(x: Tensor, by_output: Tensor, by_input: Tensor) -> None:
     """The gradient by x, where GELU's output has the gradient `by_output`."""
     _code().gelu_backward(address(x), address(by_output), address(by_input), x.numel())
+
+
+@custom_op("gpt2flow::attention", mutates_args=("out",))
+def attention(heads: Tensor, out: Tensor) -> None:
+    """Causal attention of queries, keys and values [B, T, 3, H, D] into `out` [B, T, H, D]."""
+    compiled, (batch, length, _, n_head, size) = attention_library(), heads.shape
+    assert compiled is not None
+    compiled.attention(address(heads), address(out), batch, length, n_head, size)
+
+
+@custom_op("gpt2flow::attention_backward", mutates_args=("by_heads",))
+def attention_backward(heads: Tensor, by_out: Tensor, by_heads: Tensor) -> None:
+    """The gradient by the heads, where that by `out` is given."""
+    compiled, (batch, length, _, n_head, size) = attention_library(), heads.shape
+    assert compiled is not None
+    compiled.attention_backward(address(heads), address(by_out), address(by_heads), batch, length, n_head, size)
 
 
 @custom_op("gpt2flow::cross_entropy", mutates_args=("logits", "losses"))

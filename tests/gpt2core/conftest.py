@@ -60,11 +60,12 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     """A machine on which neither a C compiler nor compiled code is found."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for module in (native, training_kernels):
-        module.library.cache_clear()
+    libraries = (native.library, training_kernels.library, training_kernels.attention_library)
+    for library in libraries:
+        library.cache_clear()
     yield
-    for module in (native, training_kernels):
-        module.library.cache_clear()
+    for library in libraries:
+        library.cache_clear()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2core import training_kernels
+from gpt2core.attention import attend_within
 from gpt2core.config import GPT2Config
 from gpt2core.gelu import gelu
 from gpt2core.linear_cross_entropy import linear_cross_entropy
@@ -44,6 +45,23 @@ def test_gelu_takes_every_number_and_no_number() -> None:
     found, expected = gelu(every), F.gelu(every.double(), approximate="tanh")
     assert_rounded(found[every.isfinite()], expected[every.isfinite()])
     assert torch.equal(found.isnan(), every.isnan() | (every == -torch.inf))
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "n_head", "size"), [(1, 1, 1, 16), (3, 5, 2, 32), (2, 17, 3, 16), (1, 67, 2, 80), (2, 257, 2, 64)]
+)
+def test_attention_and_its_gradient_are_those_of_the_formula(batch: int, length: int, n_head: int, size: int) -> None:
+    heads, outer = random(batch, length, 3, n_head, size).requires_grad_(), random(batch, length, n_head, size, seed=1)
+    exact = heads.detach().double().requires_grad_()
+    query, key, value = exact.permute(2, 0, 3, 1, 4).unbind()
+    later = torch.ones(length, length).triu(1).bool()
+    scores = (query @ key.mT / size**0.5).masked_fill(later, -torch.inf)
+    found, expected = attend_within(heads, 0.0), (scores.softmax(-1) @ value).transpose(1, 2)
+    assert found.grad_fn is not None and "CausalAttention" in type(found.grad_fn).__name__
+    (by_heads,), (exactly,) = torch.autograd.grad(found, heads, outer), torch.autograd.grad(expected, exact, outer.double())
+    for one, other in ((found, expected), (by_heads, exactly)):
+        assert (one.double() - other).norm() <= ROUNDING * other.norm()
+        assert (one.double() - other).abs().max() <= 4 * ROUNDING * other.abs().max()
 
 
 def loss_and_gradients(dtype: torch.dtype) -> list[Tensor]:
@@ -100,7 +118,10 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 def results() -> list[Tensor]:
     x = random(SIZES[-1]).requires_grad_()
     activated = gelu(x)
-    return [*loss_and_gradients(torch.bfloat16), activated, *torch.autograd.grad(activated.sum(), x)]
+    heads = random(2, 100, 3, 3, 16).requires_grad_()
+    mixed = attend_within(heads, 0.0)
+    attention = [mixed, *torch.autograd.grad(mixed, heads, random(*mixed.shape))]
+    return [*attention, *loss_and_gradients(torch.bfloat16), activated, *torch.autograd.grad(activated.sum(), x)]
 
 
 def test_without_a_compiler_a_model_has_the_same_gradients_within_rounding(model: GPT2, request: pytest.FixtureRequest) -> None:

@@ -1,0 +1,177 @@
+/* Causal self-attention of whole windows in bfloat16, forward and backward, one head at a time within the caches.
+
+   Products are made of dot products of pairs (AVX512-BF16): a word is two neighbours along what is summed over. Nothing is
+   kept for backward, which computes the weights again. Called by gpt2core/attention.py. H heads of size D lie in [B][T][3][H][D]
+   as queries, keys and values; D is a multiple of 16. */
+
+#ifndef __AVX512BF16__
+#error "needs products of bfloat16"
+#endif
+
+#include <immintrin.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bfloat16.h"
+
+#define ROWS 6 /* of a tile: with 4 vectors each they fill the registers */
+
+typedef uint32_t word;
+
+/* c[r][0..16 C) = sum over pairs first <= p < last of a[r * row + p * pair] . b[p * wide_b + column]. */
+INLINE void tile(const int C, const word *a, int64_t row, int64_t pair, const word *b, int64_t wide_b, float *c,
+                 int64_t wide_c, int64_t rows, int64_t first, int64_t last) {
+    __m512 sums[ROWS][4];
+    const word *from[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        from[r] = a + least(r, rows - 1) * row;
+        for (int v = 0; v < C; v++) sums[r][v] = _mm512_setzero_ps();
+    }
+    for (int64_t p = first; p < last; p++) {
+        __m512bh right[4];
+        _Pragma("GCC unroll 4") for (int v = 0; v < C; v++) right[v] = (__m512bh)_mm512_loadu_si512(b + p * wide_b + 16 * v);
+        _Pragma("GCC unroll 6") for (int r = 0; r < ROWS; r++) {
+            const __m512bh left = (__m512bh)_mm512_set1_epi32(from[r][p * pair]);
+            _Pragma("GCC unroll 4") for (int v = 0; v < C; v++) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], left, right[v]);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < C; v++) _mm512_storeu_ps(c + r * wide_c + 16 * v, sums[r][v]);
+}
+
+/* The same for `columns`, a multiple of 16. */
+static void product(const word *a, int64_t row, int64_t pair, const word *b, int64_t wide_b, float *c, int64_t wide_c,
+                    int64_t rows, int64_t columns, int64_t first, int64_t last) {
+    int64_t j = 0;
+    for (; j + 64 <= columns; j += 64) tile(4, a, row, pair, b + j, wide_b, c + j, wide_c, rows, first, last);
+    for (; j < columns; j += 16) tile(1, a, row, pair, b + j, wide_b, c + j, wide_c, rows, first, last);
+}
+
+/* Words of neighbours in a row, [D / 2][width]. */
+static void pack_rows(const bfloat16 *from, int64_t stride, int64_t length, int64_t size, word *to, int64_t width) {
+    memset(to, 0, size / 2 * width * sizeof *to);
+    for (int64_t j = 0; j < length; j++)
+        for (int64_t d = 0; d < size / 2; d++) memcpy(to + d * width + j, from + j * stride + 2 * d, sizeof *to);
+}
+
+/* Words of neighbours in a column, [(length + 1) / 2][size]. */
+static void pack_columns(const bfloat16 *from, int64_t stride, int64_t length, int64_t size, word *to) {
+    for (int64_t i = 0; i < length; i += 2)
+        for (int64_t d = 0; d < size; d++)
+            to[i / 2 * size + d] = from[i * stride + d] | (i + 1 < length ? (word)from[(i + 1) * stride + d] << 16 : 0);
+}
+
+/* The weights of queries first..first + rows for `columns` keys, bfloat16 [ROWS][width]. */
+static void weigh(const bfloat16 *query, int64_t stride, const word *keys, int64_t width, int64_t size, int64_t first,
+                  int64_t rows, int64_t columns, float *scores, bfloat16 *weights) {
+    const float scale = 1.0f / sqrtf((float)size);
+    product((const word *)(query + first * stride), stride / 2, 1, keys, width, scores, width, rows, columns, 0, size / 2);
+    for (int64_t r = 0; r < rows; r++) {
+        float *row = scores + r * width, most = -INFINITY, total = 0.0f;
+        for (int64_t j = first + r + 1; j < columns; j++) row[j] = -INFINITY;
+#pragma omp simd reduction(max : most)
+        for (int64_t j = 0; j < columns; j++) most = row[j] > most ? row[j] : most;
+#pragma omp simd reduction(+ : total)
+        for (int64_t j = 0; j < columns; j++) total += row[j] = exponential(scale * (row[j] - most));
+        const float share = 1.0f / total;
+        for (int64_t j = 0; j < columns; j++) weights[r * width + j] = narrow(share * row[j]);
+        for (int64_t j = first + r + 1; j < columns; j++) weights[r * width + j] = 0;
+    }
+    memset(weights + rows * width, 0, (ROWS - rows) * width * sizeof *weights);
+}
+
+static void narrow_rows(const float *from, int64_t size, int64_t rows, bfloat16 *to, int64_t stride) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t d = 0; d < size; d++) to[r * stride + d] = narrow(from[r * size + d]);
+}
+
+static void head_forward(const bfloat16 *query, int64_t stride, int64_t part, int64_t length, int64_t size, bfloat16 *out,
+                         int64_t out_stride, void *room) {
+    const int64_t width = (length + 15) / 16 * 16;
+    word *keys = room, *values = keys + size / 2 * width;
+    float *scores = (float *)(values + (length + 1) / 2 * size), *mixed = scores + ROWS * width;
+    bfloat16 *weights = (bfloat16 *)(mixed + ROWS * size);
+    pack_rows(query + part, stride, length, size, keys, width);
+    pack_columns(query + 2 * part, stride, length, size, values);
+    for (int64_t i = 0; i < length; i += ROWS) {
+        const int64_t rows = least(ROWS, length - i), columns = (i + rows + 15) / 16 * 16;
+        weigh(query, stride, keys, width, size, i, rows, columns, scores, weights);
+        product((word *)weights, width / 2, 1, values, size, mixed, size, rows, size, 0, (i + rows + 1) / 2);
+        narrow_rows(mixed, size, rows, out + i * out_stride, out_stride);
+    }
+}
+
+static void head_backward(const bfloat16 *query, int64_t stride, int64_t part, int64_t length, int64_t size,
+                          const bfloat16 *by_out, int64_t out_stride, bfloat16 *by_query, void *room) {
+    const int64_t width = (length + 15) / 16 * 16, pairs = (length + 1) / 2;
+    const float scale = 1.0f / sqrtf((float)size);
+    word *keys = room, *values = keys + size / 2 * width, *key_pairs = values + size / 2 * width;
+    word *query_pairs = key_pairs + pairs * size, *out_pairs = query_pairs + pairs * size;
+    word *all_weights = out_pairs + pairs * size, *all_scores = all_weights + (pairs + ROWS) * width;
+    float *scores = (float *)(all_scores + (pairs + ROWS) * width), *by_weights = scores + ROWS * width;
+    float *sums = by_weights + ROWS * width;
+    bfloat16 *weights = (bfloat16 *)(sums + ROWS * size), *by_scores = weights + ROWS * width;
+    pack_rows(query + part, stride, length, size, keys, width);
+    pack_rows(query + 2 * part, stride, length, size, values, width);
+    pack_columns(query, stride, length, size, query_pairs);
+    pack_columns(query + part, stride, length, size, key_pairs);
+    pack_columns(by_out, out_stride, length, size, out_pairs);
+    for (int64_t i = 0; i < length; i += ROWS) {
+        const int64_t rows = least(ROWS, length - i), columns = (i + rows + 15) / 16 * 16;
+        weigh(query, stride, keys, width, size, i, rows, columns, scores, weights);
+        product((const word *)(by_out + i * out_stride), out_stride / 2, 1, values, width, by_weights, width, rows, columns, 0,
+                size / 2);
+        memset(by_scores, 0, ROWS * width * sizeof *by_scores);
+        for (int64_t r = 0; r < rows; r++) {
+            const bfloat16 *weight = weights + r * width;
+            const float *by_weight = by_weights + r * width;
+            float mean = 0.0f;
+#pragma omp simd reduction(+ : mean)
+            for (int64_t j = 0; j < columns; j++) mean += wide(weight[j]) * by_weight[j];
+            for (int64_t j = 0; j < columns; j++)
+                by_scores[r * width + j] = narrow(scale * wide(weight[j]) * (by_weight[j] - mean));
+        }
+        product((word *)by_scores, width / 2, 1, key_pairs, size, sums, size, rows, size, 0, (i + rows + 1) / 2);
+        narrow_rows(sums, size, rows, by_query + i * stride, stride);
+        pack_columns(weights, width, ROWS, columns, all_weights + i / 2 * width);
+        pack_columns(by_scores, width, ROWS, columns, all_scores + i / 2 * width);
+        for (int64_t p = ROWS / 2 - 1; p >= 0; p--) { /* packed side by side; spread to the full width */
+            memmove(all_weights + (i / 2 + p) * width, all_weights + i / 2 * width + p * columns, columns * sizeof(word));
+            memmove(all_scores + (i / 2 + p) * width, all_scores + i / 2 * width + p * columns, columns * sizeof(word));
+        }
+    }
+    for (int64_t j = 0; j < length; j += ROWS) {
+        const int64_t rows = least(ROWS, length - j);
+        product(all_scores + j, 1, width, query_pairs, size, sums, size, rows, size, j / 2, pairs);
+        narrow_rows(sums, size, rows, by_query + part + j * stride, stride);
+        product(all_weights + j, 1, width, out_pairs, size, sums, size, rows, size, j / 2, pairs);
+        narrow_rows(sums, size, rows, by_query + 2 * part + j * stride, stride);
+    }
+}
+
+/* out is [B][T][H][D]. */
+void attention(const bfloat16 *heads, bfloat16 *out, int64_t batch, int64_t length, int64_t n_head, int64_t size) {
+    const int64_t part = n_head * size, stride = 3 * part, padded = length + 16;
+#pragma omp parallel for schedule(static)
+    for (int64_t each = 0; each < batch * n_head; each++) {
+        void *room = malloc(8 * padded * size + 8 * ROWS * (padded + size));
+        const int64_t window = each / n_head * length, head = each % n_head * size;
+        head_forward(heads + window * stride + head, stride, part, length, size, out + window * part + head, part, room);
+        free(room);
+    }
+}
+
+void attention_backward(const bfloat16 *heads, const bfloat16 *by_out, bfloat16 *by_heads, int64_t batch, int64_t length,
+                        int64_t n_head, int64_t size) {
+    const int64_t part = n_head * size, stride = 3 * part, padded = length + 16;
+#pragma omp parallel for schedule(static)
+    for (int64_t each = 0; each < batch * n_head; each++) {
+        void *room = malloc(12 * padded * size + 4 * padded * padded + 64 * ROWS * (padded + size));
+        const int64_t window = each / n_head * length, head = each % n_head * size;
+        head_backward(heads + window * stride + head, stride, part, length, size, by_out + window * part + head, part,
+                      by_heads + window * stride + head, room);
+        free(room);
+    }
+}
