@@ -15,19 +15,19 @@
 #include <immintrin.h>
 #endif
 
+#include "bfloat16.h"
+
 #define LANES 16
 #define PANEL (2 * LANES)
 #define MOST_ROWS 8 /* of a tile */
 #define MOST_WIDTH 256 /* of a head */
 #define SMALL (1 << 16) /* with fewer products than this, threads take longer to wake than to compute */
 #define HIGH 0xffff0000u
-#define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
 typedef float lanes __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES))); /* of two bfloat16 each */
 typedef int32_t integers __attribute__((vector_size(4 * LANES)));
-typedef uint16_t bfloat16;
 
 typedef struct {
     const void *weight;       /* panels; int8 if there is a scale */
@@ -58,18 +58,6 @@ LOAD(lanes, load_lanes)
 LOAD(words, load_words)
 LOAD(uint32_t, load_word)
 
-INLINE float as_float(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-INLINE bfloat16 to_bfloat16(float value) { /* rounds half to even */
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-
 INLINE lanes low(words word) { return (lanes)(word << 16); }
 INLINE lanes high(words word) { return (lanes)(word & HIGH); }
 
@@ -88,16 +76,6 @@ INLINE float sum(lanes value) {
     for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++) part[i] += part[i + half];
     return part[0];
-}
-
-/* e^x by the series of e^r, where x = n log 2 + r; within 2e-7, and never 0 or infinite. */
-INLINE float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    const float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* rounds to a whole number */
-    const float r = x - n * 0.693145752f - n * 1.42860677e-6f;
-    const float last = 1 / 24.f + r * (1 / 120.f + r * (1 / 720.f + r / 5040.f));
-    const float series = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * last)));
-    return series * as_float((uint32_t)((int32_t)n + 127) << 23);
 }
 
 INLINE float gelu(float x) { /* with tanh, which is 1 - 2 / (1 + e^2u) */
@@ -152,7 +130,7 @@ static void finish(const projection *p, int64_t first, enum after after, float *
     if (after == ADD)
         for (int o = 0; o < count; o++) ((float *)y)[first + o] += result[o];
     if (after == GELU)
-        for (int o = 0; o < count; o++) ((bfloat16 *)y)[first + o] = to_bfloat16(gelu(result[o]));
+        for (int o = 0; o < count; o++) ((bfloat16 *)y)[first + o] = narrow(gelu(result[o]));
 }
 
 /* y[rows][n_out] from x[rows][n_in]. */
@@ -180,7 +158,7 @@ static void normalise(const norm *of, const float *x, bfloat16 *y, int64_t width
         squares += apart * apart;
     }
     const float scale = 1 / sqrtf(sum(squares) / width + 1e-5f);
-    for (int64_t i = 0; i < width; i++) y[i] = to_bfloat16((x[i] - mean) * scale * of->weight[i] + of->bias[i]);
+    for (int64_t i = 0; i < width; i++) y[i] = narrow((x[i] - mean) * scale * of->weight[i] + of->bias[i]);
 }
 
 /* Sums of pairs of neighbours, those of a in front. */
@@ -214,8 +192,8 @@ INLINE void mix(const int VECTORS, const float *scores, const bfloat16 *values, 
         }
     UNROLL for (int v = 0; v < VECTORS; v++)
         for (int i = 0; i < LANES; i++) {
-            out[v * PANEL + 2 * i] = to_bfloat16(even[v][i] * share);
-            out[v * PANEL + 2 * i + 1] = to_bfloat16(odd[v][i] * share);
+            out[v * PANEL + 2 * i] = narrow(even[v][i] * share);
+            out[v * PANEL + 2 * i + 1] = narrow(odd[v][i] * share);
         }
 }
 
@@ -226,9 +204,9 @@ static void attend_head(const float *query, const float *key, const float *value
     float most = -INFINITY;
     lanes total = {0};
     for (int64_t d = 0; d < width; d++) {
-        scaled[d] = to_bfloat16(query[d] / sqrtf(width));
-        keys[last * width + d] = to_bfloat16(key[d]);
-        values[last * width + d] = to_bfloat16(value[d]);
+        scaled[d] = narrow(query[d] / sqrtf(width));
+        keys[last * width + d] = narrow(key[d]);
+        values[last * width + d] = narrow(value[d]);
     }
     for (int64_t j = 0; j <= last; j += LANES) {
         const lanes found = products_with_keys(scaled, keys, j, last, width);
