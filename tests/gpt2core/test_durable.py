@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from gpt2core.durable import file_hash, publish_folder, write_json
+from gpt2core.durable import file_hash, named_write_errors, publish_folder, require_place, write_json
 
 
 def test_a_published_folder_appears_with_all_its_files(tmp_path: Path) -> None:
@@ -63,3 +63,16 @@ def test_a_file_hash_sees_every_bit(tmp_path: Path) -> None:
     path.write_bytes(content)
     hashes.add(file_hash(path))
     assert len(hashes) == 25
+
+
+def test_a_folder_where_a_file_stands_and_a_file_in_no_folder_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "lens"
+    file.touch()
+    with (
+        pytest.raises(UserError, match=r"lens cannot be written \(File exists\): choose another place"),
+        named_write_errors(file),
+    ):
+        file.mkdir(exist_ok=True)
+    for place, sentence in ((tmp_path / "nowhere" / "a.json", "nowhere does not exist"), (tmp_path, "is a folder")):
+        with pytest.raises(UserError, match=sentence):
+            require_place(place)
