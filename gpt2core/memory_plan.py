@@ -17,6 +17,8 @@ from gpt2core.rehearsal import Footprint, Workload, rehearse
 
 ASSUMED_EXTRA = 0.05
 """Share of the tensors that libraries and allocator are taken to need where that cannot be measured."""
+EVALUATION_EXTRA = 0.15
+"""Share of an evaluation's tensors, mostly in float32, that they are taken to need (measured: 0.1)."""
 ENOUGH_TOKENS = 4096
 """Tokens in a batch beyond which a CPU is no faster and only needs more memory."""
 SPARE = 0.05
@@ -70,7 +72,9 @@ def predict(work: Workload, process: int, saves_beside: bool = True, measured: b
     """What training will need; unless `measured` (which takes seconds), the extra is assumed."""
     footprint = rehearse(work)
     extra = extra_bytes(work) if measured else int(ASSUMED_EXTRA * footprint.peak)
-    return Need(footprint, process, extra, saves_beside and work.settings.save_beside, evaluation_bytes(work))
+    evaluation = evaluation_bytes(work)
+    extra = max(extra, int(EVALUATION_EXTRA * evaluation))
+    return Need(footprint, process, extra, saves_beside and work.settings.save_beside, evaluation)
 
 
 def extra_bytes(work: Workload) -> int:

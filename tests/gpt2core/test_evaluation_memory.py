@@ -16,6 +16,8 @@ from gpt2core.memory_plan import predict
 from gpt2core.rehearsal import Workload, rehearse
 
 CPU = torch.device("cpu")
+CODE = 30_000_000
+"""What the code of an evaluation takes when it is first run; in a run it is there from step 0 on."""
 CONFIG = GPT2Config(257, 256, 128, 4, 6)
 EVALUATION = EvaluateSettings(prompts=["The "] * 8, max_new_tokens=300, lens_prompts=["word " * 60])
 TRAIN_AND_EVALUATE = """
@@ -78,12 +80,15 @@ def test_an_evaluation_takes_no_more_than_training_did(golden: Path) -> None:
 
 @pytest.mark.slow
 def test_an_evaluation_that_takes_more_than_training_is_foreseen(golden: Path) -> None:
-    """Adapters of the last block leave next to nothing to be kept, while the lens needs every block."""
-    work = workload(batch_size=1, recompute_blocks=5, trainable=["ln_f.*"], optimizer="sgd")
+    """Where next to nothing is trained, nothing is kept either, while the lens looks at a long text in every block."""
+    asked = EvaluateSettings(prompts=["The "], max_new_tokens=20, lens_prompts=["word " * 200])
+    work = workload(batch_size=1, recompute_blocks=7, trainable=["ln_f.*"], optimizer="sgd")
+    work = replace(work, config=GPT2Config(257, 1024, 256, 4, 8), evaluation=asked)
     need = predict(work, 0, saves_beside=False)
-    assert need.tensors > 1.2 * need.footprint.peak
+    assert need.tensors > 2 * need.footprint.peak
     trained, evaluated = measured(work, golden)
-    assert trained < evaluated <= need.with_spare < 3 * evaluated
+    assert 1.5 * trained < evaluated <= need.with_spare + CODE
+    assert need.peak < 2 * evaluated
 
 
 def test_what_is_evaluated_at_once_follows_what_an_update_keeps() -> None:

@@ -133,7 +133,7 @@ def test_limits_are_obeyed_by_recomputing_no_more_than_that_takes(config: GPT2Co
         predict(work.with_settings(recompute_blocks=blocks), PROCESS, saves_beside=False).with_spare for blocks in (0, most)
     )
     ways = [keep_within(limit, work, PROCESS).recompute_blocks for limit in (full, (full + least) // 2, least)]
-    assert ways[0] == 0 < ways[1] < ways[2] == most
+    assert ways[0] == 0 < ways[1] <= ways[2] <= most
     for limit, blocks in zip((full, (full + least) // 2, least), ways, strict=True):
         assert measured_anew(work.with_settings(recompute_blocks=blocks)) <= limit
     with pytest.raises(UserError, match=rf"needs at least {least / 1e9:.2f} GB: raise the limit to that, or lower"):
