@@ -72,7 +72,7 @@ def measured(work: Workload, golden: Path) -> tuple[int, int]:
 
 
 def test_an_evaluation_takes_no_more_than_training_did(golden: Path) -> None:
-    work = workload(batch_size=8)
+    work = workload(batch_size=32)
     assert evaluation_bytes(work) < rehearse(work).peak - rehearse(work).standing
     trained, evaluated = measured(work, golden)
     assert evaluated <= 1.1 * trained
