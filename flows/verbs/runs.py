@@ -50,10 +50,10 @@ def plan(config: Path, /, *, price_per_hour: float | None = None, settings: Over
     """
     loaded = load_config(config, settings.model_dump(exclude_unset=True))
     print(f"gpt2flow {version('gpt2flow')}, plan for '{loaded.name}': trying out updates of small models ...", flush=True)
+    Workspace.current().create()  # before Prefect is imported, which warns where its home cannot be made
     from flows.plan_page import print_plan
     from tasks.plan import make_plan
 
-    Workspace.current().create()
     made = make_plan(loaded)
     print_plan(Console(highlight=False), made, price_per_hour)
     if not made.fits:

@@ -107,3 +107,14 @@ def test_a_prefect_server_that_is_not_there_is_named_at_once(tmp_path: Path, mon
     assert done.returncode == 2
     assert "Prefect's server http://127.0.0.1:9/api does not answer: start it, or unset PREFECT_API_URL." in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_plan_in_a_new_workspace_says_that_it_does_not_fit_and_warns_of_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPT2FLOW_HOME", str(tmp_path / "new"))
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "new" / "prefect"))
+    done = gpt2flow("plan", "demo", "--train.memory_limit", "100MB")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "4 blocks of width 128" in done.stdout
+    assert "Warning" not in done.stderr
