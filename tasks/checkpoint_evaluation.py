@@ -26,7 +26,7 @@ from gpt2core.tokenizer import load_tokenizer
 from gpt2core.weights import load_model
 from tasks.copies import CopySearch
 from tasks.evaluate_step import Subject, evaluate_step
-from tasks.run_folder import RunFolder
+from tasks.run_folder import RunFolder, is_held
 from tasks.workspace import Workspace
 
 Row = dict[str, float]
@@ -65,12 +65,12 @@ def take_row(folder: RunFolder, step: int) -> Row | None:
 
 def is_under_way(folder: RunFolder, step: int) -> bool:
     """Whether a process evaluates the step now, here or on another machine that sees the folder."""
-    return _is_held(_file(folder, step, "lock"))
+    return is_held(_file(folder, step, "lock"))
 
 
 def steps_in_hand(folder: RunFolder) -> set[int]:
     """Steps that are evaluated now, or whose row waits to be taken."""
-    locked = {_step_of(file) for file in folder.reports.glob("step-*.lock") if _is_held(file)}
+    locked = {_step_of(file) for file in folder.reports.glob("step-*.lock") if is_held(file)}
     return locked | {_step_of(file) for file in folder.reports.glob("step-*.row")}  # looked for last: it comes before unlocking
 
 
@@ -113,14 +113,3 @@ def _file(folder: RunFolder, step: int, kind: str) -> Path:
 
 def _step_of(file: Path) -> int:
     return int(file.stem.removeprefix("step-"))
-
-
-def _is_held(file: Path) -> bool:
-    try:
-        with file.open("r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False

@@ -197,14 +197,19 @@ class RunFolder:
         return int(words[1]) if len(words) > 1 else None
 
     def _is_locked(self) -> bool:
-        try:
-            with (self.path / "lock").open("r", encoding="utf-8") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
+        return is_held(self.path / "lock")
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds this lock file, here or on another machine that sees it."""
+    try:
+        with lock.open("r", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
         return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def checksum(value: dict[str, Any]) -> str:

@@ -46,12 +46,7 @@ def sample(
     output
         File to write instead of the terminal, when all is there.
     """
-    if output and (follow or interactive):
-        raise UserError("--output waits for the last sample, which --follow and --interactive do not have: redirect with >.")
-    if follow and model:
-        raise UserError(f"--follow {follow} takes that run's checkpoints, so --model {model} has no place: leave one out.")
-    if output:
-        require_place(output)
+    _require_sense(model, interactive, follow, output)
     print("gpt2flow: loading PyTorch and the model ...", file=sys.stderr, flush=True)
     from flows import sample_formats
     from tasks import sample as task
@@ -76,6 +71,16 @@ def sample(
         print(f"Written: {output}")
     else:
         print(text, end="")
+
+
+def _require_sense(model: str | None, interactive: bool, follow: str | None, output: Path | None) -> None:
+    """Raise UserError where options of `sample` exclude one another, or the output has no place."""
+    if output and (follow or interactive):
+        raise UserError("--output waits for the last sample, which --follow and --interactive do not have: redirect with >.")
+    if follow and model:
+        raise UserError(f"--follow {follow} takes that run's checkpoints, so --model {model} has no place: leave one out.")
+    if output:
+        require_place(output)
 
 
 @app.command

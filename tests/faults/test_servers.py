@@ -30,14 +30,6 @@ PATIENCE = 600.0  # seconds; a busy machine takes minutes to start servers
 SlowProcess = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file: Path = tmp_path_factory.mktemp("text") / "a.txt"
-    file.write_text("".join(f"The {i}th line says that {i} times {i} is {i * i}.\n\n" for i in range(400)))
-    Workspace.current().create()
-    return file
-
-
 def config_of(name: str, text: Path, steps: int = STEPS) -> RunConfig:
     return RunConfig.model_validate(
         {
