@@ -1,7 +1,7 @@
 """Cross-entropy of a linear output head without ever holding all logits, and its gradients made on the way.
 
 A chunk of rows is turned into logits, probabilities and gradients before the next one is looked at, so the memory is that of
-one chunk, and backward has nothing left to compute. Shapes: N rows (positions), C width, V vocabulary.
+one chunk, and backward has nothing left to compute. Shapes: N rows (positions), n rows of a chunk, C width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpt2core import training_kernels
+from gpt2core import products, training_kernels
+from gpt2core.gradient_sums import sum_of
 
 IGNORED = -100
 CHUNK = 256
-"""Rows at a time on a CPU: larger chunks are no faster."""
+"""Rows at a time on a CPU: with PyTorch's products, larger chunks are no faster."""
+OWN_CHUNK = 512
+"""Rows at a time with our products, which go through all weights for each chunk."""
 ACCELERATOR_CHUNK = 4096
 PADDING = 64
 """bfloat16 products are faster where the vocabulary is a multiple of this; the added columns have probability 0."""
@@ -38,41 +41,72 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         by_hidden, by_weight = (torch.empty_like(hidden) if ctx.needs_input_grad[0] else None), None
         if ctx.needs_input_grad[1]:
-            by_weight = weight.new_empty(_padded(weight), weight.shape[1])
+            by_weight = _gradient_like(weight, hidden)
         loss = _walk(hidden, weight, targets, by_hidden, by_weight)
-        ctx.by_hidden, ctx.by_weight = by_hidden, by_weight[: weight.shape[0]] if by_weight is not None else None
+        ctx.by_hidden, ctx.by_weight = by_hidden, by_weight[: len(weight)] if by_weight is not None else None
+        ctx.sum, ctx.dtype = sum_of(weight), weight.dtype
         return loss
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        gradients = [_scale(gradient, outer[0]) for gradient in (ctx.by_hidden, ctx.by_weight)]
+        by_hidden, by_weight = (_scale(gradient, outer[0]) for gradient in (ctx.by_hidden, ctx.by_weight))
         del ctx.by_hidden, ctx.by_weight
-        return gradients[0], gradients[1], None
+        if by_weight is not None and ctx.sum is not None:
+            ctx.sum.add(by_weight)
+            by_weight = None
+        return by_hidden, by_weight if by_weight is None else by_weight.to(ctx.dtype), None
 
 
 def _scale(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
-    if gradient is not None and training_kernels.take(gradient):
+    if gradient is not None and training_kernels.take(gradient, torch.bfloat16, torch.float32):
         training_kernels.scale(gradient, factor)
         return gradient
     return gradient.mul_(factor) if gradient is not None else None
 
 
+def _gradient_like(weight: Tensor, hidden: Tensor) -> Tensor:
+    """Room for the gradient by weight: [V, C] in float32 where our products make it, otherwise [padded V, C]."""
+    return torch.empty_like(weight, dtype=torch.float32) if products.take(hidden) else weight.new_empty(_padded(weight), weight.shape[1])
+
+
 def _padded(weight: Tensor) -> int:
-    """Rows of the head's weight while it is multiplied."""
+    """Columns of logits while they are multiplied."""
     n_vocab = weight.shape[0]
     return -(-n_vocab // PADDING) * PADDING if weight.dtype is torch.bfloat16 else n_vocab
 
 
 def _walk(hidden: Tensor, weight: Tensor, targets: Tensor, by_hidden: Tensor | None, by_weight: Tensor | None) -> Tensor:
-    """The mean loss; fills its gradients by hidden [N, C] and by weight [padded V, C] where they are wanted."""
-    n_vocab = weight.shape[0]
-    if extra := _padded(weight) - n_vocab:
-        weight = F.pad(weight, (0, 0, 0, extra))  # [padded V, C]
+    """The mean loss; fills its gradients by hidden [N, C] and by weight where they are wanted."""
     counted = targets != IGNORED
     share = counted / counted.sum().clamp(min=1)  # [N]
-    if training_kernels.take(weight):
-        return _walk_in_one_pass(hidden, weight, n_vocab, targets, share, by_hidden, by_weight)
-    loss = torch.zeros((), device=hidden.device)
+    way = _walk_on_our_way if products.take(hidden) else _walk_on_pytorchs_way
+    return way(hidden, weight, targets, share, by_hidden, by_weight)
+
+
+def _walk_on_our_way(
+    hidden: Tensor, weight: Tensor, targets: Tensor, share: Tensor, by_hidden: Tensor | None, by_weight: Tensor | None
+) -> Tensor:
+    """By our products, and a kernel that turns logits into their gradients where they stand."""
+    losses = torch.empty_like(share)  # [N]
+    wanted = by_hidden is not None or by_weight is not None
+    for start in range(0, len(hidden), OWN_CHUNK):
+        rows = slice(start, start + OWN_CHUNK)
+        error = hidden.new_empty(len(hidden[rows]), _padded(weight))  # [n, padded V]: logits at first
+        products.multiply(hidden[rows], weight, error, transposed=True)
+        training_kernels.cross_entropy(error, targets[rows], share[rows], losses[rows], len(weight), wanted)
+        if by_hidden is not None:
+            products.multiply(error, weight, by_hidden[rows])
+        if by_weight is not None:
+            products.add_gradient(error, hidden[rows], by_weight, None, add=start > 0)
+    return losses.sum()
+
+
+def _walk_on_pytorchs_way(
+    hidden: Tensor, weight: Tensor, targets: Tensor, share: Tensor, by_hidden: Tensor | None, by_weight: Tensor | None
+) -> Tensor:
+    n_vocab, loss = weight.shape[0], torch.zeros((), device=hidden.device)
+    if extra := _padded(weight) - n_vocab:
+        weight = F.pad(weight, (0, 0, 0, extra))  # [padded V, C]
     size = CHUNK if hidden.device.type == "cpu" else ACCELERATOR_CHUNK
     for start in range(0, len(hidden), size):
         rows = slice(start, start + size)
@@ -94,26 +128,3 @@ def _walk(hidden: Tensor, weight: Tensor, targets: Tensor, by_hidden: Tensor | N
         if by_weight is not None:
             torch.addmm(by_weight, error.t(), hidden[rows] * scale, beta=float(start > 0), out=by_weight)
     return loss
-
-
-def _walk_in_one_pass(
-    hidden: Tensor,
-    weight: Tensor,
-    n_vocab: int,
-    targets: Tensor,
-    share: Tensor,
-    by_hidden: Tensor | None,
-    by_weight: Tensor | None,
-) -> Tensor:
-    """The same by a kernel that turns logits into their gradients where they stand; weight is [padded V, C]."""
-    losses = torch.empty_like(share)  # [N]
-    wanted = by_hidden is not None or by_weight is not None
-    for start in range(0, len(hidden), CHUNK):
-        rows = slice(start, start + CHUNK)
-        error = F.linear(hidden[rows], weight)  # [n, padded V]: logits at first
-        training_kernels.cross_entropy(error, targets[rows], share[rows], losses[rows], n_vocab, wanted)
-        if by_hidden is not None:
-            torch.mm(error, weight, out=by_hidden[rows])
-        if by_weight is not None:
-            torch.addmm(by_weight, error.t(), hidden[rows], beta=float(start > 0), out=by_weight)
-    return losses.sum()

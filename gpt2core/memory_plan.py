@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from configs.errors import UserError
 from gpt2core.evaluation_memory import evaluation_bytes
-from gpt2core.linear_cross_entropy import CHUNK
+from gpt2core.linear_cross_entropy import OWN_CHUNK
 from gpt2core.miniature import is_small, measure, with_blocks
 from gpt2core.rehearsal import Footprint, Workload, rehearse
 
@@ -147,7 +147,7 @@ def largest_batch(work: Workload, budget: int, process: int) -> int:
     def need(size: int) -> int:
         return predict(work.with_settings(batch_size=size), process, measured=False).with_spare
 
-    small = -(-CHUNK // work.config.n_ctx)
+    small = -(-OWN_CHUNK // work.config.n_ctx)
     if need(small) > budget:
         fitting = [size for size in range(1, small) if need(size) <= budget]
         return max(fitting, default=0)

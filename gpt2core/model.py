@@ -19,6 +19,7 @@ from gpt2core.config import GPT2Config
 from gpt2core.document_mask import DocumentMask, document_mask
 from gpt2core.gelu import gelu
 from gpt2core.key_value_cache import KeyValueCache
+from gpt2core.linear import embedding, linear
 from gpt2core.linear_cross_entropy import linear_cross_entropy
 
 
@@ -36,7 +37,7 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        return F.linear(x, self.weight.t(), self.bias)
+        return linear(x, self.weight, self.bias)
 
 
 class Attention(nn.Module):
@@ -126,7 +127,7 @@ class GPT2(nn.Module):
         if end > self.config.n_ctx:
             raise UserError(f"{end} tokens do not fit the context of {self.config.n_ctx}: shorten the text.")
         positions = self._positions(tokens.shape[1], cache, mask)
-        x: Tensor = self.drop(self.wte(tokens) + positions)  # [B, T, C]
+        x: Tensor = self.drop(embedding(tokens, self.wte.weight) + positions)  # [B, T, C]
         x = self._through_blocks(x, cache, mask.visible if mask else None)
         if cache is not None:
             cache.advance(tokens.shape[1])

@@ -7,12 +7,12 @@ them once an update, not at every layer, and its gradients are added up in float
 from __future__ import annotations
 
 import copy
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from gpt2core.gradient_sums import follow
 from gpt2core.model import GPT2
 
 DtypeName = Literal["float32", "bfloat16"]
@@ -46,13 +46,10 @@ class WorkingCopy:
     def __init__(self, master: GPT2, dtype: torch.dtype) -> None:
         self.master = master
         self.model = master if dtype is torch.float32 else _copy_of(master, dtype)
-        self._first = True
         self._current: dict[Tensor, int] = {}
         self._outdated = list(zip(self.model.parameters(), master.parameters(), strict=True))
         self._trained = [(copied, own) for copied, own in self._outdated if own.requires_grad]
-        if self.model is not master:
-            for copied, own in self._trained:
-                copied.register_post_accumulate_grad_hook(partial(self._collect, own))  # type: ignore[no-untyped-call]
+        self._sums = [follow(copied, own) for copied, own in self._trained if copied is not own]
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -73,27 +70,12 @@ class WorkingCopy:
         """The copies of what is trained have been given the weights as they are now: nothing to refresh until these change."""
         self._current = {own: own._version for _, own in self._trained}
 
-    def backward(self, loss: Tensor, *, first: bool) -> None:
-        """Add the gradients of `loss` to those of the master; the `first` of an update replaces what was there."""
-        self._first = first
-        if first and self.model is self.master:
-            self.master.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-
-    def forget_gradients(self) -> None:
-        """Drop what a backward that failed has left."""
+    def begin_update(self) -> None:
+        """Let the next gradients be the first ones of an update, whatever is left of others."""
         self.model.zero_grad(set_to_none=True)
-
-    @torch.no_grad()
-    def _collect(self, own: Tensor, copied: Tensor) -> None:
-        assert copied.grad is not None
-        if own.grad is None:
-            own.grad = copied.grad.float()
-        elif self._first:
-            own.grad.copy_(copied.grad)
-        else:
-            own.grad.add_(copied.grad)
-        copied.grad = None
+        self.master.wte.weight.grad = None  # the loss makes a new one, and there need not be two
+        for total in self._sums:
+            total.restart()
 
 
 def _copy_of(master: GPT2, dtype: torch.dtype) -> GPT2:

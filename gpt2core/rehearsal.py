@@ -88,6 +88,7 @@ def _rehearse(config: GPT2Config, settings_json: str, device: torch.device, mask
         count = sum(parameter.numel() for parameter in trained)
         moments = trainer.optimizer.checkpoint_bytes - 4 * count
         standing = torch.empty(moments, dtype=torch.uint8)
+        trainer.begin_update()
         before = ledger.alive
         at_the_end_of_the_blocks = _note_when_blocks_are_done(trainer.computing_model(), ledger)
         model.train()

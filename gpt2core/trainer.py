@@ -122,6 +122,10 @@ class Trainer:
         self._working.refresh()
         return self._working.model
 
+    def begin_update(self) -> None:
+        """Let go of gradients that the next update will make anew."""
+        self._working.begin_update()
+
     def gradient(self) -> Tensor:
         """Mean loss [] of the next update's batches, whose gradients are left in the model's `grad`.
 
@@ -161,6 +165,7 @@ class Trainer:
         self._pending.append((loss, rate, norm))
 
     def _gradient(self) -> Tensor:
+        self.begin_update()
         loss = torch.zeros((), device=self._device)
         for part in range(self.parts):
             loss += self._accumulate(part)
@@ -184,7 +189,6 @@ class Trainer:
             )
         factor = next(number for number in range(2, size + 1) if size % number == 0)
         self.splits[self.step] = self.parts // self.settings.accumulate * factor
-        self._working.forget_gradients()
 
     def _accumulate(self, part: int) -> Tensor:
         """Add the gradient of the update's batch `part`, divided by how many there are; return its share of the loss."""
@@ -197,7 +201,7 @@ class Trainer:
             torch.manual_seed(mixed_seed(self.settings.seed, index))
         mask = self._working.model.mask_for(text)  # noise neither makes documents nor joins them
         loss = self._working.model.loss(inputs, targets, mask) / self.parts
-        self._working.backward(loss, first=part == 0)
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _report(self) -> None:

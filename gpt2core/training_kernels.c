@@ -69,10 +69,14 @@ void cross_entropy(bfloat16 *logits, const int64_t *targets, const float *share,
 }
 
 /* Does nothing where the factor is 1. */
-void scale(bfloat16 *values, const float *factor, int64_t count) {
+void scale(void *values, const float *factor, int64_t is_float, int64_t count) {
+    bfloat16 *narrow_ones = values;
+    float *wide_ones = values;
     if (*factor == 1.0f) return;
     SHARED_BY_THREADS(count)
-    for (int64_t i = 0; i < count; i++) values[i] = narrow(*factor * wide(values[i]));
+    for (int64_t i = 0; i < count; i++)
+        if (is_float) wide_ones[i] *= *factor;
+        else narrow_ones[i] = narrow(*factor * wide(narrow_ones[i]));
 }
 
 /* weights = kept * weights - rate * moment / (correction * sqrt(square) + epsilon), for gradients times clip; and a copy. */

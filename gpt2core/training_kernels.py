@@ -11,15 +11,15 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.library import custom_op
 
 from gpt2core.c_library import COUNT, NUMBER, POINTER, address, load_c
+from gpt2core.operators import operator
 
 SIGNATURES: dict[str, list[type]] = {
     "gelu": [POINTER] * 2 + [COUNT],
     "gelu_backward": [POINTER] * 3 + [COUNT],
     "cross_entropy": [POINTER] * 4 + [COUNT] * 4,
-    "scale": [POINTER] * 2 + [COUNT],
+    "scale": [POINTER] * 2 + [COUNT] * 2,
     "adamw": [POINTER] * 5 + [NUMBER] * 7 + [COUNT],
 }
 ATTENTION: dict[str, list[type]] = {
@@ -40,9 +40,9 @@ def library() -> ctypes.CDLL | None:
     return load_c("training_kernels", SIGNATURES)
 
 
-def take(tensor: Tensor) -> bool:
-    """Whether the kernels are there for this tensor; torch.compile has its own."""
-    fits = tensor.dtype is torch.bfloat16 and tensor.device.type == "cpu"
+def take(tensor: Tensor, *dtypes: torch.dtype) -> bool:
+    """Whether the kernels are there for this tensor, if they take these dtypes (bfloat16); torch.compile has its own."""
+    fits = tensor.dtype in (dtypes or (torch.bfloat16,)) and tensor.device.type == "cpu"
     return fits and not torch.compiler.is_compiling() and library() is not None
 
 
@@ -52,19 +52,19 @@ def _code() -> ctypes.CDLL:
     return compiled
 
 
-@custom_op("gpt2flow::gelu", mutates_args=("out",))
+@operator("out")
 def gelu(x: Tensor, out: Tensor) -> None:
     """GELU in its tanh form of x, bfloat16 of any shape."""
     _code().gelu(address(x), address(out), x.numel())
 
 
-@custom_op("gpt2flow::gelu_backward", mutates_args=("by_input",))
+@operator("by_input")
 def gelu_backward(x: Tensor, by_output: Tensor, by_input: Tensor) -> None:
     """The gradient by x, where GELU's output has the gradient `by_output`."""
     _code().gelu_backward(address(x), address(by_output), address(by_input), x.numel())
 
 
-@custom_op("gpt2flow::attention", mutates_args=("out",))
+@operator("out")
 def attention(heads: Tensor, out: Tensor) -> None:
     """Causal attention of queries, keys and values [B, T, 3, H, D] into `out` [B, T, H, D]."""
     compiled, (batch, length, _, n_head, size) = attention_library(), heads.shape
@@ -72,7 +72,7 @@ def attention(heads: Tensor, out: Tensor) -> None:
     compiled.attention(address(heads), address(out), batch, length, n_head, size)
 
 
-@custom_op("gpt2flow::attention_backward", mutates_args=("by_heads",))
+@operator("by_heads")
 def attention_backward(heads: Tensor, by_out: Tensor, by_heads: Tensor) -> None:
     """The gradient by the heads, where that by `out` is given."""
     compiled, (batch, length, _, n_head, size) = attention_library(), heads.shape
@@ -80,7 +80,7 @@ def attention_backward(heads: Tensor, by_out: Tensor, by_heads: Tensor) -> None:
     compiled.attention_backward(address(heads), address(by_out), address(by_heads), batch, length, n_head, size)
 
 
-@custom_op("gpt2flow::cross_entropy", mutates_args=("logits", "losses"))
+@operator("logits", "losses")
 def cross_entropy(logits: Tensor, targets: Tensor, share: Tensor, losses: Tensor, n_vocab: int, gradients: bool) -> None:
     """Each row's cross-entropy, times its `share`, of bfloat16 logits [n, padded V] at targets int64 [n]: float32 [n].
 
@@ -91,13 +91,13 @@ def cross_entropy(logits: Tensor, targets: Tensor, share: Tensor, losses: Tensor
     _code().cross_entropy(*values, gradients, len(logits), n_vocab, logits.shape[1])
 
 
-@custom_op("gpt2flow::scale", mutates_args=("values",))
+@operator("values")
 def scale(values: Tensor, factor: Tensor) -> None:
-    """Multiply bfloat16 values by a float32 factor []; takes no time where it is 1."""
-    _code().scale(address(values), address(factor), values.numel())
+    """Multiply bfloat16 or float32 values by a float32 factor []; takes no time where it is 1."""
+    _code().scale(address(values), address(factor), values.dtype is torch.float32, values.numel())
 
 
-@custom_op("gpt2flow::adamw", mutates_args=("weights", "moment", "square", "copy"))
+@operator("weights", "moment", "square", "copy")
 def adamw(
     weights: Tensor, gradient: Tensor, moment: Tensor, square: Tensor, copy: Tensor, clip: float, factors: list[float]
 ) -> None:

@@ -80,10 +80,12 @@ def test_gradients_of_several_batches_are_added_in_float32() -> None:
     tokens = torch.arange(32).view(4, 8) % 50
     parts = []
     for row in range(4):
-        working.backward(working.model.loss(tokens[row : row + 1], tokens[row : row + 1]), first=True)
+        working.begin_update()
+        working.model.loss(tokens[row : row + 1], tokens[row : row + 1]).backward()
         parts.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    working.begin_update()
     for row in range(4):
-        working.backward(working.model.loss(tokens[row : row + 1], tokens[row : row + 1]), first=row == 0)
+        working.model.loss(tokens[row : row + 1], tokens[row : row + 1]).backward()
     for name, parameter in model.named_parameters():
         expected = parts[0][name] + parts[1][name] + parts[2][name] + parts[3][name]
         assert torch.equal(parameter.grad, expected), name
