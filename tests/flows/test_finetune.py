@@ -88,8 +88,8 @@ def test_the_run_is_finished_and_better_than_before(registered: RunResult) -> No
 def test_adapters_are_trained_until_the_loss_stops_falling_and_registered_merged(text: Path, registered: RunResult) -> None:
     base = find_checkpoints(Path(registered.folder) / "checkpoints")[-1].path
     stopping = {"patience": 1, "min_delta": 100.0}
-    values = tiny_config("adapted", text, early_stopping=stopping, lora={"rank": 2}, steps=100).model_dump()
-    values["train"]["trainable"] = "lora"
+    values = tiny_config("adapted", text, early_stopping=stopping, steps=100).model_dump()
+    values["train"] |= {"trainable": "lora", "lora": {"rank": 2}}
     values |= {"model": {"base": str(base)}, "tokenizer": {"source": "base"}, "registry": {}}
     result = finetune(RunConfig.model_validate(values))
     assert (result.steps, result.stopped_early) == (4, True)
