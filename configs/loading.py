@@ -66,6 +66,10 @@ def _explain(details: ErrorDetails, where: list[str]) -> str:
         return f"{message}."
     if details["type"] == "string_pattern_mismatch":
         return f"is {details['input']!r}: use letters, digits, '-', '_' and '.' only, and begin with a letter."
+    if details["type"] == "too_short":
+        return "is empty: give one or more."
+    if details["type"] == "model_type":
+        return f"is {details['input']!r} but is a section: give one of {', '.join(_known_keys(where))} in it."
     if details["type"].startswith(("int", "float")):
         message = f"a {'whole ' if details['type'].startswith('int') else ''}number"
     return f"is {details['input']!r} but should be {message.removeprefix('Input should be ').removeprefix('a valid ')}."

@@ -10,7 +10,16 @@ import codecs
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 OneOrMore = Annotated[
     list[str], Field(min_length=1), BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
@@ -33,9 +42,16 @@ def _known_encoding(name: str) -> str:
 
 
 def _no_float16(value: object) -> object:
-    if value in ("float16", "fp16", "half"):
+    if isinstance(value, str) and value.lower() in ("float16", "fp16", "half"):
         raise ValueError("float16 overflows at 65504 and would need loss scaling, which skips updates: use bfloat16 or float32")
     return value
+
+
+def _auto_or_switch(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return check(value)
+    except ValueError:
+        raise ValueError(f"is {value!r} but should be auto, true or false") from None
 
 
 def _with_digits(canary: str) -> str:
@@ -204,7 +220,7 @@ class TrainSettings(Section):
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_no_float16)] = "auto"
     """In which numbers products are computed; weights and optimizer stay float32. auto: bfloat16 where that is faster."""
-    compile: Literal["auto"] | bool = "auto"
+    compile: Annotated[Literal["auto"] | bool, WrapValidator(_auto_or_switch)] = "auto"
     """Whether the blocks are compiled by torch.compile: faster steps after a first one of up to a minute. auto: on CUDA, in
     runs of 500 batches and more."""
     restore_from: str = "latest"
@@ -396,6 +412,8 @@ class RunConfig(RunSettings):
             raise ValueError("train.trainable is 'lora' but model.base is 'scratch': adapters need a trained model, name one")
         if LORA in self.train.trainable and not self.train.adapts:
             raise ValueError("train.trainable lora stands alone: choose adapters, or patterns of the model's own parameters")
+        if self.train.lora != LoraSettings() and not self.train.adapts:
+            raise ValueError("train.lora is given but no adapters are trained: add train.trainable lora, or leave it out")
         if sizes.n_embd and sizes.n_head and sizes.n_embd % sizes.n_head:
             raise ValueError(f"model.n_embd {sizes.n_embd} is not divisible by model.n_head {sizes.n_head}: change one of them")
         return self

@@ -45,13 +45,15 @@ def add_adapters(model: GPT2, settings: LoraSettings, seed: int) -> set[str]:
     """Replace the targeted projections by adapted ones, drawn from `seed`; returns the names of the adapters' parameters.
 
     A target is the end of a projection's name, as in peft: c_proj is attn.c_proj and mlp.c_proj. Raises UserError for a target
-    that is no projection.
+    that is no projection, and for a rank above the projections' own.
     """
     projections = {name: module for name, module in model.named_modules() if isinstance(module, Projection)}
     for target in settings.targets:
         if not any(_is_target(name, target) for name in projections):
             known = "c_attn, c_proj, c_fc, attn.c_proj, mlp.c_proj"
             raise UserError(f"train.lora.targets '{target}' is no projection of the model: known are {known}.")
+    if settings.rank > (most := model.config.n_embd):
+        raise UserError(f"train.lora.rank {settings.rank} is more than the rank of the model's projections: give {most} at most.")
     generator, added = torch.Generator().manual_seed(seed), set[str]()
     for name, projection in projections.items():
         if any(_is_target(name, target) for target in settings.targets):

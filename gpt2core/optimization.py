@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Muon, Optimizer
 
+from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core import training_kernels
 from gpt2core.model import GPT2
@@ -122,6 +123,8 @@ def _build(names: dict[Tensor, str], settings: TrainSettings) -> list[Optimizer]
     in_blocks = {parameter: parameter.ndim == 2 and name.startswith("h.") for parameter, name in names.items()}
     matrices = [parameter for parameter, is_matrix in in_blocks.items() if is_matrix]
     others = [parameter for parameter, is_matrix in in_blocks.items() if not is_matrix]
+    if not matrices:
+        raise UserError("train.optimizer muon is for the blocks' matrices, and train.trainable has none of them: use adamw.")
     muon = Muon(matrices, settings.learning_rate, settings.weight_decay, momentum, adjust_lr_fn="match_rms_adamw")
     return [_with_empty_buffers(muon), *([_adamw(others, settings)] if others else [])]
 

@@ -34,10 +34,12 @@ def matching(patterns: Iterable[str], names: list[str]) -> set[str]:
     for pattern in patterns:
         found = [name for name in names if fnmatchcase(name, SETS.get(pattern, pattern))]
         if not found:
-            near = difflib.get_close_matches(pattern, [*SETS, LORA, *names], n=3, cutoff=0.4) or names[:3]
+            near = difflib.get_close_matches(pattern, [*SETS, LORA, *names], n=3, cutoff=0.4)
+            nearest = f"; the nearest names are {', '.join(near)}" if near else ""
+            last = max(int(name.split(".")[1]) for name in names if name.startswith("h."))
             raise UserError(
-                f"train.trainable '{pattern}' matches no parameter: use all, transformer, lora or patterns such as h.11.*; "
-                f"the nearest names are {', '.join(near)}."
+                f"train.trainable '{pattern}' matches no parameter: use all, transformer, lora or patterns such as h.{last}.* "
+                f"(the last block){nearest}."
             )
         chosen.update(found)
     return chosen

@@ -9,6 +9,7 @@ from configs.errors import UserError
 from configs.schema import EvaluateSettings, ModelSettings
 from gpt2core import hub
 from gpt2core.checkpoint import find_checkpoints, find_damage
+from gpt2core.model_folder import read_config
 from gpt2core.ranking import costs_by_step
 from tasks.run_folder import RunFolder, all_runs, find_run
 from tasks.workspace import Workspace
@@ -37,8 +38,18 @@ def latest_run() -> RunFolder:
 
 
 def resolve_base(settings: ModelSettings) -> Path | None:
-    """Folder of the base model to fine-tune; None from scratch."""
-    return None if settings.base == "scratch" else resolve_model(settings.base)
+    """Folder of the base model to fine-tune; None from scratch. Raises UserError where it is not of the sizes that are set."""
+    if settings.base == "scratch":
+        return None
+    base = resolve_model(settings.base)
+    sizes = read_config(base)
+    for name in ("n_embd", "n_head", "n_layer"):
+        wanted, found = getattr(settings, name), getattr(sizes, name)
+        if wanted is not None and wanted != found:
+            raise UserError(f"model.{name} is {wanted}, but the base model {base} has {found}: leave model.{name} out.")
+    if settings.n_ctx and settings.n_ctx > sizes.n_ctx:
+        raise UserError(f"model.n_ctx is {settings.n_ctx}, but the base model {base} has {sizes.n_ctx}: give at most that.")
+    return base
 
 
 def best_checkpoint(run: RunFolder) -> Path:

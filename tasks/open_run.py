@@ -22,6 +22,7 @@ from gpt2core.devices import choose_device
 from gpt2core.document_stream import DocumentStream, split_of_store
 from gpt2core.durable import file_hash, remove_folder
 from gpt2core.early_stopping import evaluations_without_improvement
+from gpt2core.memory_errors import naming_lack_of_memory
 from gpt2core.mending import mend_frozen_weights
 from gpt2core.model import GPT2
 from gpt2core.model_folder import weight_files
@@ -71,11 +72,12 @@ class FinetuneRun:
         """Finds what samples repeat of the training text; None where that is switched off."""
         return CopySearch(self.store, self.tokenizer) if self.config.evaluate.copied_tokens else None
 
-    def milestones(self) -> list[int]:
+    def milestones(self) -> Iterator[int]:
         """Steps at which something happens (evaluation, checkpoint), from where the run stands to its end."""
-        train, evaluate = self.config.train, self.config.evaluate
-        steps = {0, train.steps, *range(0, train.steps, train.checkpoint_every), *range(0, train.steps, evaluate.every)}
-        return sorted(step for step in steps if step >= self.trainer.step)
+        last, intervals = self.config.train.steps, (self.config.train.checkpoint_every, self.config.evaluate.every)
+        for step in range(self.trainer.step, last + 1):
+            if step == last or any(step % interval == 0 for interval in intervals):
+                yield step
 
     def evaluates_at(self, step: int) -> bool:
         """Whether this milestone is sampled and evaluated, and has not been yet."""
@@ -187,14 +189,15 @@ def open_run(
 
     Raises UserError where text or base model do not fit the config, or another process works on the run.
     """
-    trainer = _build_trainer(folder, config, base, tokenizer, store)
+    with naming_lack_of_memory():
+        trainer = _build_trainer(folder, config, base, tokenizer, store)
     for made in (folder.samples, folder.reports):
         made.mkdir(parents=True, exist_ok=True)
     with folder.locked():
         run = FinetuneRun(folder, config, tokenizer, store, trainer)
         _start_or_resume(run, origin, asked)
         try:
-            with run.tracking, _saving_what_is_under_way(run):
+            with run.tracking, naming_lack_of_memory(), _saving_what_is_under_way(run):
                 yield run
         except Interrupted:
             say("stopped", _advice(folder), mark="[yellow]■[/]")
@@ -244,10 +247,6 @@ def _build_model(config: RunConfig, base: Path | None, tokenizer: Tokenizer) -> 
         shape = GPT2Config(tokenizer.n_vocab, sizes.n_ctx, sizes.n_embd, sizes.n_head, sizes.n_layer, sizes.dropout)
         return GPT2(shape).initialise(config.train.seed).to(device)
     model = load_model(base, device=str(device), n_ctx=sizes.n_ctx, dropout=sizes.dropout)
-    for name in ("n_embd", "n_head", "n_layer"):
-        wanted, found = getattr(sizes, name), getattr(model.config, name)
-        if wanted is not None and wanted != found:
-            raise UserError(f"model.{name} is {wanted}, but the base model {base} has {found}: leave model.{name} out.")
     if tokenizer.n_vocab > model.config.n_vocab:
         raise UserError(
             f"The vocabulary has {tokenizer.n_vocab:,} entries, but the base model {base} knows {model.config.n_vocab:,}: "

@@ -69,6 +69,20 @@ def test_every_setting_is_documented() -> None:
             "model.n_layer is missing: a model from scratch needs n_ctx, n_embd, n_head and n_layer.",
         ),
         ({"name": "../x"}, "--name is '../x': use letters, digits, '-', '_' and '.' only, and begin with a letter."),
+        ({"train": {"compile": "maybe"}}, "--train.compile is 'maybe' but should be auto, true or false."),
+        (
+            {"train": {"early_stopping": 3}},
+            "--train.early_stopping is 3 but is a section: give one of patience, min_delta in it.",
+        ),
+        ({"train": {"trainable": []}}, "--train.trainable is empty: give one or more."),
+        (
+            {"train": {"lora": {"rank": 4}}},
+            "train.lora is given but no adapters are trained: add train.trainable lora, or leave it out.",
+        ),
+        (
+            {"train": {"dtype": "FP16"}},
+            "--train.dtype float16 overflows at 65504 and would need loss scaling, which skips updates: use bfloat16 or float32.",
+        ),
         ({"evaluate": {"top_p": 1.5}}, "--evaluate.top_p is 1.5 but should be less than or equal to 1."),
         ({"evaluate": {"temperature": -1}}, "--evaluate.temperature is -1 but should be greater than or equal to 0."),
     ],
@@ -115,6 +129,11 @@ def test_another_length_takes_the_place_of_the_steps_of_the_file(length: dict[st
     assert {name: getattr(train, name) for name in length} == length
     again = RunConfig.model_validate_json(load_config(Path("demo"), {"train": length}).model_dump_json())
     assert again.train == train
+
+
+@pytest.mark.parametrize(("written", "meant"), [("auto", "auto"), (True, True), ("true", True), ("no", False)])
+def test_compile_is_auto_or_a_switch(written: object, meant: object) -> None:
+    assert load_config(Path("demo"), {"train": {"compile": written}}).train.compile == meant
 
 
 def test_two_lengths_are_refused() -> None:

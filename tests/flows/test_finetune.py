@@ -88,8 +88,8 @@ def test_the_run_is_finished_and_better_than_before(registered: RunResult) -> No
 def test_adapters_are_trained_until_the_loss_stops_falling_and_registered_merged(text: Path, registered: RunResult) -> None:
     base = find_checkpoints(Path(registered.folder) / "checkpoints")[-1].path
     stopping = {"patience": 1, "min_delta": 100.0}
-    values = tiny_config("adapted", text, early_stopping=stopping, lora={"rank": 2}, steps=100).model_dump()
-    values["train"]["trainable"] = "lora"
+    values = tiny_config("adapted", text, early_stopping=stopping, steps=10**12).model_dump()
+    values["train"] |= {"trainable": "lora", "lora": {"rank": 2}}
     values |= {"model": {"base": str(base)}, "tokenizer": {"source": "base"}, "registry": {}}
     result = finetune(RunConfig.model_validate(values))
     assert (result.steps, result.stopped_early) == (4, True)
@@ -254,6 +254,16 @@ def test_a_released_model_is_fine_tuned_with_its_own_vocabulary(text: Path, work
     tuned, released = load_model(result.folder + "/checkpoints/step-00000008"), load_model(base)
     assert tuned.config == released.config
     assert not torch.equal(tuned.wte.weight, released.wte.weight)
+
+
+def test_a_model_for_which_no_memory_suffices_is_one_sentence(text: Path, workspace: Workspace) -> None:
+    config = tiny_config("huge", text)
+    huge = config.model.model_copy(update={"n_ctx": 10**13})  # 640 TB of positions: no address space has them
+    with pytest.raises(
+        UserError, match="Memory does not suffice for the model, its gradients and the optimizer: gpt2flow plan"
+    ):
+        finetune(config.model_copy(update={"model": huge}))
+    assert not list(workspace.runs.glob("huge-*"))
 
 
 def test_text_shorter_than_a_block_is_one_sentence_and_starts_no_run(tmp_path: Path, workspace: Workspace) -> None:

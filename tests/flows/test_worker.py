@@ -12,10 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from configs.schema import RunConfig
 from flows.finetune import finetune
-from gpt2core.checkpoint import find_checkpoints
+from gpt2core.checkpoint import find_checkpoints, read_state
+from gpt2core.trainer import Trainer
 from tasks import worker_evaluation
 from tasks.checkpoint_evaluation import identity, read_row
 from tasks.process_evaluation import ProcessEvaluation
@@ -42,15 +44,18 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def config_of(name: str, source: Path, where: str, **evaluate: object) -> RunConfig:
+def config_of(name: str, source: Path, where: str, **others: object) -> RunConfig:
+    """`others` are settings of `evaluate`, and `train` those of `train`."""
+    train = {"steps": 8, "batch_size": 2, "checkpoint_every": 4, "learning_rate": 1e-2, "on_divergence": "rewind"}
+    train |= others.pop("train", {})
     return RunConfig.model_validate(
         {
             "name": name,
             "data": {"source": str(source), "mask_documents": True},
             "tokenizer": {"vocab_size": 300},
             "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2, "dropout": 0.1},
-            "train": {"steps": 8, "batch_size": 2, "checkpoint_every": 4, "learning_rate": 1e-2},
-            "evaluate": {"every": 4, "where": where, "prompts": ["The "], "max_new_tokens": 8, **evaluate},
+            "train": train,
+            "evaluate": {"every": 4, "where": where, "prompts": ["The "], "max_new_tokens": 8, **others},
             "registry": {"enabled": False},
         }
     )
@@ -88,12 +93,26 @@ def run(config: RunConfig) -> RunFolder:
 
 
 @pytest.fixture(scope="module")
-def inside(worker: subprocess.Popen[bytes], text: Path) -> RunFolder:
+def bad_windows() -> Iterator[None]:
+    """Update 6 diverges on its own windows, when the evaluation of step 4 may be under way."""
+    gradient = Trainer._gradient
+
+    def diverging(trainer: Trainer) -> torch.Tensor:
+        own = trainer.step == 5 and not trainer.replaced
+        return gradient(trainer) * (float("nan") if own else 1.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_gradient", diverging)
+        yield
+
+
+@pytest.fixture(scope="module")
+def inside(worker: subprocess.Popen[bytes], bad_windows: None, text: Path) -> RunFolder:
     return run(config_of("inside", text, "inline"))
 
 
 @pytest.fixture(scope="module")
-def outside(worker: subprocess.Popen[bytes], text: Path) -> RunFolder:
+def outside(worker: subprocess.Popen[bytes], bad_windows: None, text: Path) -> RunFolder:
     return run(config_of("outside", text, "worker"))
 
 
@@ -122,6 +141,19 @@ def test_a_worker_finds_the_same_figures_and_samples_and_the_weights_stay_the_sa
             assert one.read_bytes() == other.read_bytes()
     assert final_weights(inside) == final_weights(outside)
     assert {path.suffix for path in outside.reports.iterdir()} == {".json", ".parquet"}
+
+
+def test_both_were_rewound_to_step_4_on_the_way(inside: RunFolder, outside: RunFolder) -> None:
+    for folder in (inside, outside):
+        assert read_state(find_checkpoints(folder.checkpoints)[-1])["replaced"] == {"5": 1}
+        assert [row["step"] for row in folder.metrics.rows()] == list(range(1, 9))
+
+
+def test_a_run_ends_early_by_the_figures_of_a_worker(worker: subprocess.Popen[bytes], text: Path) -> None:
+    stopping = {"steps": 1000, "early_stopping": {"patience": 1, "min_delta": 100.0}}
+    result = finetune(config_of("stopping", text, "worker", train=stopping))
+    assert (result.steps, result.stopped_early) == (4, True)
+    assert [row["step"] for row in RunFolder(Path(result.folder)).evaluations.rows()] == [0, 4]
 
 
 def test_each_evaluation_is_a_flow_run_of_its_own(outside: RunFolder) -> None:

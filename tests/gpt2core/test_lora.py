@@ -67,6 +67,12 @@ def test_a_target_that_is_no_projection_is_refused() -> None:
         adapted(LoraSettings(targets=["c_attn", "wte"]))
 
 
+def test_a_rank_that_no_projection_has_is_refused() -> None:
+    adapted(LoraSettings(rank=16))
+    with pytest.raises(UserError, match="train.lora.rank 17 is more than the rank of the model's projections: give 16 at most"):
+        adapted(LoraSettings(rank=17))
+
+
 def test_another_seed_draws_other_adapters() -> None:
     one, same, other = (adapted(LoraSettings(), seed).h[0].attn.c_attn.lora_A for seed in (0, 0, 1))
     assert torch.equal(one, same)

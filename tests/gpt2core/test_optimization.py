@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.config import GPT2Config
 from gpt2core.model import GPT2
 from gpt2core.optimization import Optimization
+from gpt2core.trainable import choose_trainable
 
 KEPT = torch.zeros((), dtype=torch.bool)
 RATES = [0.01, 0.02, 0.005]
@@ -120,6 +122,13 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
             optimizer.step()
     for (name, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8, msg=name)
+
+
+def test_muon_without_a_matrix_of_the_blocks_is_refused() -> None:
+    model = GPT2(GPT2Config(11, 4, 8, 2, 1))
+    choose_trainable(model, settings := TrainSettings(trainable=["w*e.*", "h.0.ln_1.*"], optimizer="muon"))
+    with pytest.raises(UserError, match="muon is for the blocks' matrices, and train.trainable has none of them: use adamw"):
+        Optimization(model, settings)
 
 
 def test_a_muon_update_has_singular_values_near_one_times_its_scale() -> None:

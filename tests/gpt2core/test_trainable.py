@@ -59,6 +59,11 @@ def test_a_pattern_without_a_match_is_refused_with_the_nearest_names(pattern: st
         matching(["wte.*", pattern], NAMES)
 
 
+def test_a_block_that_is_not_there_is_refused_with_the_last_one() -> None:
+    with pytest.raises(UserError, match=r"'h.7.\*' matches no parameter: use .* such as h\.1\.\* \(the last block\)\.$"):
+        matching(["h.7.*"], NAMES)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("part", PARTS)
 def test_only_the_chosen_parameters_have_gradients_moments_and_changes(store: TokenStore, part: dict, dtype: str) -> None:
