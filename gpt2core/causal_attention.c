@@ -11,7 +11,6 @@
 #include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "bfloat16.h"
@@ -151,27 +150,27 @@ static void head_backward(const bfloat16 *query, int64_t stride, int64_t part, i
     }
 }
 
-/* out is [B][T][H][D]. */
-void attention(const bfloat16 *heads, bfloat16 *out, int64_t batch, int64_t length, int64_t n_head, int64_t size) {
-    const int64_t part = n_head * size, stride = 3 * part, padded = length + 16;
-#pragma omp parallel for schedule(static)
-    for (int64_t each = 0; each < batch * n_head; each++) {
-        void *room = malloc(8 * padded * size + 8 * ROWS * (padded + size));
-        const int64_t window = each / n_head * length, head = each % n_head * size;
-        head_forward(heads + window * stride + head, stride, part, length, size, out + window * part + head, part, room);
-        free(room);
-    }
+/* out is [B][T][H][D]. Each of `threads` works in a part of the room, `part_bytes` long: see gpt2core/training_kernels.py. */
+void attention(const bfloat16 *heads, bfloat16 *out, char *room, int64_t batch, int64_t length, int64_t n_head, int64_t size,
+               int64_t threads, int64_t part_bytes) {
+    const int64_t part = n_head * size, stride = 3 * part, all = batch * n_head;
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int64_t thread = 0; thread < threads; thread++)
+        for (int64_t each = thread * all / threads; each < (thread + 1) * all / threads; each++) {
+            const int64_t window = each / n_head * length, head = each % n_head * size;
+            head_forward(heads + window * stride + head, stride, part, length, size, out + window * part + head, part,
+                         room + thread * part_bytes);
+        }
 }
 
-void attention_backward(const bfloat16 *heads, const bfloat16 *by_out, bfloat16 *by_heads, int64_t batch, int64_t length,
-                        int64_t n_head, int64_t size) {
-    const int64_t part = n_head * size, stride = 3 * part, padded = length + 16;
-#pragma omp parallel for schedule(static)
-    for (int64_t each = 0; each < batch * n_head; each++) {
-        void *room = malloc(12 * padded * size + 4 * padded * padded + 64 * ROWS * (padded + size));
-        const int64_t window = each / n_head * length, head = each % n_head * size;
-        head_backward(heads + window * stride + head, stride, part, length, size, by_out + window * part + head, part,
-                      by_heads + window * stride + head, room);
-        free(room);
-    }
+void attention_backward(const bfloat16 *heads, const bfloat16 *by_out, bfloat16 *by_heads, char *room, int64_t batch,
+                        int64_t length, int64_t n_head, int64_t size, int64_t threads, int64_t part_bytes) {
+    const int64_t part = n_head * size, stride = 3 * part, all = batch * n_head;
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int64_t thread = 0; thread < threads; thread++)
+        for (int64_t each = thread * all / threads; each < (thread + 1) * all / threads; each++) {
+            const int64_t window = each / n_head * length, head = each % n_head * size;
+            head_backward(heads + window * stride + head, stride, part, length, size, by_out + window * part + head, part,
+                          by_heads + window * stride + head, room + thread * part_bytes);
+        }
 }

@@ -66,7 +66,9 @@ def _scale(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
 
 def _gradient_like(weight: Tensor, hidden: Tensor) -> Tensor:
     """Room for the gradient by weight: [V, C] in float32 where our products make it, otherwise [padded V, C]."""
-    return torch.empty_like(weight, dtype=torch.float32) if products.take(hidden) else weight.new_empty(_padded(weight), weight.shape[1])
+    if products.take(hidden):
+        return torch.empty_like(weight, dtype=torch.float32)
+    return weight.new_empty(_padded(weight), weight.shape[1])
 
 
 def _padded(weight: Tensor) -> int:

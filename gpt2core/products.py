@@ -17,8 +17,8 @@ from gpt2core.c_library import COUNT, POINTER, address, load_c
 from gpt2core.operators import operator
 
 SIGNATURES: dict[str, list[type]] = {
-    "multiply": [POINTER, COUNT, POINTER, COUNT, POINTER, POINTER, COUNT, POINTER] + [COUNT] * 4,
-    "multiply_gradient": [POINTER, COUNT] + [POINTER] * 4 + [COUNT] * 5,
+    "multiply": [POINTER, COUNT, POINTER, COUNT, POINTER, POINTER, COUNT, POINTER, *[COUNT] * 4],
+    "multiply_gradient": [POINTER, COUNT, *[POINTER] * 4, *[COUNT] * 5],
     "room_to_multiply": [COUNT] * 4,
     "room_for_gradient": [COUNT] * 3,
 }
@@ -75,12 +75,8 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, room:
 
 
 @operator("by_weight", "by_bias", "room")
-def _multiply_gradient(
-    x: Tensor, by_out: Tensor, by_weight: Tensor, by_bias: Tensor | None, room: Tensor, add: bool
-) -> None:
+def _multiply_gradient(x: Tensor, by_out: Tensor, by_weight: Tensor, by_bias: Tensor | None, room: Tensor, add: bool) -> None:
     compiled = library()
     assert compiled is not None
     tensors = map(address, (by_out, by_weight, by_bias, room))
-    compiled.multiply_gradient(
-        address(x), x.stride(0), *tensors, len(x), *by_weight.shape, add, torch.get_num_threads()
-    )
+    compiled.multiply_gradient(address(x), x.stride(0), *tensors, len(x), *by_weight.shape, add, torch.get_num_threads())

@@ -23,9 +23,11 @@ SIGNATURES: dict[str, list[type]] = {
     "adamw": [POINTER] * 5 + [NUMBER] * 7 + [COUNT],
 }
 ATTENTION: dict[str, list[type]] = {
-    "attention": [POINTER] * 2 + [COUNT] * 4,
-    "attention_backward": [POINTER] * 3 + [COUNT] * 4,
+    "attention": [POINTER] * 3 + [COUNT] * 6,
+    "attention_backward": [POINTER] * 4 + [COUNT] * 6,
 }
+ROWS = 6
+"""Queries that the compiled attention takes together, as causal_attention.c says."""
 
 
 @lru_cache(maxsize=1)
@@ -64,20 +66,48 @@ def gelu_backward(x: Tensor, by_output: Tensor, by_input: Tensor) -> None:
     _code().gelu_backward(address(x), address(by_output), address(by_input), x.numel())
 
 
-@operator("out")
 def attention(heads: Tensor, out: Tensor) -> None:
-    """Causal attention of queries, keys and values [B, T, 3, H, D] into `out` [B, T, H, D]."""
-    compiled, (batch, length, _, n_head, size) = attention_library(), heads.shape
-    assert compiled is not None
-    compiled.attention(address(heads), address(out), batch, length, n_head, size)
+    """Causal attention of queries, keys and values [B, T, 3, H, D] into `out` [B, T, H, D].
+
+    Raises PyTorch's error where there is no memory for its passing results.
+    """
+    width, pairs, size = _extent(heads)
+    _attention(heads, out, _room(heads, 2 * size * width + 4 * size * pairs + ROWS * (6 * width + 4 * size)))
 
 
-@operator("by_heads")
 def attention_backward(heads: Tensor, by_out: Tensor, by_heads: Tensor) -> None:
-    """The gradient by the heads, where that by `out` is given."""
+    """The gradient by the heads, where that by `out` is given; raises as `attention` does."""
+    width, pairs, size = _extent(heads)
+    packed, squares = 4 * size * width + 12 * size * pairs, 8 * (pairs + ROWS) * width
+    _attention_backward(heads, by_out, by_heads, _room(heads, packed + squares + ROWS * (12 * width + 4 * size)))
+
+
+def _extent(heads: Tensor) -> tuple[int, int, int]:
+    """Positions filled up to whole vectors, pairs of positions, and size of a head."""
+    length, size = heads.shape[1], heads.shape[-1]
+    return -(-length // 16) * 16, (length + 1) // 2, size
+
+
+def _room(heads: Tensor, n_bytes: int) -> Tensor:
+    """So many bytes for each thread, uint8 [threads, bytes]: of PyTorch, so that their lack is its error and they count."""
+    whole_lines = -(-n_bytes // 64) * 64
+    threads = min(torch.get_num_threads(), heads.shape[0] * heads.shape[3])
+    return heads.new_empty((threads, whole_lines), dtype=torch.uint8)
+
+
+@operator("out", "room")
+def _attention(heads: Tensor, out: Tensor, room: Tensor) -> None:
     compiled, (batch, length, _, n_head, size) = attention_library(), heads.shape
     assert compiled is not None
-    compiled.attention_backward(address(heads), address(by_out), address(by_heads), batch, length, n_head, size)
+    compiled.attention(*map(address, (heads, out, room)), batch, length, n_head, size, *room.shape)
+
+
+@operator("by_heads", "room")
+def _attention_backward(heads: Tensor, by_out: Tensor, by_heads: Tensor, room: Tensor) -> None:
+    compiled, (batch, length, _, n_head, size) = attention_library(), heads.shape
+    assert compiled is not None
+    values = map(address, (heads, by_out, by_heads, room))
+    compiled.attention_backward(*values, batch, length, n_head, size, *room.shape)
 
 
 @operator("logits", "losses")

@@ -1,8 +1,12 @@
 """The compiled parts of a bfloat16 step against their formulas in float64, for sizes that no vector divides evenly."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from gpt2core import training_kernels
@@ -12,6 +16,7 @@ from gpt2core.gelu import gelu
 from gpt2core.linear_cross_entropy import linear_cross_entropy
 from gpt2core.model import GPT2
 from gpt2core.one_pass_adamw import OnePassAdamW
+from gpt2core.rehearsal import Ledger
 
 ROUNDING = 2**-8  # of a bfloat16, relative
 SIZES = [1, 15, 16, 17, 4096, 4097, 50_001]
@@ -105,6 +110,56 @@ def gradients(model: GPT2) -> list[Tensor]:
 @pytest.fixture
 def model() -> GPT2:
     return GPT2(GPT2Config(61, 33, 64, 2, 2)).initialise(0).bfloat16().train()
+
+
+SHORT_OF_MEMORY = """
+import resource
+import psutil, torch
+from gpt2core import training_kernels
+from gpt2core.memory_errors import is_out_of_memory
+
+heads = torch.randn(1, 8192, 3, 1, 16).bfloat16()
+mixed = heads.new_empty(1, 8192, 1, 16)
+training_kernels.attention(heads, mixed)
+limit = psutil.Process().memory_info().vms + 200_000_000  # all weights of a head take 270 MB in backward
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    training_kernels.attention_backward(heads, mixed, torch.empty_like(heads))
+except RuntimeError as error:
+    assert is_out_of_memory(error), error
+    print("refused")
+"""
+
+
+def test_attention_without_memory_is_an_error_and_no_crash() -> None:
+    done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
+
+
+@pytest.mark.parametrize(("length", "size"), [(1, 16), (17, 48), (257, 64)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_attention_stays_within_the_room_that_a_rehearsal_counts(
+    length: int, size: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms: list[Tensor] = []
+
+    def room_before_a_guard(heads: Tensor, n_bytes: int) -> Tensor:
+        rooms.append(torch.full((n_bytes * threads + 4096,), 171, dtype=torch.uint8))
+        return rooms[-1][: n_bytes * threads].view(threads, n_bytes)
+
+    heads = random(1, length, 3, 2, size).requires_grad_()
+    expected = torch.autograd.grad(attend_within(heads, 0.0).sum(), heads)[0]
+    monkeypatch.setattr(training_kernels, "_room", room_before_a_guard)
+    found = torch.autograd.grad(attend_within(heads, 0.0).sum(), heads)[0]
+    assert torch.equal(found, expected)
+    assert len(rooms) == 2 and all((room[-4096:] == 171).all() for room in rooms)
+
+
+def test_a_rehearsal_counts_the_room_of_attention() -> None:
+    with FakeTensorMode(), Ledger() as ledger:
+        heads = torch.empty(1, 512, 3, 1, 16, dtype=torch.bfloat16, requires_grad=True)
+        attend_within(heads, 0.0).sum().backward()
+    assert ledger.peak > 4 * 512 * 512  # weights and their gradients, bfloat16
 
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:
