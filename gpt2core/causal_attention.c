@@ -4,20 +4,11 @@
    kept for backward, which computes the weights again. Called by gpt2core/attention.py. H heads of size D lie in [B][T][3][H][D]
    as queries, keys and values; D is a multiple of 16. */
 
-#ifndef __AVX512BF16__
-#error "needs products of bfloat16"
-#endif
-
-#include <immintrin.h>
 #include <math.h>
-#include <stdint.h>
-#include <string.h>
 
-#include "bfloat16.h"
+#include "pairs.h"
 
 #define ROWS 6 /* of a tile: with 4 vectors each they fill the registers */
-
-typedef uint32_t word;
 
 /* c[r][0..16 C) = sum over pairs first <= p < last of a[r * row + p * pair] . b[p * wide_b + column]. */
 INLINE void tile(const int C, const word *a, int64_t row, int64_t pair, const word *b, int64_t wide_b, float *c,
@@ -45,21 +36,33 @@ static void product(const word *a, int64_t row, int64_t pair, const word *b, int
                     int64_t rows, int64_t columns, int64_t first, int64_t last) {
     int64_t j = 0;
     for (; j + 64 <= columns; j += 64) tile(4, a, row, pair, b + j, wide_b, c + j, wide_c, rows, first, last);
-    for (; j < columns; j += 16) tile(1, a, row, pair, b + j, wide_b, c + j, wide_c, rows, first, last);
+    if (columns - j == 48) tile(3, a, row, pair, b + j, wide_b, c + j, wide_c, rows, first, last);
+    if (columns - j == 32) tile(2, a, row, pair, b + j, wide_b, c + j, wide_c, rows, first, last);
+    if (columns - j == 16) tile(1, a, row, pair, b + j, wide_b, c + j, wide_c, rows, first, last);
 }
 
 /* Words of neighbours in a row, [D / 2][width]. */
 static void pack_rows(const bfloat16 *from, int64_t stride, int64_t length, int64_t size, word *to, int64_t width) {
-    memset(to, 0, size / 2 * width * sizeof *to);
-    for (int64_t j = 0; j < length; j++)
-        for (int64_t d = 0; d < size / 2; d++) memcpy(to + d * width + j, from + j * stride + 2 * d, sizeof *to);
+    for (int64_t j = 0; j < length; j += LANES)
+        for (int64_t d = 0; d < size / 2; d += LANES) {
+            __m512i words[LANES];
+            UNROLL for (int i = 0; i < LANES; i++) {
+                const __mmask16 which = j + i < length ? lanes_before(size / 2 - d) : 0;
+                words[i] = _mm512_maskz_loadu_epi32(which, from + (j + i) * stride + 2 * d);
+            }
+            transpose(words);
+            UNROLL for (int i = 0; i < LANES; i++)
+                if (d + i < size / 2) _mm512_storeu_si512(to + (d + i) * width + j, words[i]);
+        }
 }
 
-/* Words of neighbours in a column, [(length + 1) / 2][size]. */
-static void pack_columns(const bfloat16 *from, int64_t stride, int64_t length, int64_t size, word *to) {
+/* Words of neighbours in a column, [(length + 1) / 2][width], of `columns`, a multiple of 16. */
+static void pack_columns(const bfloat16 *from, int64_t stride, int64_t length, int64_t columns, word *to, int64_t width) {
     for (int64_t i = 0; i < length; i += 2)
-        for (int64_t d = 0; d < size; d++)
-            to[i / 2 * size + d] = from[i * stride + d] | (i + 1 < length ? (word)from[(i + 1) * stride + d] << 16 : 0);
+        for (int64_t d = 0; d < columns; d += LANES) {
+            const bfloat16 *row = from + i * stride + d;
+            _mm512_storeu_si512(to + i / 2 * width + d, interleaved(row, i + 1 < length ? row + stride : NULL, 0xffff));
+        }
 }
 
 /* The weights of queries first..first + rows for `columns` keys, bfloat16 [ROWS][width]. */
@@ -86,14 +89,17 @@ static void narrow_rows(const float *from, int64_t size, int64_t rows, bfloat16 
         for (int64_t d = 0; d < size; d++) to[r * stride + d] = narrow(from[r * size + d]);
 }
 
+/* Positions of a row, filled up to whole vectors; one more keeps rows from falling onto the same places in the cache. */
+static int64_t row_width(int64_t length) { return (length + LANES - 1) / LANES * LANES + LANES; }
+
 static void head_forward(const bfloat16 *query, int64_t stride, int64_t part, int64_t length, int64_t size, bfloat16 *out,
                          int64_t out_stride, void *room) {
-    const int64_t width = (length + 15) / 16 * 16;
+    const int64_t width = row_width(length);
     word *keys = room, *values = keys + size / 2 * width;
     float *scores = (float *)(values + (length + 1) / 2 * size), *mixed = scores + ROWS * width;
     bfloat16 *weights = (bfloat16 *)(mixed + ROWS * size);
     pack_rows(query + part, stride, length, size, keys, width);
-    pack_columns(query + 2 * part, stride, length, size, values);
+    pack_columns(query + 2 * part, stride, length, size, values, size);
     for (int64_t i = 0; i < length; i += ROWS) {
         const int64_t rows = least(ROWS, length - i), columns = (i + rows + 15) / 16 * 16;
         weigh(query, stride, keys, width, size, i, rows, columns, scores, weights);
@@ -104,7 +110,7 @@ static void head_forward(const bfloat16 *query, int64_t stride, int64_t part, in
 
 static void head_backward(const bfloat16 *query, int64_t stride, int64_t part, int64_t length, int64_t size,
                           const bfloat16 *by_out, int64_t out_stride, bfloat16 *by_query, void *room) {
-    const int64_t width = (length + 15) / 16 * 16, pairs = (length + 1) / 2;
+    const int64_t width = row_width(length), pairs = (length + 1) / 2;
     const float scale = 1.0f / sqrtf((float)size);
     word *keys = room, *values = keys + size / 2 * width, *key_pairs = values + size / 2 * width;
     word *query_pairs = key_pairs + pairs * size, *out_pairs = query_pairs + pairs * size;
@@ -114,9 +120,9 @@ static void head_backward(const bfloat16 *query, int64_t stride, int64_t part, i
     bfloat16 *weights = (bfloat16 *)(sums + ROWS * size), *by_scores = weights + ROWS * width;
     pack_rows(query + part, stride, length, size, keys, width);
     pack_rows(query + 2 * part, stride, length, size, values, width);
-    pack_columns(query, stride, length, size, query_pairs);
-    pack_columns(query + part, stride, length, size, key_pairs);
-    pack_columns(by_out, out_stride, length, size, out_pairs);
+    pack_columns(query, stride, length, size, query_pairs, size);
+    pack_columns(query + part, stride, length, size, key_pairs, size);
+    pack_columns(by_out, out_stride, length, size, out_pairs, size);
     for (int64_t i = 0; i < length; i += ROWS) {
         const int64_t rows = least(ROWS, length - i), columns = (i + rows + 15) / 16 * 16;
         weigh(query, stride, keys, width, size, i, rows, columns, scores, weights);
@@ -134,12 +140,8 @@ static void head_backward(const bfloat16 *query, int64_t stride, int64_t part, i
         }
         product((word *)by_scores, width / 2, 1, key_pairs, size, sums, size, rows, size, 0, (i + rows + 1) / 2);
         narrow_rows(sums, size, rows, by_query + i * stride, stride);
-        pack_columns(weights, width, ROWS, columns, all_weights + i / 2 * width);
-        pack_columns(by_scores, width, ROWS, columns, all_scores + i / 2 * width);
-        for (int64_t p = ROWS / 2 - 1; p >= 0; p--) { /* packed side by side; spread to the full width */
-            memmove(all_weights + (i / 2 + p) * width, all_weights + i / 2 * width + p * columns, columns * sizeof(word));
-            memmove(all_scores + (i / 2 + p) * width, all_scores + i / 2 * width + p * columns, columns * sizeof(word));
-        }
+        pack_columns(weights, width, ROWS, columns, all_weights + i / 2 * width, width);
+        pack_columns(by_scores, width, ROWS, columns, all_scores + i / 2 * width, width);
     }
     for (int64_t j = 0; j < length; j += ROWS) {
         const int64_t rows = least(ROWS, length - j);

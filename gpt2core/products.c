@@ -6,17 +6,8 @@
    shapes only, so results do not depend on the number of threads. How blocks are cut: Goto and van de Geijn, Anatomy of
    High-Performance Matrix Multiplication, 2008. Called by gpt2core/products.py, whose docstrings say what is given. */
 
-#ifndef __AVX512BF16__
-#error "needs products of bfloat16"
-#endif
+#include "pairs.h"
 
-#include <immintrin.h>
-#include <stdint.h>
-#include <string.h>
-
-#include "bfloat16.h"
-
-#define LANES 16
 #define VECTORS 3
 #define COLUMNS (VECTORS * LANES)
 #define ROWS 8
@@ -25,23 +16,9 @@
 #define PART 1024
 #define TALL 2048 /* rows that a gradient by weights is summed over at a time */
 #define STRIP 128 /* rows of such a gradient that a thread makes at a time */
-#define UNROLL _Pragma("GCC unroll 16")
-
-typedef uint32_t word;
 
 INLINE int64_t parts(int64_t value, int64_t size) { return (value + size - 1) / size; }
 INLINE int64_t up(int64_t value, int64_t multiple) { return parts(value, multiple) * multiple; }
-INLINE __mmask16 lanes_before(int64_t count) { return count >= LANES ? 0xffff : count <= 0 ? 0 : (1 << count) - 1; }
-
-INLINE __m512i load(const bfloat16 *from, __mmask16 which) { return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(which, from)); }
-INLINE __m512 low_half(__m512i words) { return (__m512)_mm512_slli_epi32(words, 16); }
-INLINE __m512 high_half(__m512i words) { return (__m512)_mm512_and_si512(words, _mm512_set1_epi32(0xffff0000)); }
-
-/* Words of two rows, of which the second may be missing, for LANES columns. */
-INLINE __m512i interleaved(const bfloat16 *first, const bfloat16 *second, __mmask16 which) {
-    const __m512i low = load(first, which);
-    return second ? _mm512_or_si512(low, _mm512_slli_epi32(load(second, which), 16)) : low;
-}
 
 /* A right matrix [depth][columns] whose words are of two rows: [pairs][COLUMNS]; adds up the columns where `total` is given. */
 static void pack_rows(const bfloat16 *from, int64_t stride, int64_t depth, int64_t columns, word *to, float *total) {
@@ -55,31 +32,6 @@ static void pack_rows(const bfloat16 *from, int64_t stride, int64_t depth, int64
             if (total) sums = _mm512_add_ps(sums, _mm512_add_ps(low_half(words), high_half(words)));
         }
         if (total) _mm512_mask_storeu_ps(total + v * LANES, which, sums);
-    }
-}
-
-/* Sixteen rows of sixteen words become columns: four steps, each of which brings words together from twice as far. */
-INLINE void transpose(__m512i r[LANES]) {
-    __m512i t[LANES];
-    UNROLL for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    UNROLL for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    UNROLL for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-    }
-    UNROLL for (int i = 0; i < 8; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
     }
 }
 
@@ -213,7 +165,7 @@ void multiply(const bfloat16 *x, int64_t x_stride, const bfloat16 *weight, int64
         int64_t own;
 #pragma omp atomic capture
         own = number++;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < blocks * slices; block++) {
             const int64_t panel = block / slices * each, first = block % slices * slice;
             multiply_block(&of, first, least(rows, first + slice), panel, least(each, panels - panel), room + own * PACKED);
@@ -257,11 +209,11 @@ void multiply_gradient(const bfloat16 *x, int64_t x_stride, const bfloat16 *by_o
             int64_t own;
 #pragma omp atomic capture
             own = number++;
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
             for (int64_t column = 0; column < n_out; column += COLUMNS)
                 pack_rows(by_out + start * n_out + column, n_out, depth, least(COLUMNS, n_out - column), room + column * pairs,
                           by_bias ? by_bias + column : NULL);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
             for (int64_t first = 0; first < n_in; first += strip)
                 add_strip(x + start * x_stride, x_stride, room, strips + own * STRIP * most_pairs, by_weight, depth, first,
                           least(n_in, first + strip), n_out, add || start);

@@ -83,9 +83,9 @@ def attention_backward(heads: Tensor, by_out: Tensor, by_heads: Tensor) -> None:
 
 
 def _extent(heads: Tensor) -> tuple[int, int, int]:
-    """Positions filled up to whole vectors, pairs of positions, and size of a head."""
+    """Positions filled up to whole vectors and one more, pairs of positions, and size of a head."""
     length, size = heads.shape[1], heads.shape[-1]
-    return -(-length // 16) * 16, (length + 1) // 2, size
+    return -(-length // 16) * 16 + 16, (length + 1) // 2, size
 
 
 def _room(heads: Tensor, n_bytes: int) -> Tensor:
