@@ -162,7 +162,8 @@ class TrainSettings(Section):
     tokens: Positive | None = None
     """Length of the run in tokens trained on."""
     hours: Annotated[float, Field(gt=0.0)] | None = None
-    """Length of the run in hours on this machine, by a short trial before it; a run that goes on keeps its number of steps."""
+    """Length of the run in hours of training on this machine, by a short trial before it; evaluations come on top, and a run
+    that goes on keeps its number of steps."""
     batch_size: Annotated[int, BeforeValidator(lambda value: 0 if value == "auto" else value), Field(ge=0)] = 8
     """Windows of n_ctx tokens in one forward pass. auto (or 0): what fits and makes up tokens_per_step with accumulate."""
     accumulate: Positive = 1

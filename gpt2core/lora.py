@@ -53,7 +53,7 @@ def add_adapters(model: GPT2, settings: LoraSettings, seed: int) -> set[str]:
             known = "c_attn, c_proj, c_fc, attn.c_proj, mlp.c_proj"
             raise UserError(f"train.lora.targets '{target}' is no projection of the model: known are {known}.")
     if settings.rank > (most := model.config.n_embd):
-        raise UserError(f"train.lora.rank {settings.rank} is more than the rank of the model's projections: give {most} at most.")
+        raise UserError(f"train.lora.rank {settings.rank} is more than the model's projections have: give {most} at most.")
     generator, added = torch.Generator().manual_seed(seed), set[str]()
     for name, projection in projections.items():
         if any(_is_target(name, target) for target in settings.targets):

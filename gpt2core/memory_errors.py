@@ -33,6 +33,6 @@ def naming_lack_of_memory() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            "Memory does not suffice for the model, its gradients and the optimizer: gpt2flow plan with the same config says what "
-            "would fit; train.trainable lora takes less."
+            "Memory does not suffice for the model, its gradients and the optimizer: gpt2flow plan says what fits, "
+            "and train.trainable lora takes less."
         ) from error

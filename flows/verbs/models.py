@@ -73,6 +73,28 @@ def sample(
         print(text, end="")
 
 
+@app.command
+def export(folder: Path, /, *, model: str | None = None, merge: bool = True) -> None:
+    """Write a model as a folder that Hugging Face transformers, and gpt2flow as model.base, load as it is.
+
+    Example: `gpt2flow export my-model --model models:/demo@candidate`
+
+    Parameters
+    ----------
+    folder
+        The folder to make.
+    model
+        A run's id or name, a folder of weights (OpenAI's too), or models:/NAME@ALIAS; the latest run unless given.
+    merge
+        Merge LoRA adapters into the weights; --no-merge leaves them beside their base model, in the files that peft reads.
+    """
+    print("gpt2flow: loading PyTorch and the model ...", file=sys.stderr, flush=True)
+    from tasks.export import export as write
+
+    write(model, folder, merge=merge)
+    print(f"Written: {folder}")
+
+
 def _require_sense(model: str | None, interactive: bool, follow: str | None, output: Path | None) -> None:
     """Raise UserError where options of `sample` exclude one another, or the output has no place."""
     if output and (follow or interactive):

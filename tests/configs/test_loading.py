@@ -81,7 +81,8 @@ def test_every_setting_is_documented() -> None:
         ),
         (
             {"train": {"dtype": "FP16"}},
-            "--train.dtype float16 overflows at 65504 and would need loss scaling, which skips updates: use bfloat16 or float32.",
+            "--train.dtype float16 overflows at 65504 and would need loss scaling, which skips updates: "
+            "use bfloat16 or float32.",
         ),
         ({"evaluate": {"top_p": 1.5}}, "--evaluate.top_p is 1.5 but should be less than or equal to 1."),
         ({"evaluate": {"temperature": -1}}, "--evaluate.temperature is -1 but should be greater than or equal to 0."),

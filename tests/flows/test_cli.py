@@ -17,6 +17,7 @@ VERBS = [
     "encode",
     "data",
     "sample",
+    "export",
     "evaluate",
     "lens",
     "dashboard",

@@ -259,9 +259,7 @@ def test_a_released_model_is_fine_tuned_with_its_own_vocabulary(text: Path, work
 def test_a_model_for_which_no_memory_suffices_is_one_sentence(text: Path, workspace: Workspace) -> None:
     config = tiny_config("huge", text)
     huge = config.model.model_copy(update={"n_ctx": 10**13})  # 640 TB of positions: no address space has them
-    with pytest.raises(
-        UserError, match="Memory does not suffice for the model, its gradients and the optimizer: gpt2flow plan"
-    ):
+    with pytest.raises(UserError, match="Memory does not suffice for the model, its gradients and the optimizer: "):
         finetune(config.model_copy(update={"model": huge}))
     assert not list(workspace.runs.glob("huge-*"))
 

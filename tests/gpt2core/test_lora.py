@@ -69,7 +69,7 @@ def test_a_target_that_is_no_projection_is_refused() -> None:
 
 def test_a_rank_that_no_projection_has_is_refused() -> None:
     adapted(LoraSettings(rank=16))
-    with pytest.raises(UserError, match="train.lora.rank 17 is more than the rank of the model's projections: give 16 at most"):
+    with pytest.raises(UserError, match=r"train\.lora\.rank 17 is more than the model's projections have: give 16 at most"):
         adapted(LoraSettings(rank=17))
 
 

@@ -127,7 +127,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest() -> None:
 def test_muon_without_a_matrix_of_the_blocks_is_refused() -> None:
     model = GPT2(GPT2Config(11, 4, 8, 2, 1))
     choose_trainable(model, settings := TrainSettings(trainable=["w*e.*", "h.0.ln_1.*"], optimizer="muon"))
-    with pytest.raises(UserError, match="muon is for the blocks' matrices, and train.trainable has none of them: use adamw"):
+    with pytest.raises(UserError, match=r"muon is for the blocks' matrices, and train\.trainable has none of them: use adamw"):
         Optimization(model, settings)
 
 
