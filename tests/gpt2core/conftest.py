@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from configs.schema import DataSettings
-from gpt2core import native, training_kernels
+from gpt2core import native, products, training_kernels
 from gpt2core.documents import find_files, read_documents
 from gpt2core.model import GPT2
 from gpt2core.token_store import TokenStore, open_store
@@ -60,7 +60,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     """A machine on which neither a C compiler nor compiled code is found."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    libraries = (native.library, training_kernels.library, training_kernels.attention_library)
+    libraries = (native.library, products.library, training_kernels.library, training_kernels.attention_library)
     for library in libraries:
         library.cache_clear()
     yield
