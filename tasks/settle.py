@@ -109,8 +109,11 @@ def _settled_length(work: Workload, windows_per_epoch: int) -> Workload:
             raise UserError(
                 "train.hours needs a trial update, and that does not fit into memory: gpt2flow plan says what fits."
             )
-        say("length", f"an update takes {duration(seconds)}")
-    return work.with_settings(steps=steps_of(work.settings, work.config.n_ctx, windows_per_epoch, seconds))
+    settled = work.with_length(steps_of(work.settings, work.config.n_ctx, windows_per_epoch, seconds))
+    if seconds:
+        steps = settled.settings.steps
+        say("length", f"an update takes {duration(seconds)}, {steps:,} of them about {duration(seconds * steps)}")
+    return settled
 
 
 def _within_limit(work: Workload) -> Workload:

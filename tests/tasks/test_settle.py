@@ -18,15 +18,15 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def config(text: Path) -> RunConfig:
+def config(text: Path, **train: object) -> RunConfig:
     return RunConfig.model_validate(
         {
             "name": "settled",
             "data": {"source": str(text)},
             "tokenizer": {"vocab_size": 300},
             "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2},
-            "train": {"epochs": 0.5, "batch_size": "auto", "tokens_per_step": 512, "memory_limit": "3GB", "warmup_steps": 2},
-            "evaluate": {"every": 50, "max_windows": 8, "max_new_tokens": 4},
+            "train": {"warmup_steps": 2, **train},
+            "evaluate": {"every": 50, "max_windows": 8, "max_new_tokens": 4, "lens": False},
             "registry": {"enabled": False},
         }
     )
@@ -36,11 +36,27 @@ def test_epochs_and_an_automatic_batch_become_numbers_that_the_same_command_find
     text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Workspace.current().create()
-    result = finetune(config(text))
+    asked = config(text, epochs=0.5, batch_size="auto", tokens_per_step=512, memory_limit="3GB")
+    result = finetune(asked)
     train = RunFolder(Path(result.folder)).read("run")["config"]["train"]
     assert train["batch_size"] * train["accumulate"] == 512 // 16
     assert train["epochs"] is None
     printed = capsys.readouterr().out
     assert f"{train['steps']:,} steps = {train['steps'] * 512:,} tokens = 0.5" in printed
-    assert finetune(config(text)) == result
+    assert finetune(asked) == result
     assert "finished already" in capsys.readouterr().out
+
+
+def test_hours_become_steps_that_the_same_command_finds_again_however_fast_the_machine_is_then(
+    text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Workspace.current().create()
+    asked = config(text, hours=2e-5)
+    result = finetune(asked)
+    known = RunFolder(Path(result.folder)).read("run")
+    assert (known["config"]["train"]["steps"], known["config"]["train"]["hours"]) == (result.steps, None)
+    assert f"{result.steps:,} of them about" in capsys.readouterr().out
+    assert finetune(asked) == result
+    printed = capsys.readouterr().out
+    assert "finished already" in printed
+    assert "trying out" not in printed
