@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from configs.errors import UserError
 from configs.schema import RunConfig
 from flows.finetune import finetune
 from tasks.run_folder import RunFolder
+from tasks.settle import check_choices
 from tasks.workspace import Workspace
 
 
@@ -60,3 +62,31 @@ def test_hours_become_steps_that_the_same_command_finds_again_however_fast_the_m
     printed = capsys.readouterr().out
     assert "finished already" in printed
     assert "trying out" not in printed
+
+
+@pytest.mark.parametrize(
+    ("train", "sentence"),
+    [
+        ({"trainable": "h.2.*"}, r"'h\.2\.\*' matches no parameter: .* h\.1\.\* \(the last block\)"),
+        ({"trainable": "wte.*", "optimizer": "muon"}, "muon is for the blocks' matrices"),
+        ({"device": "cuda:99"}, "'cuda:99' is not available here"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_any_text_is_read(
+    train: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        check_choices(config(tmp_path / "nowhere.txt", **train), None)
+
+
+def test_adapters_are_checked_by_their_targets_and_not_by_a_rank_of_another_model(golden: Path) -> None:
+    base = golden / "openai-tiny" / "models" / "tiny"
+    values = config(base).model_dump() | {"model": {"base": str(base)}, "tokenizer": {"source": "base"}}
+    for targets in ("c_attn", "wte"):
+        values["train"] |= {"trainable": "lora", "lora": {"targets": targets}}
+        adapters = RunConfig.model_validate(values)
+        if targets == "c_attn":
+            check_choices(adapters, base)
+        else:
+            with pytest.raises(UserError, match=r"train\.lora\.targets 'wte' is no projection"):
+                check_choices(adapters, base)
