@@ -6,20 +6,11 @@ need several fields at once. Nothing here reads a file: see `configs.loading`.
 
 from __future__ import annotations
 
-import codecs
-import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator, model_validator
+
+from configs.accepted_values import as_bytes, auto_or_switch, known_encoding, no_float16, with_digits
 
 OneOrMore = Annotated[
     list[str], Field(min_length=1), BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
@@ -30,45 +21,6 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 LORA = "lora"
 LENGTHS = ("steps", "epochs", "tokens", "hours")
 BestBy = Literal["val_loss", "perplexity", "bits_per_byte", "accuracy", "calibration_error"]
-
-
-def _known_encoding(name: str) -> str:
-    try:
-        if not codecs.lookup(name)._is_text_encoding:
-            raise LookupError
-    except (LookupError, ValueError):
-        raise ValueError(f"is {name!r}, which is no text encoding: use one such as utf-8, latin-1 or utf-16") from None
-    return codecs.lookup(name).name
-
-
-def _no_float16(value: object) -> object:
-    if isinstance(value, str) and value.lower() in ("float16", "fp16", "half"):
-        raise ValueError("float16 overflows at 65504 and would need loss scaling, which skips updates: use bfloat16 or float32")
-    return value
-
-
-def _auto_or_switch(value: object, check: ValidatorFunctionWrapHandler) -> object:
-    try:
-        return check(value)
-    except ValueError:
-        raise ValueError(f"is {value!r} but should be auto, true or false") from None
-
-
-def _with_digits(canary: str) -> str:
-    if not any(character.isdigit() and character.isascii() for character in canary):
-        raise ValueError(f"is {canary!r}, which has no digits: a canary's secret is its digits, as in 'my PIN is 281265'")
-    return canary
-
-
-def _as_bytes(value: object) -> object:
-    """6GB, 800 MB, 1.5GiB and plain numbers, in bytes."""
-    match = re.fullmatch(r"([0-9.]+) *([KMGT]?)(i?)B?", value.strip(), re.IGNORECASE) if isinstance(value, str) else None
-    if match is None or match[1].count(".") > 1 or match[1] == ".":
-        if isinstance(value, str):
-            raise ValueError(f"is {value!r}: give a size such as 6GB or 800MB")
-        return value
-    power = " KMGT".index(match[2].upper() or " ")
-    return round(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 class Section(BaseModel):
@@ -88,7 +40,7 @@ class DataSettings(Section):
     """Text held out instead of a share of data.source: files, folders, globs or URLs."""
     text_column: str | None = None
     """Column (CSV, TSV, Parquet, Arrow) or field (JSONL) that holds the text; found by its name or type unless given."""
-    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
+    encoding: Annotated[str, AfterValidator(known_encoding)] = "utf-8"
     """Encoding of text files, such as latin-1 or utf-16."""
     errors: Literal["strict", "replace", "ignore"] = "strict"
     """Bytes that are not in the encoding: refuse the file, put U+FFFD in their place, or leave them out (both are counted)."""
@@ -170,7 +122,7 @@ class TrainSettings(Section):
     """Forward passes averaged into one update."""
     tokens_per_step: Positive = 16384
     """Tokens wanted in one update where batch_size is auto."""
-    memory_limit: Annotated[Positive | None, BeforeValidator(_as_bytes)] = None
+    memory_limit: Annotated[Positive | None, BeforeValidator(as_bytes)] = None
     """The most memory the process may take, such as 6GB or 800MB: blocks are recomputed, and checkpoints not saved beside
     training, as far as that needs; the weights stay the same. On an accelerator its own memory counts."""
     save_beside: bool = True
@@ -219,9 +171,9 @@ class TrainSettings(Section):
     last checkpoint and take other windows for that update, at most 3 times."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    dtype: Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_no_float16)] = "auto"
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(no_float16)] = "auto"
     """In which numbers products are computed; weights and optimizer stay float32. auto: bfloat16 where that is faster."""
-    compile: Annotated[Literal["auto"] | bool, WrapValidator(_auto_or_switch)] = "auto"
+    compile: Annotated[Literal["auto"] | bool, WrapValidator(auto_or_switch)] = "auto"
     """Whether the blocks are compiled by torch.compile: faster steps after a first one of up to a minute. auto: on CUDA, in
     runs of 500 batches and more."""
     restore_from: str = "latest"
@@ -353,7 +305,7 @@ class EvaluateSettings(SampleSettings):
     """Single tokens, such as " is" and " are", whose ranks behind each prompt the lens shows as well."""
     copied_tokens: Annotated[int, Field(ge=0)] = 50
     """Warn when a sample repeats more than so many tokens of the training text word for word; 0: do not look."""
-    canaries: list[Annotated[str, AfterValidator(_with_digits)]] = []
+    canaries: list[Annotated[str, AfterValidator(with_digits)]] = []
     """Secrets planted in the text, such as "my PIN is 281265": how exposed their digits are is measured at every evaluation."""
 
 

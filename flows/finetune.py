@@ -15,7 +15,7 @@ from tasks.register_model import register_model
 from tasks.report import write_report
 from tasks.run_result import RunResult, read_result, write_result
 from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
-from tasks.settle import settle
+from tasks.settle import check_choices, settle
 from tasks.train_until import train_until
 
 
@@ -24,6 +24,7 @@ def finetune(config: RunConfig) -> RunResult:
     """Fine-tune GPT-2 as the config says. The same config on the same text goes on where it stood, or says it is finished."""
     with cancellable():
         base = resolve_base(config.model)
+        check_choices(config, base)
         files = load_dataset(config.data)
         tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
         store = encode_to_parquet(files, config.data, tokenizer)

@@ -16,11 +16,14 @@ from gpt2core.devices import choose_device
 from gpt2core.machine_memory import available_bytes
 from gpt2core.memory_plan import Thrift, choose_batch, gigabytes, keep_within, predict
 from gpt2core.miniature import load_libraries, measure, resident_bytes, seconds_per_update
+from gpt2core.model import GPT2
 from gpt2core.model_folder import read_config
+from gpt2core.optimization import Optimization
 from gpt2core.rehearsal import Workload
 from gpt2core.run_length import duration, steps_of
 from gpt2core.token_store import TokenStore
 from gpt2core.tokenizer import Tokenizer
+from gpt2core.trainable import choose_trainable
 from tasks.console import begin, say
 from tasks.open_run import weights_hash
 from tasks.run_folder import all_runs, asked_id
@@ -47,6 +50,16 @@ def settle(config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: To
     if work.settings.memory_limit:
         work = _within_limit(work)
     return config.model_copy(update={"train": work.with_length(work.settings.steps).settings}), asked
+
+
+def check_choices(config: RunConfig, base: Path | None) -> None:
+    """Raise UserError for a device, parameters or an optimizer that cannot be: before text is encoded, which may take hours."""
+    choose_device(config.train.device)
+    n_layer = sizes_of(config.model, base, n_vocab=1).n_layer
+    smallest = GPT2(GPT2Config(n_vocab=1, n_ctx=1, n_embd=1, n_head=1, n_layer=n_layer))  # with the names of the real one
+    train = config.train.model_copy(update={"lora": config.train.lora.model_copy(update={"rank": 1})})
+    choose_trainable(smallest, train)
+    Optimization(smallest, train)
 
 
 def workload(config: RunConfig, sizes: GPT2Config) -> Workload:
@@ -109,8 +122,11 @@ def _settled_length(work: Workload, windows_per_epoch: int) -> Workload:
             raise UserError(
                 "train.hours needs a trial update, and that does not fit into memory: gpt2flow plan says what fits."
             )
-        say("length", f"an update takes {duration(seconds)}")
-    return work.with_settings(steps=steps_of(work.settings, work.config.n_ctx, windows_per_epoch, seconds))
+    settled = work.with_length(steps_of(work.settings, work.config.n_ctx, windows_per_epoch, seconds))
+    if seconds:
+        steps = settled.settings.steps
+        say("length", f"an update takes {duration(seconds)}, {steps:,} of them about {duration(seconds * steps)}")
+    return settled
 
 
 def _within_limit(work: Workload) -> Workload:

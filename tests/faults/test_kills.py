@@ -189,7 +189,7 @@ def test_with_these_options_too_a_killed_run_ends_as_if_nobody_had(options: str,
 @pytest.mark.slow
 def test_adapters_too_end_as_if_nobody_had_killed_their_run(text: Path, undisturbed: Path, tmp_path: Path) -> None:
     base = str(undisturbed / "checkpoints" / f"step-{STEPS:08d}")
-    train = {"trainable": "lora", "lora": {"rank": 2, "dropout": 0.1}}
+    train = {"trainable": "lora", "lora": {"rank": 2, "dropout": 0.1}, "optimizer": "muon", "noise": 0.1}
     options = {"train": train, "model": {"base": base}, "tokenizer": {"source": "base"}}
     expected = finetune(config_of("adapters-undisturbed", text, options))
     places = [*WITH_OPTIONS, "gpt2core.checkpoint_weights link_file 1 before"]

@@ -25,6 +25,8 @@ OPTIONS = [
     {"trainable": "lora", "lora": {"rank": 2, "dropout": 0.2}},
     {"trainable": "lora", "lora": {"rank": 2, "targets": "c_attn"}, "dtype": "bfloat16", "optimizer": "muon"},
     {"trainable": "lora", "recompute_blocks": 2, "lora": {"rank": 3, "dropout": 0.2}},
+    {"trainable": "lora", "lora": {"rank": 2, "dropout": 0.3}, "optimizer": "muon", "accumulate": 3, "noise": 0.2},
+    {"trainable": ["h.0.*", "wpe.*"], "optimizer": "sgd", "recompute_blocks": 1, "noise": 0.5, "order": "random"},
     {"noise": 0.2, "accumulate": 2},
     {"noise": 0.1, "order": "random", "schedule": "wsd"},
 ]

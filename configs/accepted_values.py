@@ -1,0 +1,51 @@
+"""Values of settings as people write them: what is taken for what, and the sentence for what is not taken."""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+from pydantic import ValidatorFunctionWrapHandler
+
+
+def known_encoding(name: str) -> str:
+    """The encoding's usual name."""
+    try:
+        if not codecs.lookup(name)._is_text_encoding:
+            raise LookupError
+    except (LookupError, ValueError):
+        raise ValueError(f"is {name!r}, which is no text encoding: use one such as utf-8, latin-1 or utf-16") from None
+    return codecs.lookup(name).name
+
+
+def no_float16(value: object) -> object:
+    """The dtype as it is; float16, under any of its names, is refused with the reason."""
+    if isinstance(value, str) and value.lower() in ("float16", "fp16", "half"):
+        raise ValueError("float16 overflows at 65504 and would need loss scaling, which skips updates: use bfloat16 or float32")
+    return value
+
+
+def auto_or_switch(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """auto, or a switch in any of pydantic's spellings, with one sentence for everything else."""
+    try:
+        return check(value)
+    except ValueError:
+        raise ValueError(f"is {value!r} but should be auto, true or false") from None
+
+
+def with_digits(canary: str) -> str:
+    """The canary as it is, if it holds a secret."""
+    if not any(character.isdigit() and character.isascii() for character in canary):
+        raise ValueError(f"is {canary!r}, which has no digits: a canary's secret is its digits, as in 'my PIN is 281265'")
+    return canary
+
+
+def as_bytes(value: object) -> object:
+    """6GB, 800 MB, 1.5GiB and plain numbers, in bytes."""
+    match = re.fullmatch(r"([0-9.]+) *([KMGT]?)(i?)B?", value.strip(), re.IGNORECASE) if isinstance(value, str) else None
+    if match is None or match[1].count(".") > 1 or match[1] == ".":
+        if isinstance(value, str):
+            raise ValueError(f"is {value!r}: give a size such as 6GB or 800MB")
+        return value
+    power = " KMGT".index(match[2].upper() or " ")
+    return round(float(match[1]) * (1024 if match[3] else 1000) ** power)
