@@ -24,6 +24,8 @@ from configs.schema import LoraSettings
 from gpt2core.checkpoint_weights import read_weights, write_weights
 from gpt2core.config import GPT2Config
 from gpt2core.durable import as_json, file_hash, fsync, publish_folder, remove_folder, write_json
+from gpt2core.model import GPT2
+from gpt2core.tensor_files import Readers
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import Trainer
 from gpt2core.weights import save_config, save_tensors
@@ -102,12 +104,20 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     """Fill the trainer's weights, moments and step from a verified checkpoint; raises UserError if it does not fit."""
     device = str(trainer.model.wte.weight.device)
     try:
-        trainer.model.load_state_dict(read_weights(checkpoint.path, device))
+        _fill(trainer.model, read_weights(checkpoint.path))
         trainer.optimizer.load(load_file(checkpoint.path / "optimizer.safetensors", device=device))
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{checkpoint.path} does not fit this model ({error}): choose another train run name.") from error
     trainer.step = checkpoint.step
     trainer.replaced = {int(update): times for update, times in read_state(checkpoint).get("replaced", {}).items()}
+
+
+def _fill(model: GPT2, weights: Readers) -> None:
+    """One after the other, so that they are in memory once; raises RuntimeError where they are not those of the model."""
+    if different := sorted(weights.keys() ^ model.state_dict().keys()):
+        raise RuntimeError(f"only one of them has {different[0]}")
+    for name, read in weights.items():
+        model.load_state_dict({name: read()}, strict=False)
 
 
 def find_checkpoints(folder: Path) -> list[Checkpoint]:

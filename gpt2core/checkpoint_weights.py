@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from configs.errors import UserError
@@ -20,7 +19,7 @@ from configs.schema import LoraSettings
 from gpt2core.adapter_files import model_name, save_adapters
 from gpt2core.durable import link_file, write_json
 from gpt2core.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX, SAFETENSORS, SHARD_INDEX, weight_files
-from gpt2core.tensor_files import open_tensors, save_tensors
+from gpt2core.tensor_files import Reader, Readers, open_tensors, save_tensors
 from gpt2core.weights import load_model
 
 FROZEN = "frozen.safetensors"
@@ -46,13 +45,13 @@ def write_weights(folder: Path, weights: Mapping[str, Tensor], frozen: Mapping[s
         write_json(folder / SHARD_INDEX, {"metadata": {"total_size": size}, "weight_map": shards})
 
 
-def read_weights(folder: Path, device: str) -> dict[str, Tensor]:
-    """All weights of a checkpoint, adapters beside those that they adapt, by their names in the model."""
-    found: dict[str, Tensor] = {}
+def read_weights(folder: Path) -> Readers:
+    """Readers of all weights of a checkpoint, adapters beside those that they adapt, by their names in the model."""
+    found: dict[str, Reader] = {}
     for file in weight_files(folder):
         adapters = file.name == ADAPTER_WEIGHTS
-        for name, tensor in load_file(file, device=device).items():
-            found[model_name(name) if adapters else name.removeprefix(PREFIX)] = tensor
+        for name, reader in open_tensors(file).items():
+            found[model_name(name) if adapters else name.removeprefix(PREFIX)] = reader
     return found
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -47,11 +49,26 @@ def _as_os_error(error: SafetensorError) -> Exception:
 
 
 def open_tensors(file: Path) -> Readers:
-    """Readers of the file's tensors, which may be part of the mapped file; raises UserError where it cannot be read."""
+    """Readers of the file's tensors, each of which maps its own part; they, too, raise UserError where it cannot be read.
+
+    A file that stayed mapped would count as this process's memory as far as it was read.
+    """
+    with _opened(file) as opened:
+        return {name: partial(_read, file, name) for name in opened.keys()}  # noqa: SIM118
+
+
+def _read(file: Path, name: str) -> Tensor:
+    with _opened(file) as opened:
+        tensor: Tensor = opened.get_tensor(name)
+    return tensor
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     try:
-        opened = safe_open(file, "pt", device="cpu")
+        with safe_open(file, "pt", device="cpu") as opened:
+            yield opened
     except SafetensorError as error:
         raise UserError(f"{file} is damaged ({error}): fetch the model again.") from error
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error}): check its permissions.") from error
-    return {name: partial(opened.get_tensor, name) for name in opened.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118

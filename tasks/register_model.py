@@ -12,7 +12,6 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 
 import mlflow
-import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus
 from mlflow.models import ModelSignature
@@ -88,7 +87,10 @@ def _find_logged_model(client: MlflowClient, run_id: str, checkpoint: str) -> st
 
 
 def _log_model(run: FinetuneRun, run_id: str, best: Path) -> str:
-    """Log the checkpoint's model files with the code that serves them; returns the logged model's URI."""
+    """Log the checkpoint's model files with the code that serves them; returns the logged model's URI.
+
+    No input example is given: MLflow would try it here, with a second model beside the one that has been trained.
+    """
     with tempfile.TemporaryDirectory() as scratch, _active(run_id):
         folder = Path(scratch) / "model"
         folder.mkdir()
@@ -100,7 +102,6 @@ def _log_model(run: FinetuneRun, run_id: str, best: Path) -> str:
             artifacts={"model": str(folder)},
             code_paths=[str(Path(package.__path__[0])) for package in (gpt2core, configs)],
             signature=_signature(),
-            input_example=pd.DataFrame({"prompt": run.config.evaluate.prompts[:1] or [""]}),
             pip_requirements=_serving_requirements(),
             tags={"checkpoint": best.name},
             metadata={

@@ -165,6 +165,11 @@ def test_the_registered_version_generates_through_its_alias(registered: RunResul
     assert all(frame["completion"])
 
 
+def test_registering_holds_no_second_model_beside_the_trained_one(registered: RunResult) -> None:
+    """MLflow tries an input example, if it is given one, in this very process."""
+    assert mlflow.models.get_model_info("models:/registered@candidate").saved_input_example_info is None
+
+
 WITHOUT_GPT2FLOW = """
 import sys
 sys.meta_path = [finder for finder in sys.meta_path if "gpt2flow" not in getattr(finder, "__module__", "")]

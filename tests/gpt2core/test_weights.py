@@ -347,3 +347,28 @@ def test_tensors_that_are_not_contiguous_are_saved_as_they_read(tmp_path: Path) 
     matrix = torch.arange(6.0).view(2, 3).t()
     save_tensors({"m": matrix}, tmp_path / "m.safetensors")
     assert torch.equal(load_file(tmp_path / "m.safetensors")["m"], matrix)
+
+
+PEAK_OF_LOADING = """
+import sys
+import torch
+from gpt2core.miniature import peak_bytes, resident_bytes
+from gpt2core.weights import load_model
+
+cpu, small, large = torch.device("cpu"), *sys.argv[1:]
+load_model(small)  # brings the code into memory
+before = resident_bytes(cpu)
+model = load_model(large)
+print((peak_bytes(cpu) - before) / sum(parameter.nbytes for parameter in model.parameters()))
+"""
+
+
+def test_loading_takes_little_more_memory_than_the_weights(tmp_path: Path) -> None:
+    """A mapped file counts as memory of the process as far as it was read."""
+    folders = {tmp_path / "small": GPT2Config(100, 64, 64, 2, 1), tmp_path / "large": GPT2Config(100, 64, 768, 12, 3)}
+    for folder, config in folders.items():
+        save_model(GPT2(config).initialise(0), folder)
+    command = [sys.executable, "-c", PEAK_OF_LOADING, *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.5
