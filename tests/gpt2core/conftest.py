@@ -56,6 +56,13 @@ def bytes_tokenizer(golden: Path) -> Tokenizer:
 
 
 @pytest.fixture
+def cpu_with_pairs() -> None:
+    """A CPU that multiplies pairs of bfloat16: on others PyTorch's products are used."""
+    if not torch.cpu.get_capabilities().get("avx512_bf16"):
+        pytest.skip("this CPU has no AVX512-BF16")
+
+
+@pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A machine on which neither a C compiler nor compiled code is found."""
     monkeypatch.setenv("PATH", str(tmp_path))

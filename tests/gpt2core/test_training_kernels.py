@@ -52,6 +52,7 @@ def test_gelu_takes_every_number_and_no_number() -> None:
     assert torch.equal(found.isnan(), every.isnan() | (every == -torch.inf))
 
 
+@pytest.mark.usefixtures("cpu_with_pairs")
 @pytest.mark.parametrize(
     ("batch", "length", "n_head", "size"), [(1, 1, 1, 16), (3, 5, 2, 32), (2, 17, 3, 16), (1, 67, 2, 80), (2, 257, 2, 64)]
 )
@@ -136,6 +137,7 @@ def test_attention_without_memory_is_an_error_and_no_crash() -> None:
     assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
 
 
+@pytest.mark.usefixtures("cpu_with_pairs")
 @pytest.mark.parametrize(("length", "size"), [(1, 16), (17, 48), (257, 64)])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_attention_stays_within_the_room_that_a_rehearsal_counts(
