@@ -20,6 +20,7 @@ from tasks.workspace import Workspace
 
 FIRST_PORT = 8342
 PATIENCE = 120.0  # seconds
+LOG = "prefect/run-server.log"
 
 
 def start_prefect_server(workspace: Workspace) -> bool:
@@ -45,7 +46,10 @@ def wait_for_prefect(starting: bool) -> None:
     url, deadline = os.environ.get("PREFECT_API_URL"), time.monotonic() + PATIENCE
     while url and not _answers(url):
         if not starting or time.monotonic() > deadline:
-            raise UserError(f"Prefect's server {url} does not answer: start it, or unset PREFECT_API_URL.")
+            own = f"run the same command again; {LOG} in the workspace says what it did"
+            raise UserError(
+                f"Prefect's server {url} does not answer: {own if starting else 'start it, or unset PREFECT_API_URL'}."
+            )
         time.sleep(0.1)
 
 
@@ -76,5 +80,4 @@ def _spec(workspace: Workspace, port: int) -> ServerSpec:
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     options = ["--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     environment = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    log = workspace.prefect_home / "run-server.log"
-    return ServerSpec("Prefect", [*command, *options], port, "/api/health", log, environment)
+    return ServerSpec("Prefect", [*command, *options], port, "/api/health", workspace.root / LOG, environment)
