@@ -3,7 +3,7 @@
     python -m benchmarks.memory             # eight configs: predicted, measured, ratio
     python -m benchmarks.memory --limits    # eight limits from the full need to the minimum: peak and time of an update
 
-The measured peak is the largest resident set of a fresh process that makes four updates; no checkpoint is saved meanwhile.
+The measured peak is the largest resident set of a fresh process that makes a few updates; no checkpoint is saved meanwhile.
 Limits are gone through round after round, on one thread: the largest peak counts, and the least processor time of an update.
 """
 

@@ -89,7 +89,7 @@ def _run_rows(plan: Plan, price_per_hour: float | None) -> list[tuple[str, str]]
         ),
     ]
     if plan.seconds is not None:
-        tried = "trial updates" if is_small(plan.work) else "trial updates of one and two blocks"
+        tried = "trial updates" if is_small(plan.work) else "trial updates of two and four blocks"
         rows.append(("a step takes", f"{duration(plan.seconds)}, from {tried}"))
     if price_per_hour is not None and plan.length.hours:
         rows.append(("cost", f"{plan.length.hours * price_per_hour:,.2f} at {price_per_hour:g} an hour"))

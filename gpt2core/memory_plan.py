@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from configs.errors import UserError
 from gpt2core.evaluation_memory import evaluation_bytes
 from gpt2core.linear_cross_entropy import OWN_CHUNK
-from gpt2core.miniature import is_small, measure, with_blocks
+from gpt2core.miniature import FEW_BLOCKS, is_small, measure, with_blocks
 from gpt2core.rehearsal import Footprint, Workload, rehearse
 
 ASSUMED_EXTRA = 0.05
@@ -90,7 +90,7 @@ def extra_of_blocks(work: Workload) -> int:
     It grows with the blocks, and beyond the fourth about half as fast as before (see benchmarks/memory.py).
     """
     n_layer = work.config.n_layer
-    two, four = (_beside_tensors(with_blocks(work, min(blocks, n_layer))) for blocks in (2, 4))
+    two, four = (_beside_tensors(with_blocks(work, min(blocks, n_layer))) for blocks in FEW_BLOCKS)
     if two is None or four is None:
         return int(ASSUMED_EXTRA * rehearse(work).peak)
     a_block = max(0, four - two) / 2

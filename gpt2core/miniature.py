@@ -30,7 +30,9 @@ from gpt2core.rehearsal import Workload, rehearse
 from gpt2core.trainer import Trainer
 
 UPDATES = 4
+UPDATES_OF_LARGE = 3
 WARM_UP = 2  # updates that fill caches and allocate moments, and are not timed
+FEW_BLOCKS = (2, 4)  # of a large model, that are tried out for its memory and its time
 FORWARD_SHARE = 1 / 3  # of a block's time, which recomputing takes again
 NO_ROOM = 3  # exit code
 SMALL = 800_000_000
@@ -51,7 +53,8 @@ def measure(work: Workload) -> Measured | None:
     """Make some updates of this size on random tokens in a fresh process; None where the memory does not suffice for them."""
     accumulate = min(2, work.settings.accumulate)
     job = {"config": asdict(work.config), "device": str(work.device), "mask_documents": work.mask_documents}
-    like = work.with_length(UPDATES).with_settings(accumulate=accumulate, memory_limit=None)
+    length = UPDATES if is_small(work) else UPDATES_OF_LARGE
+    like = work.with_length(length).with_settings(accumulate=accumulate, memory_limit=None)
     found = _measure(json.dumps(job), like.settings.model_dump_json())
     share = work.settings.accumulate / accumulate
     return found and Measured(found.peak, found.seconds * share, found.processor * share)
@@ -80,15 +83,22 @@ def is_small(work: Workload) -> bool:
 
 
 def seconds_per_update(work: Workload) -> float | None:
-    """Seconds of an update, of a large model from some of one and two blocks; None where not even those fit."""
+    """Seconds of an update, of a large model from some of two and four blocks, as its memory; None where those do not fit."""
     if is_small(work):
         found = measure(work)
         return found.seconds if found else None
-    one, two = (measure(with_blocks(work.with_settings(recompute_blocks=0), blocks)) for blocks in (1, 2))
-    if one is None or two is None:
+    few, more = (with_blocks(work, min(blocks, work.config.n_layer)) for blocks in FEW_BLOCKS)
+    less, longer = measure(few), measure(more)
+    if less is None or longer is None:
         return None
-    block = max(0.0, two.seconds - one.seconds)
-    return one.seconds + block * (work.config.n_layer - 1 + FORWARD_SHARE * work.settings.recompute_blocks)
+    beside = _passes(more) - _passes(few)
+    a_block = max(0.0, longer.seconds - less.seconds) / beside if beside else 0.0
+    return longer.seconds + a_block * (_passes(work) - _passes(more))
+
+
+def _passes(work: Workload) -> float:
+    """Blocks, those that are recomputed counted with their second forward pass."""
+    return work.config.n_layer + FORWARD_SHARE * work.settings.recompute_blocks
 
 
 class RandomBatches:
@@ -155,7 +165,7 @@ def main() -> None:
     try:
         trainer = make_trainer(config, settings, device, values["mask_documents"])
         trainer.on_split.append(_no_room)
-        for step in range(1, UPDATES + 1):
+        for step in range(1, settings.steps + 1):
             started, computed = time.perf_counter(), time.process_time()
             trainer.run_until(step)
             seconds.append(time.perf_counter() - started)

@@ -22,7 +22,7 @@ from gpt2core.token_store import open_store
 from gpt2core.tokenizer import load_tokenizer
 from tasks.load_dataset import load_dataset
 from tasks.model_sources import resolve_base
-from tasks.prepare_tokenizer import prepare_tokenizer
+from tasks.prepare_tokenizer import known_tokenizer
 from tasks.settle import budget_of, process_bytes, sizes_of, workload
 from tasks.workspace import Workspace
 
@@ -118,15 +118,17 @@ def _n_vocab(config: RunConfig) -> int:
 
 
 def _windows_per_epoch(config: RunConfig, notes: list[str]) -> int | None:
-    """Training windows of the text, where it is encoded already."""
+    """Training windows of the text, where it is encoded already; nothing is fetched and no vocabulary trained for it."""
     try:
+        if config.model.base.startswith("hub:"):
+            raise UserError("the vocabulary comes with the base model, which a plan does not fetch.")
         files, base = load_dataset.fn(config.data), resolve_base(config.model)
-        tokenizer = prepare_tokenizer.fn(files, config.data, config.tokenizer, base)
-        store = Workspace.current().stores / name_of_store(files, config.data, tokenizer)
-        if store.is_dir():
-            n_ctx = config.model.n_ctx or sizes_of(config.model, base, tokenizer.n_vocab).n_ctx
-            return open_store(store, verify=False).manifest.counts["train"].tokens // n_ctx
-        notes.append("Epochs are not known: the text is not encoded yet (gpt2flow encode with the same config).")
+        tokenizer = known_tokenizer(files, config.data, config.tokenizer, base)
+        store = tokenizer and Workspace.current().stores / name_of_store(files, config.data, tokenizer)
+        if not tokenizer or not store or not store.is_dir():
+            raise UserError("the text is not encoded yet (gpt2flow encode with the same config).")
+        n_ctx = config.model.n_ctx or sizes_of(config.model, base, tokenizer.n_vocab).n_ctx
+        return open_store(store, verify=False).manifest.counts["train"].tokens // n_ctx
     except UserError as error:
         notes.append(f"Epochs are not known: {error}")
     return None
