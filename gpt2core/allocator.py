@@ -22,3 +22,13 @@ def keep_freed_memory() -> bool:
         return False
     wanted = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
     return all(int(mallopt(option, value)) == 1 for option, value in wanted.items())
+
+
+def return_freed_memory() -> None:
+    """Give back what is free now, also between blocks that are in use (glibc).
+
+    What does other work between updates leaves such holes, too small for what an update needs, and the process would grow by
+    them each time.
+    """
+    if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)

@@ -24,6 +24,7 @@ import configs
 import gpt2core
 from configs.errors import UserError
 from configs.schema import CompletionSettings
+from gpt2core.allocator import return_freed_memory
 from gpt2core.checkpoint_weights import export_model
 from tasks import registered_model
 from tasks.console import begin, say
@@ -140,6 +141,7 @@ def _signature() -> ModelSignature:
 
 def _try_in_fresh_process(uri: str, prompt: str) -> None:
     """Load the logged model in another interpreter and generate; MLflow itself only warns about a broken model."""
+    return_freed_memory()  # which the other process needs
     command = [sys.executable, "-c", FRESH_PROCESS, uri, prompt]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir())
     if done.returncode:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from gpt2core.allocator import return_freed_memory
 from gpt2core.trainer import DivergedError, StepsDone
 from tasks.console import training_bar
 from tasks.open_run import FinetuneRun
@@ -20,6 +21,7 @@ def train_until(run: FinetuneRun, step: int) -> None:
 
     SIGTERM and Ctrl-C end the current update, wait until its checkpoint is durable and raise Interrupted.
     """
+    return_freed_memory()
     with finishing(run.trainer.request_stop):
         with _showing_progress(run):
             _train(run, step)
