@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import requires
@@ -97,6 +98,7 @@ def _log_model(run: FinetuneRun, run_id: str, best: Path) -> str:
         folder.mkdir()
         export_model(best, folder, merge=run.config.registry.merge)
         (folder / "README.md").write_text(_model_card(run, best), encoding="utf-8")
+        warnings.filterwarnings("ignore", message=".*An input example was not provided")
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(Path(registered_model.__file__)),
