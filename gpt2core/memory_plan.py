@@ -6,8 +6,7 @@ benchmarks/memory.py compares the sum with the measured peak of real processes.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs.errors import UserError
 from gpt2core.evaluation_memory import evaluation_bytes
@@ -105,7 +104,8 @@ def _beside_tensors(work: Workload) -> int | None:
 def keep_within(limit: int, work: Workload, process: int) -> Thrift:
     """The fastest way to train within `limit` bytes that gives the same weights, bit for bit.
 
-    Raises UserError with the minimum where recomputing every block but the last (which would save nothing) does not help.
+    Raises UserError with the minimum where recomputing every block but the last (which would save nothing) does not help. What
+    libraries take is measured at both ends, and between them only where the tensors leave room for the smaller of both.
     """
     train, most = work.settings, _most_recomputed(work)
     # To wait for a checkpoint costs seconds a save, a recomputed block costs a share of every update.
@@ -113,18 +113,20 @@ def keep_within(limit: int, work: Workload, process: int) -> Thrift:
     if full.with_spare <= limit:
         return Thrift(train.recompute_blocks, full.saves_beside, full)
 
-    def need(blocks: int) -> Need:
-        return predict(work.with_settings(recompute_blocks=blocks), process, saves_beside=False)
-
-    least = thriftiest(work, process).with_spare
-    if least > limit:
+    least = thriftiest(work, process)
+    if least.with_spare > limit:
         raise UserError(
-            f"train.memory_limit is {gigabytes(limit)}, but this training needs at least {gigabytes(least)}: raise the "
-            f"limit to that, or lower train.batch_size ({train.batch_size}) and raise train.accumulate as much."
+            f"train.memory_limit is {gigabytes(limit)}, but this training needs at least {gigabytes(least.with_spare)}: raise "
+            f"the limit to that, or lower train.batch_size ({train.batch_size}) and raise train.accumulate as much."
         )
-    choices = range(train.recompute_blocks, most + 1)
-    blocks = choices[bisect_left(choices, True, key=lambda blocks: need(blocks).with_spare <= limit)]
-    return Thrift(blocks, False, need(blocks))
+    extra = min(full.extra, least.extra)
+    for blocks in range(train.recompute_blocks, most):
+        recomputing = work.with_settings(recompute_blocks=blocks)
+        if replace(least, footprint=rehearse(recomputing), extra=extra).with_spare <= limit:
+            need = predict(recomputing, process, saves_beside=False)
+            if need.with_spare <= limit:
+                return Thrift(blocks, False, need)
+    return Thrift(most, False, least)
 
 
 def thriftiest(work: Workload, process: int, measured: bool = True) -> Need:
