@@ -15,10 +15,10 @@ from contextlib import contextmanager
 
 from configs.errors import UserError
 from tasks.databases import PREFECT_URL_VARIABLES
-from tasks.server_process import HOST, ServerProcess, ServerSpec, free_port, stop_all
+from tasks.server_process import HOST, PORTS_TRIED, ServerProcess, ServerSpec, free_port, stop_all
 from tasks.workspace import Workspace
 
-FIRST_PORT = 8342
+FIRST_PORT, RANGES = 8342, 1000  # up to 28,342, below the ports that the system gives to connections
 PATIENCE = 120.0  # seconds
 LOG = "prefect/run-server.log"
 
@@ -30,7 +30,7 @@ def start_prefect_server(workspace: Workspace) -> bool:
     nothing and returns False where the environment names another server or home.
     """
     elsewhere = any(os.environ.get(name) for name in (*PREFECT_URL_VARIABLES, "PREFECT_PROFILE"))
-    if elsewhere or os.environ["PREFECT_HOME"] != str(workspace.prefect_home) or (port := free_port(FIRST_PORT)) is None:
+    if elsewhere or os.environ["PREFECT_HOME"] != str(workspace.prefect_home) or (port := free_port(_first_port())) is None:
         return False
     server = ServerProcess(_spec(workspace, port))
     atexit.register(stop_all, [server])
@@ -65,6 +65,11 @@ def naming_a_lost_server() -> Iterator[None]:
         raise UserError(
             f"Prefect's server {url} went away: start it again, then run the same command; it goes on from the last checkpoint."
         ) from error
+
+
+def _first_port() -> int:
+    """Where to look for a free port: a server takes it seconds later, and a run that starts meanwhile must find another."""
+    return FIRST_PORT + PORTS_TRIED * (os.getpid() % RANGES)
 
 
 def _answers(url: str) -> bool:

@@ -29,9 +29,9 @@ from tasks.open_run import weights_hash
 from tasks.run_folder import all_runs, asked_id
 from tasks.workspace import Workspace
 
-WHILE_RUNNING = 80_000_000
+WHILE_RUNNING = 150_000_000
 """Bytes that a run adds to the process before and between updates: Prefect's engine, MLflow's database, code that evaluates and
-reports (measured: 50 to 100 million)."""
+reports (measured: 50 to 150 million)."""
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
