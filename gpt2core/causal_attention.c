@@ -152,27 +152,18 @@ static void head_backward(const bfloat16 *query, int64_t stride, int64_t part, i
     }
 }
 
-/* out is [B][T][H][D]. Each of `threads` works in a part of the room, `part_bytes` long: see gpt2core/training_kernels.py. */
-void attention(const bfloat16 *heads, bfloat16 *out, char *room, int64_t batch, int64_t length, int64_t n_head, int64_t size,
-               int64_t threads, int64_t part_bytes) {
+/* Forward, out [B][T][H][D]; or, where the gradient by it is given, backward, out like `heads`. Each of `threads` works in a part
+   of the room, `part_bytes` long: see gpt2core/training_kernels.py. */
+void attention(const bfloat16 *heads, const bfloat16 *by_out, bfloat16 *out, char *room, int64_t batch, int64_t length,
+               int64_t n_head, int64_t size, int64_t threads, int64_t part_bytes) {
     const int64_t part = n_head * size, stride = 3 * part, all = batch * n_head;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int64_t thread = 0; thread < threads; thread++)
         for (int64_t each = thread * all / threads; each < (thread + 1) * all / threads; each++) {
             const int64_t window = each / n_head * length, head = each % n_head * size;
-            head_forward(heads + window * stride + head, stride, part, length, size, out + window * part + head, part,
-                         room + thread * part_bytes);
-        }
-}
-
-void attention_backward(const bfloat16 *heads, const bfloat16 *by_out, bfloat16 *by_heads, char *room, int64_t batch,
-                        int64_t length, int64_t n_head, int64_t size, int64_t threads, int64_t part_bytes) {
-    const int64_t part = n_head * size, stride = 3 * part, all = batch * n_head;
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int64_t thread = 0; thread < threads; thread++)
-        for (int64_t each = thread * all / threads; each < (thread + 1) * all / threads; each++) {
-            const int64_t window = each / n_head * length, head = each % n_head * size;
-            head_backward(heads + window * stride + head, stride, part, length, size, by_out + window * part + head, part,
-                          by_heads + window * stride + head, room + thread * part_bytes);
+            const int64_t begin = window * stride + head, mixed = window * part + head;
+            char *own = room + thread * part_bytes;
+            if (by_out) head_backward(heads + begin, stride, part, length, size, by_out + mixed, part, out + begin, own);
+            else head_forward(heads + begin, stride, part, length, size, out + mixed, part, own);
         }
 }

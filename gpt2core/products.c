@@ -146,6 +146,14 @@ static void multiply_block(const product *p, int64_t first, int64_t last, int64_
     }
 }
 
+/* The threads of a team ask for a number each, by which they find their part of the room. */
+static int64_t next(int64_t *number) {
+    int64_t own;
+#pragma omp atomic capture
+    own = (*number)++;
+    return own;
+}
+
 /* Words of `room` to multiply in. */
 int64_t room_to_multiply(int64_t rows, int64_t n_in, int64_t n_out, int64_t threads) {
     return threads * PACKED + (n_in > DEEP ? rows * n_out : 0);
@@ -162,9 +170,7 @@ void multiply(const bfloat16 *x, int64_t x_stride, const bfloat16 *weight, int64
     int64_t number = 0;
 #pragma omp parallel num_threads(threads)
     {
-        int64_t own;
-#pragma omp atomic capture
-        own = number++;
+        const int64_t own = next(&number);
 #pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < blocks * slices; block++) {
             const int64_t panel = block / slices * each, first = block % slices * slice;
@@ -206,9 +212,7 @@ void multiply_gradient(const bfloat16 *x, int64_t x_stride, const bfloat16 *by_o
         int64_t number = 0;
 #pragma omp parallel num_threads(threads)
         {
-            int64_t own;
-#pragma omp atomic capture
-            own = number++;
+            const int64_t own = next(&number);
 #pragma omp for schedule(dynamic)
             for (int64_t column = 0; column < n_out; column += COLUMNS)
                 pack_rows(by_out + start * n_out + column, n_out, depth, least(COLUMNS, n_out - column), room + column * pairs,

@@ -22,10 +22,7 @@ SIGNATURES: dict[str, list[type]] = {
     "scale": [POINTER] * 2 + [COUNT] * 2,
     "adamw": [POINTER] * 5 + [NUMBER] * 7 + [COUNT],
 }
-ATTENTION: dict[str, list[type]] = {
-    "attention": [POINTER] * 3 + [COUNT] * 6,
-    "attention_backward": [POINTER] * 4 + [COUNT] * 6,
-}
+ATTENTION: dict[str, list[type]] = {"attention": [POINTER] * 4 + [COUNT] * 6}
 ROWS = 6
 """Queries that the compiled attention takes together, as causal_attention.c says."""
 
@@ -72,14 +69,14 @@ def attention(heads: Tensor, out: Tensor) -> None:
     Raises PyTorch's error where there is no memory for its passing results.
     """
     width, pairs, size = _extent(heads)
-    _attention(heads, out, _room(heads, 2 * size * width + 4 * size * pairs + ROWS * (6 * width + 4 * size)))
+    _attention(heads, None, out, _room(heads, 2 * size * width + 4 * size * pairs + ROWS * (6 * width + 4 * size)))
 
 
 def attention_backward(heads: Tensor, by_out: Tensor, by_heads: Tensor) -> None:
     """The gradient by the heads, where that by `out` is given; raises as `attention` does."""
     width, pairs, size = _extent(heads)
     packed, squares = 4 * size * width + 12 * size * pairs, 8 * (pairs + ROWS) * width
-    _attention_backward(heads, by_out, by_heads, _room(heads, packed + squares + ROWS * (12 * width + 4 * size)))
+    _attention(heads, by_out, by_heads, _room(heads, packed + squares + ROWS * (12 * width + 4 * size)))
 
 
 def _extent(heads: Tensor) -> tuple[int, int, int]:
@@ -96,18 +93,10 @@ def _room(heads: Tensor, n_bytes: int) -> Tensor:
 
 
 @operator("out", "room")
-def _attention(heads: Tensor, out: Tensor, room: Tensor) -> None:
+def _attention(heads: Tensor, by_out: Tensor | None, out: Tensor, room: Tensor) -> None:
     compiled, (batch, length, _, n_head, size) = attention_library(), heads.shape
     assert compiled is not None
-    compiled.attention(*map(address, (heads, out, room)), batch, length, n_head, size, *room.shape)
-
-
-@operator("by_heads", "room")
-def _attention_backward(heads: Tensor, by_out: Tensor, by_heads: Tensor, room: Tensor) -> None:
-    compiled, (batch, length, _, n_head, size) = attention_library(), heads.shape
-    assert compiled is not None
-    values = map(address, (heads, by_out, by_heads, room))
-    compiled.attention_backward(*values, batch, length, n_head, size, *room.shape)
+    compiled.attention(*map(address, (heads, by_out, out, room)), batch, length, n_head, size, *room.shape)
 
 
 @operator("logits", "losses")
