@@ -3,6 +3,7 @@
 from prefect import flow
 
 from configs.schema import RunConfig
+from gpt2core.documents import SourceFile
 from tasks.cancellation import cancellable
 from tasks.console import say
 from tasks.encode_to_parquet import encode_to_parquet
@@ -15,6 +16,7 @@ from tasks.register_model import register_model
 from tasks.report import write_report
 from tasks.run_result import RunResult, read_result, write_result
 from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
+from tasks.scheduling.device_lock import device_for
 from tasks.settle import check_choices, settle
 from tasks.train_until import train_until
 
@@ -23,11 +25,17 @@ from tasks.train_until import train_until
 def finetune(config: RunConfig) -> RunResult:
     """Fine-tune GPT-2 as the config says. The same config on the same text goes on where it stood, or says it is finished."""
     with cancellable():
-        base = resolve_base(config.model)
-        check_choices(config, base)
-        files = load_dataset(config.data)
-        tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
-        store = encode_to_parquet(files, config.data, tokenizer)
+        return fine_tune(config)
+
+
+def fine_tune(config: RunConfig, files: list[SourceFile] | None = None) -> RunResult:
+    """The stages of the pipeline, inside whichever flow calls them; one that has loaded the text already gives its files."""
+    base = resolve_base(config.model)
+    check_choices(config, base)
+    files = files or load_dataset(config.data)
+    tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
+    store = encode_to_parquet(files, config.data, tokenizer)
+    with device_for(config):
         config, asked = settle(config, base, tokenizer, store)
 
         origin = find_origin(config, store)

@@ -12,6 +12,7 @@ from gpt2core.allocator import return_freed_memory
 from gpt2core.trainer import DivergedError, StepsDone
 from tasks.console import training_bar
 from tasks.open_run import FinetuneRun
+from tasks.scheduling.flow_run_locks import note_progress
 from tasks.stop_signals import finishing
 
 
@@ -46,6 +47,7 @@ def _showing_progress(run: FinetuneRun) -> Iterator[None]:
 
         def show(done: StepsDone) -> None:
             last = done.updates[-1]
+            note_progress()
             bar.update(row, completed=last.step, loss=last.loss, rate=last.learning_rate, speed=done.tokens_per_second)
 
         trainer.listeners.append(show)
