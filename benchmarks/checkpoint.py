@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 
 from configs.schema import TrainSettings
-from gpt2core.background_saver import BackgroundSaver
-from gpt2core.batches import Batches
-from gpt2core.checkpoint import Snapshot, find_checkpoints, find_damage, take_snapshot, write_checkpoint
-from gpt2core.config import RELEASED_SIZES
-from gpt2core.model import GPT2
-from gpt2core.token_store import TokenStream
-from gpt2core.tokenizer import train_tokenizer
-from gpt2core.trainer import Trainer
+from gpt2core.checkpoints.background_saver import BackgroundSaver
+from gpt2core.checkpoints.checkpoint import Snapshot, find_checkpoints, find_damage, take_snapshot, write_checkpoint
+from gpt2core.model.config import RELEASED_SIZES
+from gpt2core.model.gpt2 import GPT2
+from gpt2core.store.token_store import TokenStream
+from gpt2core.text.tokenizer import train_tokenizer
+from gpt2core.training.batches import Batches
+from gpt2core.training.trainer import Trainer
 
 CONTEXT = 128  # tokens in a window: a short step is the harder case, since copying has only the step's time
 

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from benchmarks.plain_gpt2 import PlainGPT2
 from configs.schema import TrainSettings
-from gpt2core.config import GPT2Config
-from gpt2core.model import GPT2
-from gpt2core.trainer import StepsDone, Trainer
+from gpt2core.model.config import GPT2Config
+from gpt2core.model.gpt2 import GPT2
+from gpt2core.training.trainer import StepsDone, Trainer
 
 RATE, BETAS, DECAY, CLIP = 3e-4, (0.9, 0.95), 0.1, 1.0
 Update = Callable[[int], float]

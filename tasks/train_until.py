@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from gpt2core.allocator import return_freed_memory
-from gpt2core.trainer import DivergedError, StepsDone
-from tasks.console import training_bar
-from tasks.open_run import FinetuneRun
-from tasks.stop_signals import finishing
+from gpt2core.machine.allocator import return_freed_memory
+from gpt2core.training.trainer import DivergedError, StepsDone
+from tasks.finetuning.open_run import FinetuneRun
+from tasks.terminal.console import training_bar
+from tasks.terminal.stop_signals import finishing
 
 
 @task(task_run_name="train_until_{step}", cache_policy=NO_CACHE, persist_result=False)
