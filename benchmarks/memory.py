@@ -16,9 +16,9 @@ from dataclasses import astuple
 import torch
 
 from configs.schema import TrainSettings
-from gpt2core.memory.dry_run import Workload
 from gpt2core.memory.plan import keep_within, predict
 from gpt2core.memory.trial_run import Measured, _measure, measure
+from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 
 CASES: list[tuple[GPT2Config, dict[str, object]]] = [

@@ -6,10 +6,10 @@ from prefect import flow
 
 from configs.errors import UserError
 from configs.schema import RunConfig
+from gpt2core.store.contracts import damaged_files
 from gpt2core.store.encoding import name_of_store
 from gpt2core.store.report import CorpusReport
 from gpt2core.store.token_store import open_store
-from gpt2core.store.verification import damaged_files
 from tasks.encode_to_parquet import encode_to_parquet
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import prepare_tokenizer

@@ -14,7 +14,7 @@ from prefect.types.entrypoint import EntrypointType
 from configs.errors import UserError
 from tasks.evaluation.by_worker import DEPLOYMENT, FLOW
 from tasks.evaluation.checkpoint import leave_row
-from tasks.runs.run_folder import find_run
+from tasks.runs.find import find_run
 from tasks.terminal.console import say, warn
 from tasks.workspace.folders import Workspace
 

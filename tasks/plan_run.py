@@ -11,15 +11,15 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.machine.devices import accelerator_name
-from gpt2core.memory.dry_run import Workload
+from gpt2core.machine.dtypes import choose_dtype
 from gpt2core.memory.plan import Need, choose_batch, gigabytes, keep_within, largest_batch, predict, thriftiest
 from gpt2core.memory.trial_run import seconds_per_update
+from gpt2core.memory.workload import Workload
 from gpt2core.model.config import RELEASED_SIZES, GPT2Config
 from gpt2core.store.encoding import name_of_store
 from gpt2core.store.token_store import open_store
 from gpt2core.text.tokenizer import load_tokenizer
 from gpt2core.training.run_length import RunLength, length_of
-from gpt2core.training.working_copy import choose_dtype
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import known_tokenizer
 from tasks.resolve_settings import budget_of, process_bytes, sizes_of, workload

@@ -13,9 +13,9 @@ from configs.errors import UserError
 from configs.schema import ModelSettings, RunConfig
 from gpt2core.machine.devices import choose_device
 from gpt2core.machine.memory import available_bytes
-from gpt2core.memory.dry_run import Workload
 from gpt2core.memory.plan import Thrift, choose_batch, gigabytes, keep_within, predict
 from gpt2core.memory.trial_run import load_libraries, measure, resident_bytes, seconds_per_update
+from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStore
@@ -25,7 +25,8 @@ from gpt2core.training.run_length import duration, steps_of
 from gpt2core.training.trainable import choose_trainable
 from gpt2core.weights.model_folder import read_config
 from tasks.finetuning.open_run import weights_hash
-from tasks.runs.run_folder import all_runs, asked_id
+from tasks.runs.find import all_runs
+from tasks.runs.run_folder import asked_id
 from tasks.terminal.console import begin, say
 from tasks.workspace.folders import Workspace
 

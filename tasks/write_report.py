@@ -11,8 +11,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from gpt2core.machine.durable import write_text
-from tasks.models.lens import recorded_histories, write_across
 from tasks.reports.facts import RunFacts, gather_facts
+from tasks.reports.lens import recorded_histories, write_across
 from tasks.reports.page import render_report
 from tasks.runs.run_folder import RunFolder
 

@@ -140,7 +140,8 @@ def lens(
     """
     print("gpt2flow: loading PyTorch and the model ...", file=sys.stderr, flush=True)
     from flows.pages.lens import print_across, print_reading
-    from tasks.models.lens import look, look_across, write_across, write_reading
+    from tasks.models.lens import look, look_across
+    from tasks.reports.lens import write_across, write_reading
 
     if across:
         history = look_across(model, prompt, settings, watch or [], ecco_compat)

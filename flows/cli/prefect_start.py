@@ -14,8 +14,7 @@ def prefect_starting(workspace: Workspace) -> Iterator[None]:
 
     Prefect must not be imported before: it looks for its home and its server then.
     """
-    from tasks.servers.orphans import adopt_children, stop_orphans
-    from tasks.servers.prefect_server import start_prefect_server, wait_for_prefect
+    from tasks.servers.prefect_server import adopt_children, start_prefect_server, stop_orphans, wait_for_prefect
     from tasks.workspace.databases import prepare_databases
 
     stop_orphans()

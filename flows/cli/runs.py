@@ -92,7 +92,7 @@ def report(run: str, /, *, output: Path | None = None) -> None:
         File to write; report.html in the run's folder unless given.
     """
     from tasks.reports.page import write_page
-    from tasks.runs.run_folder import find_run
+    from tasks.runs.find import find_run
 
     print(f"Written: {write_page(find_run(Workspace.current(), run), output)}")
 
@@ -108,8 +108,8 @@ def stop(run: str, /) -> None:
     run
         The run's id or name.
     """
+    from tasks.runs.find import find_run
     from tasks.runs.run_control import stop_run
-    from tasks.runs.run_folder import find_run
 
     found = find_run(Workspace.current(), run)
     stop_run(found)
@@ -155,7 +155,7 @@ def checkpoints(run: str, /, *, verify: bool = False, prune: bool = False, pin: 
     """
     from flows.pages.checkpoints import print_checkpoints
     from tasks.runs.checkpoints import pin_checkpoint, prune_checkpoints
-    from tasks.runs.run_folder import find_run
+    from tasks.runs.find import find_run
 
     found = find_run(Workspace.current(), run)
     if pin is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Column, Table
 
-from tasks.runs.run_folder import RunFolder, all_runs
+from tasks.runs.find import all_runs
+from tasks.runs.run_folder import RunFolder
 from tasks.tracking.reconciliation import reconcile
 from tasks.workspace.folders import Workspace
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from gpt2core.machine.durable import publish_folder, remove_folder
+from gpt2core.store.shuffle import mix
 from gpt2core.store.token_store import TokenStream
-from gpt2core.training.batches import mix
 
 GRAM = 12
 SPACING = 4

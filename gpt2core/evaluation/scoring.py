@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from configs.errors import UserError
 from gpt2core.evaluation.windows import Windows
-from gpt2core.machine.memory_errors import is_out_of_memory
+from gpt2core.machine.memory import is_out_of_memory
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.model.linear_cross_entropy import ACCELERATOR_CHUNK, CHUNK, IGNORED, PADDING
 

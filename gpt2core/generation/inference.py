@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from configs.errors import UserError
 from gpt2core.kernels import inference
-from gpt2core.machine import huge_pages
+from gpt2core.machine import allocator
+from gpt2core.machine.dtypes import choose_dtype
 from gpt2core.model.gpt2 import GPT2, Block, Projection
 from gpt2core.model.key_value_cache import KeyValueCache
-from gpt2core.training.working_copy import choose_dtype
 
 Weights = Literal["auto", "float32", "bfloat16", "int8"]
 MULTIPLE = 64
@@ -74,7 +74,7 @@ class InferenceModel(GPT2):
         """Pack all matrices; returns the blocks for `inference.step`, or None where its attention does not take the heads."""
         layers = [module for module in self.modules() if isinstance(module, RowProjection)]
         sizes = [inference.packed_size(layer.weight) for layer in layers]
-        room = huge_pages.empty((sum(sizes),), torch.uint8)
+        room = allocator.empty((sum(sizes),), torch.uint8)
         for layer, part in zip(layers, torch.split(room, sizes), strict=True):
             layer.pack(part)
         if self.config.head_size % inference.PANEL or self.config.head_size > inference.WIDEST_HEAD:

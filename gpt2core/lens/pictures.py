@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from gpt2core.lens.maps import HeatMap
-from gpt2core.lens.picture_fonts import drawable, families, width
 
 COLOURS = LinearSegmentedColormap.from_list("lens", ["#f7fafd", "#4c86bd", "#0f3d6e"])
 INK = "#1b1f24"
@@ -135,3 +137,51 @@ def _arranged(bands: list[Band]) -> Iterator[list[Band]]:
 def _short(text: str) -> str:
     shown = drawable(text)
     return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
+
+
+OWN = "DejaVu Sans Mono"
+"""Comes with matplotlib."""
+
+
+OTHERS = (
+    "Noto Sans Mono CJK SC",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Arial Unicode MS",
+    "Microsoft YaHei",
+    "SimHei",
+    "Noto Emoji",
+    "Symbola",
+)
+"""Fonts with Chinese characters or outlined emoji, on Linux, macOS and Windows; coloured emoji cannot be drawn."""
+
+
+@cache
+def families() -> tuple[str, ...]:
+    """The fonts that are here, in the order in which a character is looked for."""
+    here = {font.name for font in font_manager.fontManager.ttflist}
+    return (OWN, *(name for name in OTHERS if name in here))
+
+
+def drawable(text: str) -> str:
+    """The text with every character that no font here has as its code point, such as U+4E2D."""
+    known = _known_characters(families())
+    return "".join(c if ord(c) in known else f"U+{ord(c):04X}" for c in text)
+
+
+def width(text: str) -> int:
+    """Width in letters: Chinese characters and the like are as wide as two."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+@cache
+def _known_characters(names: tuple[str, ...]) -> frozenset[int]:
+    paths = (font_manager.findfont(font_manager.FontProperties(family=name)) for name in names)
+    return frozenset(character for path in paths for character in font_manager.get_font(path).get_charmap())

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import mmap
 import sys
+
+import torch
+from torch import Tensor
 
 # glibc's malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -32,3 +37,19 @@ def return_freed_memory() -> None:
     """
     if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         trim(0)
+
+
+SIZE = 2 << 20
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Like `torch.empty` on the CPU; on huge pages where it is large and the system gives them when asked (Linux)."""
+    count = math.prod(shape)
+    length = count * dtype.itemsize
+    if length < SIZE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape, dtype=dtype)
+    pages = mmap.mmap(-1, length + SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages.madvise(mmap.MADV_HUGEPAGE)
+    whole = torch.frombuffer(pages, dtype=torch.uint8)  # keeps the pages
+    begin = -whole.data_ptr() % SIZE
+    return whole[begin : begin + length].view(dtype).view(shape)

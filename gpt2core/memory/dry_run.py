@@ -7,7 +7,7 @@ nothing), so whatever the settings make it keep is counted, and no formula has t
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,30 +17,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from configs.schema import LENGTHS, EvaluateSettings, TrainSettings
+from configs.schema import TrainSettings
+from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.training.trainer import Trainer
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What is to be trained, how and where."""
-
-    config: GPT2Config
-    settings: TrainSettings
-    device: torch.device
-    mask_documents: bool = False
-    evaluation: EvaluateSettings | None = None
-    """How it is evaluated meanwhile, if it is."""
-
-    def with_settings(self, **changes: object) -> Workload:
-        """The same with other settings."""
-        return replace(self, settings=self.settings.model_copy(update=changes))
-
-    def with_length(self, steps: int) -> Workload:
-        """The same for so many steps, whatever the length was given as."""
-        return self.with_settings(**{**dict.fromkeys(LENGTHS), "steps": steps})
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,12 @@ from configs.schema import EvaluateSettings, TrainSettings
 from gpt2core.evaluation.likelihood import BATCH
 from gpt2core.evaluation.scoring import score_targets
 from gpt2core.lens.lens import run_blocks
-from gpt2core.memory.dry_run import Ledger, Workload
+from gpt2core.machine.dtypes import choose_dtype
+from gpt2core.memory.dry_run import Ledger
+from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
-from gpt2core.training.working_copy import WorkingCopy, choose_dtype
+from gpt2core.training.working_copy import WorkingCopy
 
 SAMPLES = 8
 """Samples written at once, where memory does not ask for fewer."""

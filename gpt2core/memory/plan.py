@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from configs.errors import UserError
-from gpt2core.memory.dry_run import Footprint, Workload, rehearse
+from gpt2core.memory.dry_run import Footprint, rehearse
 from gpt2core.memory.evaluation import evaluation_bytes
 from gpt2core.memory.trial_run import FEW_BLOCKS, is_small, measure, with_blocks
+from gpt2core.memory.workload import Workload
 from gpt2core.model.linear_cross_entropy import OWN_CHUNK
 
 ASSUMED_EXTRA = 0.05

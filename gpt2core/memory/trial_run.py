@@ -23,8 +23,9 @@ from torch import Tensor
 from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.machine.devices import choose_device
-from gpt2core.machine.memory_errors import is_out_of_memory
-from gpt2core.memory.dry_run import Workload, rehearse
+from gpt2core.machine.memory import is_out_of_memory
+from gpt2core.memory.dry_run import rehearse
+from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.training.trainer import Trainer

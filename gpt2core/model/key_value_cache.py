@@ -10,7 +10,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from gpt2core.machine import huge_pages
+from gpt2core.machine import allocator
 from gpt2core.model.attention import attend
 from gpt2core.model.config import GPT2Config
 
@@ -24,7 +24,7 @@ class KeyValueCache:
     def __init__(self, config: GPT2Config, batch: int, capacity: int, device: torch.device, dtype: torch.dtype) -> None:
         shape = (config.n_layer, batch, config.n_head, capacity, config.head_size)
         if device.type == "cpu":
-            self.keys, self.values = huge_pages.empty(shape, dtype), huge_pages.empty(shape, dtype)
+            self.keys, self.values = allocator.empty(shape, dtype), allocator.empty(shape, dtype)
         else:
             self.keys, self.values = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
         self.lengths = torch.zeros(batch, dtype=torch.int64)  # on the CPU: they are looked at before each step

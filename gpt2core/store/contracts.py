@@ -17,9 +17,9 @@ from pandera.api.pyarrow.types import PyArrowData
 from pandera.errors import SchemaError, SchemaErrorReason
 
 from configs.errors import UserError
-from gpt2core.store.manifest import Manifest
+from gpt2core.store.manifest import Manifest, read_manifest
 from gpt2core.store.splitting import SPLITS, Split
-from gpt2core.store.token_store import token_pages
+from gpt2core.store.token_store import file_sha256, token_pages
 
 DOCUMENTS = pa.schema(
     [
@@ -211,3 +211,28 @@ def _ids(chunk: pa.Array, dtype: str, row_tokens: int) -> np.ndarray[Any, Any]:
     width = np.dtype(dtype).itemsize * row_tokens
     raw = np.frombuffer(chunk.buffers()[1], dtype=np.uint8, count=(chunk.offset + len(chunk)) * width)
     return raw[chunk.offset * width :].view(dtype).reshape(len(chunk), row_tokens)
+
+
+def damaged_files(store: Path) -> list[tuple[str, str]]:
+    """(file, what is wrong) for everything in a store that is not as it was published; empty for a sound store.
+
+    Checked are the hash of every file, page checksums, offsets, id ranges, and that no text stands in both splits.
+    """
+    try:
+        manifest = read_manifest(store)
+    except UserError as error:
+        return [("manifest.json", str(error))]
+    found = []
+    for name, expected in manifest.files.items():
+        if not (store / name).is_file():
+            found.append((name, "it is missing"))
+        elif file_sha256(store / name) != expected.sha256:
+            found.append((name, "its content differs from when it was written"))
+    strangers = sorted({path.name for path in store.iterdir()} - {*manifest.files, "manifest.json"})
+    found += [(name, "it does not belong to the store") for name in strangers]
+    if not found:
+        try:
+            check_store(store, manifest)
+        except ContractError as error:
+            found.append((error.failure.file, str(error)))
+    return found

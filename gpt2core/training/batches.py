@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gpt2core.store.shuffle import Words, mix, permute
 from gpt2core.store.token_store import TokenStream
 
-ROUNDS = 6
 BLOCK = 8192
 """Windows whose places are worked out at once, because a NumPy call costs the same for one as for a thousand."""
 
 Order = Literal["epochs", "random"]
-Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 
 class Batches:
@@ -84,36 +83,3 @@ class Batches:
         phases = permute(epochs % n_ctx, self._n_ctx, mix(epochs // n_ctx + mix(np.uint64(~self._seed & (2**64 - 1)))))
         starts: Words = (phases[epoch - epoch[0]] + window * n_ctx) % np.uint64(len(self._stream))
         return starts
-
-
-def permute(places: Words, size: int, keys: Words) -> Words:
-    """Where each place in [0, size) goes under the permutation that its key selects.
-
-    A Feistel network permutes the next power of four; a place that lands outside is sent through again until it lands inside
-    (cycle walking), which keeps the whole a permutation. See Black and Rogaway, Ciphers with Arbitrary Finite Domains (2002).
-    """
-    half = max(1, ((size - 1).bit_length() + 1) // 2)
-    rounds = [mix(keys + np.uint64(number)) for number in range(ROUNDS)]
-    places = _feistel(places, half, rounds)
-    outside = np.flatnonzero(places >= size)
-    while len(outside):
-        places[outside] = _feistel(places[outside], half, [key[outside] for key in rounds])
-        outside = outside[places[outside] >= size]
-    return places
-
-
-def _feistel(places: Words, half: int, keys: list[Words]) -> Words:
-    shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
-    left, right = places >> shift, places & mask
-    for key in keys:
-        left, right = right, left ^ (mix(right ^ key) & mask)
-    return (left << shift) | right
-
-
-def mix(word: Words | np.uint64) -> Words:
-    """SplitMix64's output function: every bit of the word reaches every bit of the result."""
-    with np.errstate(over="ignore"):
-        word = word + np.uint64(0x9E3779B97F4A7C15)
-        word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(word ^ (word >> np.uint64(31)))

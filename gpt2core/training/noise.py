@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import TrainSettings
-from gpt2core.training.batches import mix
+from gpt2core.store.shuffle import mix
 
 
 def add_noise(inputs: Tensor, settings: TrainSettings, index: int, n_vocab: int) -> Tensor:

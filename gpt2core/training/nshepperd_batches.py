@@ -19,10 +19,11 @@ from torch import Tensor
 
 from configs.errors import UserError
 from gpt2core.model.linear_cross_entropy import IGNORED
+from gpt2core.store.shuffle import Words, mix
 from gpt2core.store.token_store import TokenStore, TokenStream
 from gpt2core.text.sources import END_OF_TEXT
 from gpt2core.text.tokenizer import Tokenizer
-from gpt2core.training.batches import Batches, Words, mix
+from gpt2core.training.batches import Batches
 
 COMBINE = 50_000
 """Characters after which a chunk ends with its file."""

@@ -26,3 +26,14 @@ def cost(row: Mapping[str, float], best_by: BestBy) -> float:
 def costs_by_step(rows: Iterable[Mapping[str, float]], best_by: BestBy) -> dict[int, float]:
     """The cost of every evaluated step."""
     return {int(row["step"]): cost(row, best_by) for row in rows}
+
+
+def evaluations_without_improvement(costs: Iterable[float], min_delta: float) -> int:
+    """How many of the last costs (see `ranking`) were not lower, by more than `min_delta`, than the best one before them."""
+    best, waited = math.inf, 0
+    for cost in costs:
+        if cost < best - min_delta:
+            best, waited = cost, 0
+        else:
+            waited += 1
+    return waited

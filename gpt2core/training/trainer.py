@@ -20,7 +20,8 @@ from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.machine.allocator import keep_freed_memory
 from gpt2core.machine.devices import choose_threads, copy_to
-from gpt2core.machine.memory_errors import is_out_of_memory
+from gpt2core.machine.dtypes import choose_dtype
+from gpt2core.machine.memory import is_out_of_memory
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.training.batches import Batches
 from gpt2core.training.compilation import choose_compilation, compile_blocks
@@ -28,7 +29,7 @@ from gpt2core.training.noise import add_noise
 from gpt2core.training.optimizers import Optimization
 from gpt2core.training.schedule import learning_rate
 from gpt2core.training.trainable import choose_trainable
-from gpt2core.training.working_copy import WorkingCopy, choose_dtype
+from gpt2core.training.working_copy import WorkingCopy
 
 REPORT_EVERY = 10  # steps; reading a loss waits for the device, so it is done in groups
 SKIPS_IN_A_ROW = 20  # updates left out one after the other, at which skipping gives up

@@ -17,12 +17,12 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import Checkpoint, find_damage, recorded_hashes
 from gpt2core.machine.devices import choose_device, choose_threads
+from gpt2core.machine.dtypes import choose_dtype
 from gpt2core.machine.durable import write_json
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.document_stream import split_of_store
 from gpt2core.store.token_store import open_store
 from gpt2core.text.tokenizer import load_tokenizer
-from gpt2core.training.working_copy import choose_dtype
 from gpt2core.weights.loading import load_model
 from tasks.evaluation.copied_passages import CopySearch
 from tasks.evaluation.evaluate_step import Subject, evaluate_step

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from configs.errors import UserError
 from configs.schema import DataSettings, ScoringSettings
@@ -25,7 +26,6 @@ from gpt2core.text.documents import Document, find_files, read_documents
 from gpt2core.text.tokenizer import Tokenizer, load_tokenizer
 from gpt2core.weights.loading import load_model
 from tasks.evaluation.evaluate_step import report_as_dict
-from tasks.evaluation.provenance import read_provenance
 from tasks.runs.models import resolve_model
 from tasks.workspace.folders import Workspace
 
@@ -146,3 +146,23 @@ def _store_of(folder: Path) -> Path:
             f"The text that {folder} was trained beside is not here: give one with --text, --data.source or --config."
         )
     return store
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The token store that a model was trained on, if that is known, and whether documents were kept apart there."""
+
+    store: str | None = None
+    mask_documents: bool = False
+
+
+def read_provenance(folder: Path) -> Provenance:
+    """Of a run's checkpoint or a registered version; of any other folder of weights nothing is known."""
+    registered = folder.parents[1] / "MLmodel"
+    if (folder / "state.json").is_file():
+        state = read_state(Checkpoint(folder, 0))
+        return Provenance(state.get("store"), bool(state.get("config", {}).get("data", {}).get("mask_documents")))
+    if registered.is_file():
+        metadata = (yaml.safe_load(registered.read_text(encoding="utf-8")) or {}).get("metadata") or {}
+        return Provenance(metadata.get("store"), bool(metadata.get("mask_documents")))
+    return Provenance()

@@ -25,7 +25,7 @@ from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.document_stream import DocumentStream
 from gpt2core.text.tokenizer import Tokenizer
 from tasks.evaluation.copied_passages import CopySearch
-from tasks.models.lens import record_lens
+from tasks.reports.lens import record_lens
 from tasks.runs.evaluation_files import write_report
 from tasks.runs.run_folder import RunFolder
 

@@ -17,7 +17,7 @@ from gpt2core.checkpoints.checkpoint import find_checkpoints, newest_valid, read
 from gpt2core.checkpoints.frozen_weights import mend_frozen_weights
 from gpt2core.machine.devices import choose_device
 from gpt2core.machine.durable import file_hash, remove_folder
-from gpt2core.machine.memory_errors import naming_lack_of_memory
+from gpt2core.machine.memory import naming_lack_of_memory
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.document_stream import DocumentStream, split_of_store
@@ -25,9 +25,8 @@ from gpt2core.store.token_store import TokenStore, require_block
 from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.batches import Batches
 from gpt2core.training.compilation import keep_compiled_code
-from gpt2core.training.early_stopping import evaluations_without_improvement
 from gpt2core.training.nshepperd_batches import CompatBatches, chunks_of
-from gpt2core.training.ranking import FIGURE_NAMES, cost
+from gpt2core.training.ranking import FIGURE_NAMES, cost, evaluations_without_improvement
 from gpt2core.training.run_length import length_of
 from gpt2core.training.trainer import DivergedError, Trainer
 from gpt2core.weights.loading import load_model

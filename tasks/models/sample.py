@@ -16,8 +16,8 @@ from gpt2core.generation.inference import for_inference
 from gpt2core.machine.durable import named_write_errors, write_text
 from gpt2core.text.tokenizer import load_tokenizer
 from gpt2core.weights.loading import load_model
+from tasks.runs.find import find_run
 from tasks.runs.models import resolve_model
-from tasks.runs.run_folder import find_run
 from tasks.workspace.folders import Workspace
 
 PATIENCE = 1.0  # seconds between two looks for a new checkpoint

@@ -15,7 +15,6 @@ from gpt2core.checkpoints.checkpoint import find_checkpoints, read_state
 from gpt2core.lens.maps import HeatMap, guesses_across, rankings_across, watched_across
 from gpt2core.store.manifest import Manifest, read_manifest
 from gpt2core.training.ranking import costs_by_step
-from tasks.models.lens import recorded_histories
 from tasks.reports.charts import Chart, chart, series, smoothed
 from tasks.reports.figures import (
     DetailTable,
@@ -28,6 +27,7 @@ from tasks.reports.figures import (
     name_of,
     text_of,
 )
+from tasks.reports.lens import recorded_histories
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import bytes_text
 from tasks.workspace.folders import Workspace

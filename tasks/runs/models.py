@@ -11,7 +11,8 @@ from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
 from gpt2core.training.ranking import costs_by_step
 from gpt2core.weights import hub
 from gpt2core.weights.model_folder import read_config
-from tasks.runs.run_folder import RunFolder, all_runs, find_run
+from tasks.runs.find import all_runs, find_run
+from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace
 
 

@@ -8,7 +8,8 @@ import time
 
 from configs.errors import UserError
 from configs.schema import RunConfig
-from tasks.runs.run_folder import RunFolder, find_run
+from tasks.runs.find import find_run
+from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace
 
 PATIENCE = 600.0  # seconds; the update under way and its checkpoint must come to their end

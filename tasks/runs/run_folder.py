@@ -36,7 +36,6 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.machine.durable import write_json
 from tasks.runs.metrics_log import MetricsLog
-from tasks.workspace.folders import Workspace
 
 FileName = Literal["run", "result", "failure", "tracking"]
 RunState = Literal["running", "finished", "failed", "stopped"]
@@ -246,27 +245,3 @@ def asked_id(config: RunConfig, store_hash: str, base_hash: str) -> str:
     """As `run_id`, of a config in which not everything is settled yet: what was asked for, before it was worked out."""
     wishes = json.dumps(config.train.model_dump(include=ASKED), sort_keys=True)
     return run_id(config, store_hash, base_hash, hashlib.sha256(wishes.encode()).hexdigest())
-
-
-def all_runs(workspace: Workspace) -> list[RunFolder]:
-    """The workspace's runs, the one that was worked on last first."""
-    folders = [RunFolder(path.parent) for path in workspace.runs.glob("*/run.json")]
-    return sorted((run for run in folders if run.read("run")), key=_last_worked_on, reverse=True)
-
-
-def _last_worked_on(run: RunFolder) -> float:
-    lock = run.path / "lock"  # a folder that was copied from elsewhere may have none
-    return (lock if lock.exists() else run.path).stat().st_mtime
-
-
-def find_run(workspace: Workspace, name: str) -> RunFolder:
-    """The run of that id, or the latest whose id starts so; raises UserError that lists what there is."""
-    runs = all_runs(workspace)
-    for run in runs:
-        if run.id == name:
-            return run
-    for run in runs:
-        if run.id.startswith(name):
-            return run
-    known = ", ".join(run.id for run in runs[:8]) or "none yet: start one with gpt2flow run configs/demo.yaml"
-    raise UserError(f"There is no run, folder or registry URI '{name}'. Runs: {known}.")

@@ -11,8 +11,9 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import Checkpoint, find_checkpoints, find_damage, read_state
 from gpt2core.store.token_store import TokenStore
+from tasks.runs.find import all_runs
 from tasks.runs.models import best_checkpoint
-from tasks.runs.run_folder import HARMLESS, RunFolder, all_runs
+from tasks.runs.run_folder import HARMLESS, RunFolder
 from tasks.terminal.console import say
 from tasks.workspace.folders import Workspace
 

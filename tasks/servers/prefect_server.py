@@ -11,7 +11,9 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+import psutil
 
 from configs.errors import UserError
 from tasks.servers.server_process import HOST, PORTS_TRIED, ServerProcess, ServerSpec, free_port, stop_all
@@ -86,3 +88,34 @@ def _spec(workspace: Workspace, port: int) -> ServerSpec:
     options = ["--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     environment = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     return ServerSpec("Prefect", [*command, *options], port, "/api/health", workspace.root / LOG, environment)
+
+
+OWNER = "GPT2FLOW_OWNER"  # environment variable, inherited by the temporary server: process id and start time of who started it
+
+
+def adopt_children() -> None:
+    """Mark everything that this process starts from now on as its own."""
+    os.environ[OWNER] = _identity(psutil.Process())
+
+
+def stop_orphans() -> int:
+    """Terminate marked Prefect servers whose owner is gone; returns how many."""
+    stopped = 0
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            owner = process.environ().get(OWNER)
+            if owner and any("prefect.server" in part for part in process.cmdline()) and not _is_alive(owner):
+                process.terminate()
+                stopped += 1
+    return stopped
+
+
+def _identity(process: psutil.Process) -> str:
+    return f"{process.pid} {process.create_time()}"
+
+
+def _is_alive(owner: str) -> bool:
+    try:
+        return _identity(psutil.Process(int(owner.split()[0]))) == owner
+    except psutil.NoSuchProcess:
+        return False

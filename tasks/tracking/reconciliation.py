@@ -6,7 +6,8 @@ from contextlib import suppress
 from typing import Literal
 
 from configs.errors import UserError
-from tasks.runs.run_folder import RunFolder, RunState, all_runs
+from tasks.runs.find import all_runs
+from tasks.runs.run_folder import RunFolder, RunState
 from tasks.workspace.folders import Workspace
 
 Outcome = Literal["FINISHED", "FAILED", "KILLED"]

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from configs.schema import RunConfig
 from flows.finetune import finetune
 from tasks.runs.run_folder import RunFolder
-from tasks.servers.orphans import stop_orphans
+from tasks.servers.prefect_server import stop_orphans
 from tasks.terminal.stop_signals import STOPPING
 from tasks.tracking.reconciliation import reconcile
 from tasks.workspace.folders import Workspace

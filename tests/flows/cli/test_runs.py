@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 
 from flows.cli import app
 from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
-from tasks.runs.run_folder import RunFolder, find_run
+from tasks.runs.find import find_run
+from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace
 
 PATIENCE = 300.0  # seconds

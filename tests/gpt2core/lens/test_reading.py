@@ -15,7 +15,7 @@ from matplotlib import font_manager
 from configs.errors import UserError
 from configs.schema import LensSettings, TrainSettings
 from gpt2core import GPT2, load_model, load_tokenizer
-from gpt2core.lens import picture_fonts
+from gpt2core.lens import pictures
 from gpt2core.lens.lens import Lens
 from gpt2core.lens.maps import (
     guesses_across,
@@ -28,8 +28,7 @@ from gpt2core.lens.maps import (
     watched_map,
 )
 from gpt2core.lens.pages import render_across, render_reading
-from gpt2core.lens.picture_fonts import drawable
-from gpt2core.lens.pictures import draw_maps
+from gpt2core.lens.pictures import draw_maps, drawable
 from gpt2core.lens.reading import LensReading, load_reading, read_lens, read_lens_greedily, save_reading
 from gpt2core.model.config import GPT2Config
 from gpt2core.store.token_store import TokenStore
@@ -169,19 +168,19 @@ def test_a_long_prompt_goes_on_below_instead_of_beyond_the_picture(tiny: tuple[G
 
 
 def test_characters_without_a_glyph_are_shown_by_their_code_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(picture_fonts, "families", lambda: (picture_fonts.OWN,))
+    monkeypatch.setattr(pictures, "families", lambda: (pictures.OWN,))
     assert drawable("an 中 x") == "an U+4E2D x"
 
 
 def test_a_chinese_font_that_is_there_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     font_manager.fontManager.addfont(font_with("中", "SimHei", tmp_path / "one.ttf"))
     added = font_manager.fontManager.ttflist[-1]
-    picture_fonts.families.cache_clear()
+    pictures.families.cache_clear()
     try:
         assert drawable("an 中 國") == "an 中 U+570B"
     finally:
         font_manager.fontManager.ttflist.remove(added)
-        picture_fonts.families.cache_clear()
+        pictures.families.cache_clear()
 
 
 def font_with(character: str, name: str, path: Path) -> Path:

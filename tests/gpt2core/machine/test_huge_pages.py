@@ -4,13 +4,13 @@ import psutil
 import pytest
 import torch
 
-from gpt2core.machine import huge_pages
+from gpt2core.machine import allocator
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (1 << 20,), (7, 1001, 211)])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32])
 def test_a_tensor_is_as_asked_for_and_holds_what_is_written(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    found, other = huge_pages.empty(shape, dtype), huge_pages.empty(shape, dtype)
+    found, other = allocator.empty(shape, dtype), allocator.empty(shape, dtype)
     expected = torch.arange(found.numel()).view(shape).to(dtype)
     found.copy_(expected)
     other.zero_()
@@ -20,10 +20,10 @@ def test_a_tensor_is_as_asked_for_and_holds_what_is_written(shape: tuple[int, ..
 
 def test_a_part_keeps_the_pages_and_the_last_one_gives_them_back() -> None:
     process = psutil.Process()
-    whole = huge_pages.empty((1 << 26,), torch.uint8)
+    whole = allocator.empty((1 << 26,), torch.uint8)
     before = process.memory_info().rss
     whole.fill_(7)
-    assert whole.data_ptr() % huge_pages.SIZE == 0
+    assert whole.data_ptr() % allocator.SIZE == 0
     part = whole[-10:]
     del whole
     assert part.tolist() == [7] * 10

@@ -11,7 +11,7 @@ import torch
 from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.checkpoints.checkpoint import restore, save_checkpoint
-from gpt2core.machine.memory_errors import is_out_of_memory
+from gpt2core.machine.memory import is_out_of_memory
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStore, TokenStream

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from configs.schema import EvaluateSettings, TrainSettings
-from gpt2core.memory.dry_run import Workload, rehearse
+from gpt2core.memory.dry_run import rehearse
 from gpt2core.memory.evaluation import evaluation_bytes, samples_at_once
 from gpt2core.memory.plan import predict
+from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 
 CPU = torch.device("cpu")

@@ -9,9 +9,10 @@ from torch import Tensor
 from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.memory import trial_run
-from gpt2core.memory.dry_run import Workload, rehearse
+from gpt2core.memory.dry_run import rehearse
 from gpt2core.memory.plan import choose_batch, extra_of_blocks, keep_within, largest_batch, predict
 from gpt2core.memory.trial_run import measure
+from gpt2core.memory.workload import Workload
 from gpt2core.model.config import RELEASED_SIZES, GPT2Config
 from gpt2core.model.gpt2 import GPT2
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gpt2core.store.contracts import damaged_files
 from gpt2core.store.token_store import TokenStore
-from gpt2core.store.verification import damaged_files
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt2core.store.shuffle import permute
 from gpt2core.store.token_store import TokenStream
-from gpt2core.training.batches import Batches, permute
+from gpt2core.training.batches import Batches
 
 KEYS = st.integers(0, 2**64 - 1)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpt2core.training.early_stopping import evaluations_without_improvement
+from gpt2core.training.ranking import evaluations_without_improvement
 
 
 @pytest.mark.parametrize(

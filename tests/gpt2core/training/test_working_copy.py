@@ -8,6 +8,7 @@ from torch import Tensor
 
 from configs.schema import TrainSettings
 from gpt2core.checkpoints.checkpoint import restore, save_checkpoint
+from gpt2core.machine.dtypes import choose_dtype, cpu_multiplies_bfloat16
 from gpt2core.model.attention import LONGEST_PLAIN, attend
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
@@ -15,7 +16,7 @@ from gpt2core.store.token_store import TokenStore
 from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.batches import Batches
 from gpt2core.training.trainer import Trainer
-from gpt2core.training.working_copy import WorkingCopy, choose_dtype, cpu_multiplies_bfloat16
+from gpt2core.training.working_copy import WorkingCopy
 
 CPU = torch.device("cpu")
 
