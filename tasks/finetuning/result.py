@@ -66,9 +66,9 @@ def write_result(run: FinetuneRun, version: str | None) -> RunResult:
 
 
 def read_result(folder: RunFolder) -> RunResult | None:
-    """The summary of a finished run; None while it is not finished."""
+    """The summary of a finished run, with its folder as it lies now; None while it is not finished."""
     values = folder.read("result")
-    return TypeAdapter(RunResult).validate_python(values) if values else None
+    return TypeAdapter(RunResult).validate_python({**values, "folder": str(folder.path)}) if values else None
 
 
 def _evaluation_at(folder: RunFolder, step: int) -> Evaluation:
