@@ -59,9 +59,9 @@ def _measure(trainer: Trainer, folder: RunFolder, rounds: int, steps: int) -> tu
         with Tracking(folder):
             for _ in range(rounds):
                 bare.append(_timed(lambda: trainer.run_until(trainer.step + steps)))
-                trainer.listeners.append(recorder)
+                trainer.callbacks.append(recorder)
                 watched.append(_timed(lambda: train_until(trainer.step + steps)))
-                trainer.listeners.remove(recorder)
+                trainer.callbacks.remove(recorder)
         return bare, watched
 
     return measured()

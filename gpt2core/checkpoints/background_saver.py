@@ -9,31 +9,37 @@ from dataclasses import replace
 from torch import Tensor
 
 from gpt2core.checkpoints.checkpoint import Snapshot
+from gpt2core.training.callback import Callback
 from gpt2core.training.trainer import Trainer
 
 
-class BackgroundSaver:
+class BackgroundSaver(Callback):
     """At most one save at a time. The trainer waits before its next update until the copy is complete, for no write.
 
     Unless `beside`, there is no copy, and `save` returns when everything is written.
     """
 
     def __init__(self, trainer: Trainer, write: Callable[[Snapshot], None], beside: bool = True) -> None:
-        self._trainer = trainer
         self._write = write
         self._beside = beside
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._copied = threading.Event()
+        self._copied.set()
+        trainer.callbacks.append(self)
 
     def save(self, snapshot: Snapshot) -> None:
         """Begin to save a snapshot of the trainer's present tensors; the one before must have been waited for."""
         assert self._thread is None
-        copied = threading.Event()
-        self._trainer.before_update = copied.wait
-        self._thread = threading.Thread(target=self._work, args=(snapshot, copied), name="checkpoint", daemon=True)
+        self._copied.clear()
+        self._thread = threading.Thread(target=self._work, args=(snapshot,), name="checkpoint", daemon=True)
         self._thread.start()
         if not self._beside:
             self._thread.join()
+
+    def before_update(self) -> None:
+        """Wait for the copy, which had the time of forward and backward."""
+        self._copied.wait()
 
     @property
     def busy(self) -> bool:
@@ -51,12 +57,12 @@ class BackgroundSaver:
             raise error
         return True
 
-    def _work(self, snapshot: Snapshot, copied: threading.Event) -> None:
+    def _work(self, snapshot: Snapshot) -> None:
         try:
             try:
                 own = _copied(snapshot) if self._beside else snapshot
             finally:
-                copied.set()
+                self._copied.set()
             self._write(own)
         except BaseException as error:  # handed to whoever waits
             self._error = error

@@ -26,7 +26,7 @@ from gpt2core.machine.durable import as_json, file_hash, fsync, publish_folder, 
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.text.tokenizer import Tokenizer
-from gpt2core.training.trainer import Trainer
+from gpt2core.training.trainer import Trainer, TrainerState
 from gpt2core.weights.loading import save_config, save_tensors
 from gpt2core.weights.tensor_files import Readers
 
@@ -43,18 +43,24 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything a checkpoint holds, as it was after `step` updates."""
+    """Everything a checkpoint holds, as it was after an update."""
 
-    step: int
+    training: TrainerState
     config: GPT2Config
     weights: dict[str, torch.Tensor]
     """What training changes."""
     moments: dict[str, torch.Tensor]
     state: dict[str, Any]
+    """What else is recorded."""
     frozen: dict[str, torch.Tensor] = field(default_factory=dict)
     """What it does not change; never copied."""
     lora: LoraSettings | None = None
     """What kind of adapters `weights` are, if they are adapters."""
+
+    @property
+    def step(self) -> int:
+        """Updates made until then."""
+        return self.training.step
 
 
 def take_snapshot(trainer: Trainer, state: dict[str, Any]) -> Snapshot:
@@ -63,7 +69,8 @@ def take_snapshot(trainer: Trainer, state: dict[str, Any]) -> Snapshot:
     for name, parameter in trainer.model.named_parameters():
         weights[parameter.requires_grad][name] = parameter.detach()
     lora = trainer.settings.lora if trainer.settings.adapts else None
-    return Snapshot(trainer.step, trainer.model.config, weights[True], trainer.optimizer.tensors(), state, weights[False], lora)
+    moments = trainer.optimizer.tensors()
+    return Snapshot(trainer.state, trainer.model.config, weights[True], moments, state, weights[False], lora)
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, tokenizer: Tokenizer, state: dict[str, Any]) -> Checkpoint:
@@ -88,7 +95,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> 
             moments.result()
             save_config(snapshot.config, temporary, end_of_text=tokenizer.end_of_text)
             tokenizer.save(temporary)
-            write_json(temporary / "state.json", {"step": snapshot.step, "versions": _versions(), **snapshot.state})
+            write_json(temporary / "state.json", {**_as_json(snapshot.training), "versions": _versions(), **snapshot.state})
             files = sorted(temporary.iterdir())
             hashes = list(pool.map(file_hash, files))
         write_manifest(temporary, {file.name: digest for file, digest in zip(files, hashes, strict=True)})
@@ -101,15 +108,14 @@ def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Fill the trainer's weights, moments and step from a verified checkpoint; raises UserError if it does not fit."""
+    """Fill the trainer's weights, moments and state from a verified checkpoint; raises UserError if it does not fit."""
     device = str(trainer.model.wte.weight.device)
     try:
         _fill(trainer.model, read_weights(checkpoint.path))
         trainer.optimizer.load(load_file(checkpoint.path / "optimizer.safetensors", device=device))
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{checkpoint.path} does not fit this model ({error}): choose another train run name.") from error
-    trainer.step = checkpoint.step
-    trainer.replaced = {int(update): times for update, times in read_state(checkpoint).get("replaced", {}).items()}
+    trainer.state = _training_of(read_state(checkpoint))
 
 
 def _fill(model: GPT2, weights: Readers) -> None:
@@ -202,6 +208,15 @@ def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
 def _with_checksum(manifest: dict[str, Any]) -> dict[str, Any]:
     """The manifest covers itself too: a flipped bit in a file's name would otherwise look like a missing file."""
     return {**manifest, "checksum": xxhash.xxh3_128_hexdigest(json.dumps(manifest, sort_keys=True).encode())}
+
+
+def _as_json(training: TrainerState) -> dict[str, Any]:
+    return {"step": training.step, "replaced": training.replaced, "splits": training.batch_cuts}
+
+
+def _training_of(state: dict[str, Any]) -> TrainerState:
+    replaced, cuts = ({int(update): n for update, n in state.get(name, {}).items()} for name in ("replaced", "splits"))
+    return TrainerState(int(state["step"]), replaced, cuts)
 
 
 def _versions() -> dict[str, str]:

@@ -28,6 +28,7 @@ from gpt2core.memory.dry_run import rehearse
 from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
+from gpt2core.training.callback import Callback
 from gpt2core.training.trainer import Trainer
 
 UPDATES = 4
@@ -151,8 +152,11 @@ def load_libraries(settings: TrainSettings, device: torch.device) -> None:
     make_trainer(GPT2Config(256, 64, 256, 4, 2), settings, device).gradient()
 
 
-def _no_room(*_: int) -> None:
-    sys.exit(NO_ROOM)
+class _EndWithoutRoom(Callback):
+    """A batch that has to be cut does not fit, and nothing else was asked."""
+
+    def on_batch_cut(self, *_: int) -> None:
+        sys.exit(NO_ROOM)
 
 
 def main() -> None:
@@ -165,7 +169,7 @@ def main() -> None:
     seconds, processor = [], []
     try:
         trainer = make_trainer(config, settings, device, values["mask_documents"])
-        trainer.on_split.append(_no_room)
+        trainer.callbacks.append(_EndWithoutRoom())
         for step in range(1, settings.steps + 1):
             started, computed = time.perf_counter(), time.process_time()
             trainer.run_until(step)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from gpt2core.machine.dtypes import choose_dtype
 from gpt2core.machine.memory import is_out_of_memory
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.training.batches import Batches
+from gpt2core.training.callback import Callback, StepMetrics, StepsDone
 from gpt2core.training.compilation import choose_compilation, compile_blocks
 from gpt2core.training.noise import add_noise
 from gpt2core.training.optimizers import Optimization
@@ -36,21 +37,15 @@ SKIPS_IN_A_ROW = 20  # updates left out one after the other, at which skipping g
 
 
 @dataclass(frozen=True)
-class StepMetrics:
-    """One optimizer update: its number (1 is the first), mean loss in nats, learning rate and gradient norm before clipping."""
+class TrainerState:
+    """What an exact resume needs beside weights and moments. Updates are numbered from 0 here."""
 
-    step: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-
-
-@dataclass(frozen=True)
-class StepsDone:
-    """The updates since the last report, and how many tokens a second they consumed."""
-
-    updates: list[StepMetrics]
-    tokens_per_second: float
+    step: int = 0
+    """Updates made."""
+    replaced: dict[int, int] = field(default_factory=dict)
+    """Updates that take other windows than their own, and how often they were given others."""
+    batch_cuts: dict[int, int] = field(default_factory=dict)
+    """Updates from which on memory did not suffice for a batch, and into how many each is cut."""
 
 
 class DivergedError(Exception):
@@ -62,32 +57,21 @@ class DivergedError(Exception):
 
 
 class Trainer:
-    """Trains `model` in place; `step` counts the updates made; `before_update` is called before weights are changed."""
+    """Trains `model` in place; `step` counts the updates made; `callbacks` hear of them."""
 
-    def __init__(
-        self,
-        model: GPT2,
-        batches: Batches,
-        settings: TrainSettings,
-        listeners: Iterable[Callable[[StepsDone], None]] = (),
-    ) -> None:
+    def __init__(self, model: GPT2, batches: Batches, settings: TrainSettings, callbacks: Iterable[Callback] = ()) -> None:
         keep_freed_memory()
         choose_threads(model.config.n_embd)
         self.model = model
         self.batches = batches
         self.settings = settings
-        self.listeners = list(listeners)
-        self.on_split: list[Callable[[int, int], object]] = []
-        """Called with the new batch size and number of parts when memory did not suffice for a batch."""
-        self.parts = settings.accumulate
+        self.callbacks = list(callbacks)
+        self.micro_batches = settings.accumulate
         """Batches that an update's gradient is the mean of."""
-        self.splits: dict[int, int] = {}
-        """Updates (0 is the first) from which on memory did not suffice for a batch, and how many smaller ones it makes."""
         self.step = 0
-        choose_trainable(model, settings)
-        self.before_update: Callable[[], object] | None = None
         self.replaced: dict[int, int] = {}
-        """Updates (0 is the first) that take other windows than their own, and how often they were given others."""
+        self.batch_cuts: dict[int, int] = {}
+        choose_trainable(model, settings)
         self._whole = batches
         self._device = model.wte.weight.device
         self._working = WorkingCopy(model, choose_dtype(settings.dtype, self._device, model.config.n_embd))
@@ -101,6 +85,15 @@ class Trainer:
         self._skipped = 0
         self._pending: list[tuple[Tensor, float, Tensor]] = []
         self._reported_at = time.perf_counter()
+
+    @property
+    def state(self) -> TrainerState:
+        """Where training stands, beside weights and moments."""
+        return TrainerState(self.step, dict(self.replaced), dict(self.batch_cuts))
+
+    @state.setter
+    def state(self, state: TrainerState) -> None:
+        self.step, self.replaced, self.batch_cuts = state.step, dict(state.replaced), dict(state.batch_cuts)
 
     def run_until(self, step: int) -> None:
         """Train until `step` updates have been made in all, or until `request_stop`.
@@ -130,18 +123,18 @@ class Trainer:
     def gradient(self) -> Tensor:
         """Mean loss [] of the next update's batches, whose gradients are left in the model's `grad`.
 
-        Where the memory does not suffice, the batch is split, so that the update sees the same windows in more parts. Raises
-        UserError where a single window does not fit.
+        Where the memory does not suffice, the batch is split, so that the update sees the same windows in more and smaller
+        batches. Raises UserError where a single window does not fit.
         """
         self._working.refresh()
         while True:
-            self._take_splits()
+            self._cut_batches()
             try:
                 return self._gradient()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            self._split_batch()
+            self._cut_smaller()
 
     def request_stop(self) -> None:
         """End `run_until` after the update that is under way; safe to call from a signal handler."""
@@ -156,8 +149,8 @@ class Trainer:
         rate = learning_rate(self.step, self.settings)
         loss = self.gradient()
         norm = self.optimizer.clip(self.settings.clip or math.inf)
-        if self.before_update is not None:
-            self.before_update()  # whoever still copies weights and moments has the time of forward and backward
+        for callback in self.callbacks:
+            callback.before_update()
         self._not_finite = ~(loss.isfinite() & norm.isfinite())
         self.optimizer.update(rate, left_out=self._not_finite)
         if self.optimizer.fills_copies:
@@ -168,20 +161,20 @@ class Trainer:
     def _gradient(self) -> Tensor:
         self.begin_update()
         loss = torch.zeros((), device=self._device)
-        for part in range(self.parts):
-            loss += self._accumulate(part)
+        for number in range(self.micro_batches):
+            loss += self._accumulate(number)
         return loss
 
-    def _take_splits(self) -> None:
+    def _cut_batches(self) -> None:
         """Cut the batches as they were cut when this update was first made, so that a resumed run makes the same one."""
-        cut = max((pieces for update, pieces in self.splits.items() if update <= self.step), default=1)
-        if self.parts != self.settings.accumulate * cut:
-            self.batches, self.parts = self._whole.in_smaller_batches(cut), self.settings.accumulate * cut
-            for listener in self.on_split:
-                listener(self.batches.batch_size, self.parts)
+        cut = max((pieces for update, pieces in self.batch_cuts.items() if update <= self.step), default=1)
+        if self.micro_batches != self.settings.accumulate * cut:
+            self.batches, self.micro_batches = self._whole.in_smaller_batches(cut), self.settings.accumulate * cut
+            for callback in self.callbacks:
+                callback.on_batch_cut(self.batches.batch_size, self.micro_batches)
 
-    def _split_batch(self) -> None:
-        """Halve the batch from this update on, or take the smallest other factor out of it."""
+    def _cut_smaller(self) -> None:
+        """Halve the batches from this update on, or take the smallest other factor out of them."""
         size = self.batches.batch_size
         if size == 1:
             raise UserError(
@@ -189,19 +182,19 @@ class Trainer:
                 "shorten model.n_ctx, or train less of the model (train.trainable); gpt2flow plan says what fits."
             )
         factor = next(number for number in range(2, size + 1) if size % number == 0)
-        self.splits[self.step] = self.parts // self.settings.accumulate * factor
+        self.batch_cuts[self.step] = self.micro_batches // self.settings.accumulate * factor
 
-    def _accumulate(self, part: int) -> Tensor:
-        """Add the gradient of the update's batch `part`, divided by how many there are; return its share of the loss."""
+    def _accumulate(self, number: int) -> Tensor:
+        """Add the gradient of the update's batch `number`, divided by how many there are; return its share of the loss."""
         update = self.step + self.settings.steps * self.replaced.get(self.step, 0)  # others lie behind the run's own
-        index = update * self.parts + part
+        index = update * self.micro_batches + number
         text, targets = self.batches.at(index)
         inputs = add_noise(text, self.settings, index, self.model.config.n_vocab)
         inputs, targets = copy_to(self._device, inputs), copy_to(self._device, targets)
         if self.model.config.dropout or self.settings.lora.dropout:
             torch.manual_seed(mixed_seed(self.settings.seed, index))
         mask = self._working.model.mask_for(text)  # noise neither makes documents nor joins them
-        loss = self._working.model.loss(inputs, targets, mask) / self.parts
+        loss = self._working.model.loss(inputs, targets, mask) / self.micro_batches
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -219,8 +212,9 @@ class Trainer:
         speed = tokens / (now - self._reported_at)
         self._pending, self._reported_at = [], now
         self._judge(updates)
-        for listener in self.listeners:
-            listener(StepsDone(updates, speed))
+        done = StepsDone(updates, speed)
+        for callback in self.callbacks:
+            callback.on_steps_done(done)
 
     def _is_known_to_diverge(self) -> bool:
         """On the CPU nobody has to wait for the answer; elsewhere the report finds out."""

@@ -15,15 +15,16 @@ from gpt2core.checkpoints.checkpoint import Snapshot, find_checkpoints, find_dam
 from gpt2core.checkpoints.retention import prune
 from gpt2core.checkpoints.weights import FROZEN
 from gpt2core.text.tokenizer import Tokenizer
+from gpt2core.training.callback import Callback, StepsDone
 from gpt2core.training.ranking import costs_by_step
-from gpt2core.training.trainer import StepsDone, Trainer
+from gpt2core.training.trainer import Trainer
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import bytes_text, say, warn
 
 SPARE_BYTES = 1 << 20  # for the small files
 
 
-class CheckpointKeeper:
+class CheckpointKeeper(Callback):
     """Saves the trainer's state; `state` gives what is recorded beside it."""
 
     def __init__(
@@ -44,7 +45,7 @@ class CheckpointKeeper:
         self._missed: int | None = None
         self.reading = False
         """Whether another process reads a checkpoint, so that none may go."""
-        trainer.listeners.append(self._try_again)
+        trainer.callbacks.append(self)
 
     def save(self) -> None:
         """Begin to save the trainer's present state; where the disk is full, say so once and let training go on.
@@ -105,6 +106,14 @@ class CheckpointKeeper:
         if free < need:
             warn("disk", f"{bytes_text(need - free)} will be lacking: free some space, or lower train.keep_checkpoints")
 
+    def on_steps_done(self, _: StepsDone) -> None:
+        """Save what a full disk has kept from being saved, as soon as there is room."""
+        if self._saver.busy:
+            return
+        self._collect()
+        if self._missed is not None and self._lacking_bytes() <= 0:
+            self.save()
+
     def _write(self, snapshot: Snapshot) -> None:
         """In the saver's thread. The logs come first: a durable checkpoint must find its rows there after a power cut."""
         logs = self._folder.logs()
@@ -136,13 +145,6 @@ class CheckpointKeeper:
                 f"saving pauses at step {step} ({reason}); {last}, training goes on, saving too as soon as there is room",
             )
         self._missed = step
-
-    def _try_again(self, _: StepsDone) -> None:
-        if self._saver.busy:
-            return
-        self._collect()
-        if self._missed is not None and self._lacking_bytes() <= 0:
-            self.save()
 
     def _lacking_bytes(self) -> int:
         size = self._trainer.optimizer.checkpoint_bytes + self._frozen_bytes()

@@ -24,6 +24,7 @@ from gpt2core.store.document_stream import DocumentStream, split_of_store
 from gpt2core.store.token_store import TokenStore, require_block
 from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.batches import Batches
+from gpt2core.training.callback import Callback
 from gpt2core.training.compilation import keep_compiled_code
 from gpt2core.training.nshepperd_batches import CompatBatches, chunks_of
 from gpt2core.training.ranking import FIGURE_NAMES, cost, evaluations_without_improvement
@@ -48,7 +49,7 @@ from tasks.workspace.folders import Workspace
 REWINDS = 3
 
 
-class FinetuneRun:
+class FinetuneRun(Callback):
     """One fine-tune in this process. Not a dataclass: Prefect would walk through its fields at every task."""
 
     def __init__(self, folder: RunFolder, config: RunConfig, tokenizer: Tokenizer, store: TokenStore, trainer: Trainer) -> None:
@@ -154,15 +155,14 @@ class FinetuneRun:
             "key": self.folder.read("run").get("key"),
             "config": self.config.model_dump(),
             "git_revision": git_revision(),
-            "replaced": self.trainer.replaced,
-            "splits": self.trainer.splits,
         }
 
-    def note_split(self, size: int, parts: int) -> None:
-        """Keep at once, and say, that memory did not suffice: a run that is killed must go on in the same parts."""
+    def on_batch_cut(self, batch_size: int, micro_batches: int) -> None:
+        """Keep at once, and say, that memory did not suffice: a run that is killed must go on with the same cuts."""
         with suppress(UserError):  # the disk may be full; the next checkpoint holds it too
-            self.folder.write("run", {**self.folder.read("run"), "splits": self.trainer.splits})
-        warn("memory", f"it did not suffice for a batch: training is going on with the same windows, {parts} x {size} a step")
+            self.folder.write("run", {**self.folder.read("run"), "splits": self.trainer.batch_cuts})
+        cut = f"{micro_batches} x {batch_size} a step"
+        warn("memory", f"it did not suffice for a batch: training is going on with the same windows, {cut}")
 
 
 def run_folder_of(config: RunConfig, base: Path | None, store: TokenStore, origin: Origin | None = None) -> RunFolder:
@@ -268,9 +268,8 @@ def _start_or_resume(run: FinetuneRun, origin: Origin | None, asked: str) -> Non
     state = read_state(checkpoint) if checkpoint else {}
     if first := checkpoint or (origin.checkpoint if origin else None):
         restore(trainer, first)
-    splits = {**state.get("splits", {}), **folder.read("run").get("splits", {})}
-    trainer.splits = {int(update): pieces for update, pieces in splits.items()}
-    trainer.on_split.append(run.note_split)
+    trainer.batch_cuts |= {int(update): pieces for update, pieces in folder.read("run").get("splits", {}).items()}
+    trainer.callbacks.append(run)
     _cut_back(folder, trainer.step, state)
     (folder.path / "failure.json").unlink(missing_ok=True)
     _describe(run, state, origin, asked)

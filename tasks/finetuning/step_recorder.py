@@ -6,14 +6,14 @@ import math
 import time
 from dataclasses import asdict
 
+from gpt2core.training.callback import Callback, StepMetrics, StepsDone
 from gpt2core.training.loss_spikes import LossSpikes
-from gpt2core.training.trainer import StepMetrics, StepsDone
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import warn
 
 
-class StepRecorder:
-    """A listener of the trainer. A spiking loss stands as `loss_spike`, the nats it rose by, in its step's row."""
+class StepRecorder(Callback):
+    """A spiking loss stands as `loss_spike`, the nats it rose by, in its step's row."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -21,7 +21,7 @@ class StepRecorder:
         self._last = 0
         self._in_series = False
 
-    def __call__(self, done: StepsDone) -> None:
+    def on_steps_done(self, done: StepsDone) -> None:
         """Append the updates to the metrics file, their throughput to the timing file."""
         first, last = done.updates[0].step, done.updates[-1].step
         if first != self._last + 1:  # the run begins, goes on or was rewound

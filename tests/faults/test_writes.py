@@ -99,7 +99,7 @@ def snapshots(text: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPat
         trainer.run_until(step)
         live = take_snapshot(trainer, {"run": "r"})
         weights, moments = ({name: t.clone() for name, t in part.items()} for part in (live.weights, live.moments))
-        taken.append(Snapshot(step, live.config, weights, moments, live.state))
+        taken.append(Snapshot(live.training, live.config, weights, moments, live.state))
     return taken
 
 

@@ -40,6 +40,8 @@ def test_its_interrupted_run_goes_on_to_the_weights_that_it_had_then(earlier: Ru
     (folder.path / "result.json").unlink()
     assert Path(finetune(earlier).folder).name == RUN
     assert [row["step"] for row in folder.metrics.rows()] == list(range(1, 21))
-    now, then = (load_model(path / "checkpoints" / "step-00000020") for path in (folder.path, golden / "run-0.1.0" / "runs" / RUN))
+    now, then = (
+        load_model(path / "checkpoints" / "step-00000020") for path in (folder.path, golden / "run-0.1.0" / "runs" / RUN)
+    )
     for name, weights in then.state_dict().items():
         torch.testing.assert_close(now.state_dict()[name], weights, msg=lambda text, name=name: f"{name}: {text}")

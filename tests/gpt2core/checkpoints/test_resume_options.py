@@ -12,7 +12,8 @@ from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStore
 from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.batches import Batches
-from gpt2core.training.trainer import StepMetrics, Trainer
+from gpt2core.training.callback import History, StepMetrics
+from gpt2core.training.trainer import Trainer
 
 OPTIONS = [
     {"optimizer": "sgd"},
@@ -39,10 +40,10 @@ def make_trainer(store: TokenStore, options: dict) -> Trainer:
 
 
 def metrics_of(trainer: Trainer, until: int) -> list[StepMetrics]:
-    seen: list[StepMetrics] = []
-    trainer.listeners.append(lambda done: seen.extend(done.updates))
+    history = History()
+    trainer.callbacks.append(history)
     trainer.run_until(until)
-    return seen
+    return history.updates
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -17,6 +17,7 @@ from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStore, TokenStream
 from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.batches import Batches
+from gpt2core.training.callback import Callback
 from gpt2core.training.nshepperd_batches import Chunks, CompatBatches
 from gpt2core.training.trainer import Trainer
 
@@ -26,11 +27,16 @@ import psutil, torch
 from configs.schema import TrainSettings
 from gpt2core.model.config import GPT2Config
 from gpt2core.memory.trial_run import make_trainer
+from gpt2core.training.callback import Callback
 
 torch.set_num_threads(1)
 settings = TrainSettings(steps=2, batch_size=256, dtype="float32")
 trainer = make_trainer(GPT2Config(300, 64, 64, 2, 2), settings, torch.device("cpu"))
-trainer.on_split.append(lambda size, parts: print(size, parts))
+class Saying(Callback):
+    def on_batch_cut(self, batch_size, micro_batches):
+        print(batch_size, micro_batches)
+
+trainer.callbacks.append(Saying())
 limit = psutil.Process().memory_info().vms + 60_000_000
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 trainer.run_until(2)
@@ -42,6 +48,14 @@ def make_trainer(store: TokenStore, batch_size: int, accumulate: int) -> Trainer
     settings = TrainSettings(steps=6, batch_size=batch_size, accumulate=accumulate, learning_rate=1e-3, dtype="float32")
     batches = Batches(store.stream("train"), 16, batch_size, 0)
     return Trainer(GPT2(GPT2Config(300, 16, 16, 2, 2)).initialise(0), batches, settings)
+
+
+class _Cuts(Callback):
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, int]] = []
+
+    def on_batch_cut(self, batch_size: int, micro_batches: int) -> None:
+        self.heard.append((batch_size, micro_batches))
 
 
 def test_a_process_short_of_memory_halves_its_batch_and_goes_on() -> None:
@@ -69,7 +83,7 @@ def test_a_run_whose_batch_is_split_on_the_way_ends_with_the_same_weights_but_fo
     split.run_until(2)
     refuse_once(split)
     split.run_until(6)
-    assert split.parts > 2 and split.parts * split.batches.batch_size == 2 * size
+    assert split.micro_batches > 2 and split.micro_batches * split.batches.batch_size == 2 * size
     for one, other in zip(undisturbed.model.parameters(), split.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-5)
 
@@ -84,14 +98,14 @@ def test_a_run_that_was_split_and_stopped_goes_on_with_the_same_bits(
         if step == 4:
             refuse_once(undisturbed)
     undisturbed.run_until(6)
-    assert undisturbed.splits == {4: 2}
+    assert undisturbed.batch_cuts == {4: 2}
     for checkpoint in (saved[0], saved[-1]):  # before the split, and behind it
-        restored, said = make_trainer(store, 8, 2), []
+        restored, cuts = make_trainer(store, 8, 2), _Cuts()
         restore(restored, checkpoint)
-        restored.splits = dict(undisturbed.splits)
-        restored.on_split.append(lambda size, parts, said=said: said.append((size, parts)))
+        restored.batch_cuts = dict(undisturbed.batch_cuts)
+        restored.callbacks.append(cuts)
         restored.run_until(6)
-        assert said == [(4, 4)]
+        assert cuts.heard == [(4, 4)]
         assert all(map(torch.equal, restored.model.parameters(), undisturbed.model.parameters()))
 
 

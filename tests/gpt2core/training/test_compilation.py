@@ -24,9 +24,10 @@ from gpt2core.training.batches import Batches
 from gpt2core.checkpoints.checkpoint import find_checkpoints, restore, save_checkpoint
 from gpt2core.training.compilation import keep_compiled_code
 from gpt2core.model.config import GPT2Config
-from gpt2core.model import GPT2
+from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStream
 from gpt2core.text.tokenizer import train_tokenizer
+from gpt2core.training.callback import History
 from gpt2core.training.trainer import Trainer
 
 folder, until, compiled = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "compiled"
@@ -36,11 +37,11 @@ text = TokenStream([(np.arange(5000) ** 2 // 7 % 300).astype(np.int32)])
 trainer = Trainer(GPT2(GPT2Config(300, 16, 64, 2, 2, 0.1)).initialise(0), Batches(text, 16, 2, 0), settings)
 for checkpoint in find_checkpoints(folder)[-1:]:
     restore(trainer, checkpoint)
-losses = []
-trainer.listeners.append(lambda done: losses.extend(update.loss for update in done.updates))
+history = History()
+trainer.callbacks.append(history)
 trainer.run_until(until)
 save_checkpoint(folder, trainer, train_tokenizer(["some text"], 257), {})
-print(*losses)
+print(*history.losses)
 """
 
 

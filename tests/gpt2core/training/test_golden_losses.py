@@ -14,6 +14,7 @@ from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStream
 from gpt2core.training.batches import Batches
+from gpt2core.training.callback import History
 from gpt2core.training.trainer import Trainer
 
 FILE = Path(__file__).parents[2] / "golden" / "losses.json"
@@ -33,10 +34,10 @@ def losses_of(name: str) -> list[float]:
     stream = TokenStream([((text * text // 7 + text) % 97).to(torch.int32).numpy()])
     model = GPT2(shape).initialise(settings.seed)
     trainer = Trainer(model, Batches(stream, shape.n_ctx, settings.batch_size, settings.seed), settings)
-    losses: list[float] = []
-    trainer.listeners.append(lambda done: losses.extend(update.loss for update in done.updates))
+    history = History()
+    trainer.callbacks.append(history)
     trainer.run_until(settings.steps)
-    return losses
+    return history.losses
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -8,6 +8,7 @@ from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStore
 from gpt2core.training.batches import Batches
+from gpt2core.training.callback import History
 from gpt2core.training.noise import add_noise
 from gpt2core.training.trainer import Trainer
 
@@ -50,11 +51,11 @@ def test_the_trainer_predicts_clean_targets_from_noisy_inputs(store: TokenStore)
     settings = TrainSettings(steps=4, batch_size=2, warmup_steps=0, noise=0.4, clip=0.0)
     model, twin = (GPT2(GPT2Config(300, 16, 16, 2, 1)).initialise(0) for _ in range(2))
     trainer = Trainer(model, Batches(store.stream("train"), 16, 2, 0), settings)
-    losses: list[float] = []
-    trainer.listeners.append(lambda done: losses.extend(update.loss for update in done.updates))
+    history = History()
+    trainer.callbacks.append(history)
     trainer.run_until(1)
     inputs, targets = trainer.batches.at(0)
     noised = add_noise(inputs, settings, 0, 300)
     assert not torch.equal(noised, inputs)
-    assert losses[0] == pytest.approx(twin.loss(noised, targets).item(), rel=1e-6)
+    assert history.losses[0] == pytest.approx(twin.loss(noised, targets).item(), rel=1e-6)
     assert torch.equal(inputs[:, 1:], targets[:, :-1])  # the batch itself is untouched

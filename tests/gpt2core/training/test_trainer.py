@@ -15,8 +15,9 @@ from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStore
 from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.batches import Batches
+from gpt2core.training.callback import Callback, History, StepMetrics, StepsDone
 from gpt2core.training.schedule import learning_rate
-from gpt2core.training.trainer import StepMetrics, Trainer
+from gpt2core.training.trainer import Trainer
 
 SETTINGS = TrainSettings(steps=30, batch_size=2, learning_rate=1e-2, warmup_steps=3, seed=1)
 
@@ -27,10 +28,10 @@ def make_trainer(store: TokenStore, settings: TrainSettings = SETTINGS, dropout:
 
 
 def metrics_of(trainer: Trainer, until: int) -> list[StepMetrics]:
-    seen: list[StepMetrics] = []
-    trainer.listeners.append(lambda done: seen.extend(done.updates))
+    history = History()
+    trainer.callbacks.append(history)
     trainer.run_until(until)
-    return seen
+    return history.updates
 
 
 def same_weights(one: GPT2, other: GPT2) -> bool:
@@ -108,9 +109,17 @@ def test_another_seed_trains_on_other_windows(store: TokenStore) -> None:
     assert not torch.equal(one.batches.at(0)[0], other.batches.at(0)[0])
 
 
+class _StopAtOnce(Callback):
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def on_steps_done(self, _: StepsDone) -> None:
+        self._trainer.request_stop()
+
+
 def test_a_request_to_stop_ends_after_the_current_update(store: TokenStore) -> None:
     trainer = make_trainer(store)
-    trainer.listeners.append(lambda done: trainer.request_stop())
+    trainer.callbacks.append(_StopAtOnce(trainer))
     trainer.run_until(30)
     assert trainer.step == 10
 

@@ -15,6 +15,7 @@ from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStore
 from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.batches import Batches
+from gpt2core.training.callback import History
 from gpt2core.training.trainer import Trainer
 from gpt2core.training.working_copy import WorkingCopy
 
@@ -30,10 +31,10 @@ def make_trainer(store: TokenStore, dtype: str, dropout: float = 0.0, accumulate
 
 
 def losses(trainer: Trainer, until: int) -> list[float]:
-    seen: list[float] = []
-    trainer.listeners.append(lambda done: seen.extend(update.loss for update in done.updates))
+    history = History()
+    trainer.callbacks.append(history)
     trainer.run_until(until)
-    return seen
+    return history.losses
 
 
 def same_weights(one: GPT2, other: GPT2) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2core.training.trainer import StepMetrics, StepsDone
+from gpt2core.training.callback import StepMetrics, StepsDone
 from tasks.finetuning.step_recorder import StepRecorder
 from tasks.runs.run_folder import RunFolder
 
@@ -16,7 +16,7 @@ def report(recorder: StepRecorder, first: int, last: int) -> None:
     """The updates `first` to `last` (1 is the first), ten at a time."""
     for start in range(first, last + 1, 10):
         steps = range(start, min(start + 10, last + 1))
-        recorder(StepsDone([StepMetrics(step, LOSSES[step - 1], 1e-3, 1.0) for step in steps], 100.0))
+        recorder.on_steps_done(StepsDone([StepMetrics(step, LOSSES[step - 1], 1e-3, 1.0) for step in steps], 100.0))
 
 
 def test_a_spike_is_said_once_and_stands_in_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,5 +46,5 @@ def test_a_resumed_run_writes_the_file_of_one_that_was_not_interrupted(tmp_path:
 
 def test_an_update_that_was_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorder = StepRecorder(RunFolder(tmp_path))
-    recorder(StepsDone([StepMetrics(1, float("nan"), 1e-3, 1.0)], 100.0))
+    recorder.on_steps_done(StepsDone([StepMetrics(1, float("nan"), 1e-3, 1.0)], 100.0))
     assert "not finite at step 1: this update is left out" in capsys.readouterr().out
