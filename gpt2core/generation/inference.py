@@ -1,8 +1,8 @@
 """A copy of a model for continuing text: smaller weights, read once a token at the speed of memory.
 
 Norms, positions and sums stay float32; matrices are bfloat16, or int8 with a scale for each output, and what they multiply is
-rounded to bfloat16. On a CPU with a C compiler products, and whole steps of one token a row, run in `gpt2core.kernels.inference`, where a
-row's bits do not depend on the other rows.
+rounded to bfloat16. On a CPU with a C compiler products, and whole steps of one token a row, run in
+`gpt2core.kernels.inference`, where a row's bits do not depend on the other rows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The two doors to generated text: `generate` from tokens to tokens, `generate_text` from text to text.
 
-The loop is in `gpt2core.generation.decoding`, the choice of a token in `gpt2core.generation.token_choice`, everything about text in
-`gpt2core.generation.completion`.
+The loop is in `decoding`, the choice of a token in `token_choice`, everything about text in `completion`.
 """
 
 from __future__ import annotations

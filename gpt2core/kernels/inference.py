@@ -1,6 +1,7 @@
 """Calls inference.c, compiled for this machine: products with small weights and steps of a token a row, at the speed of memory.
 
-Where there is no compiler, or on another kind of processor than the CPU, nothing here is needed: see `gpt2core.generation.inference`.
+Where there is no compiler, or on another kind of processor than the CPU, nothing here is needed: see
+`gpt2core.generation.inference`.
 """
 
 from __future__ import annotations

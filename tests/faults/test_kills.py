@@ -45,7 +45,7 @@ def dying(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 setattr(owner, name, dying)
-from flows.cli import main
+from flows.cli.main import main
 main()
 """
 IN_CI = [

@@ -30,7 +30,7 @@ def allocating(trainer, part):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
     return accumulate(trainer, part)
 Trainer.gradient, Trainer._accumulate = dying, allocating
-from flows.cli import main
+from flows.cli.main import main
 main()
 """
 NEVER = -1

@@ -63,10 +63,10 @@ def test_a_store_is_made_reported_damaged_named_and_mended(tmp_path: Path) -> No
 def test_a_broken_contract_ends_with_code_2_and_a_sentence(tmp_path: Path) -> None:
     script = (
         "import sys\n"
-        "from gpt2core import manifest, encoding\n"
+        "from gpt2core.store import manifest, encoding\n"
         "real = encoding.Manifest\n"
         "encoding.Manifest = lambda **values: real(**{**values, 'n_vocab': 100})\n"
-        "from flows.cli import main\n"
+        "from flows.cli.main import main\n"
         "sys.argv = ['gpt2flow', 'encode', 'demo']\n"
         "main()\n"
     )

@@ -36,7 +36,7 @@ def gpt2flow(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
 def test_a_light_question_imports_nothing_heavy(arguments: list[str]) -> None:
     script = (
         "import sys\n"
-        "from flows.cli import main\n"
+        "from flows.cli.main import main\n"
         "sys.argv = ['gpt2flow', *sys.argv[1:]]\n"
         "try: main()\n"
         "except SystemExit: pass\n"

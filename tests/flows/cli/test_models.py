@@ -34,7 +34,7 @@ def expected(tiny: Path, prompt: str, samples: int = 1) -> list[str]:
 
 
 def run(tiny: Path, *arguments: str) -> None:
-    import flows.cli  # noqa: F401
+    import flows.cli.main  # noqa: F401
 
     given = [] if "--max_new_tokens" in arguments else ["--max_new_tokens", "12"]
     command = ["sample", "--model", str(tiny), "--seed", "3", *given, *arguments]

@@ -116,8 +116,8 @@ def model() -> GPT2:
 SHORT_OF_MEMORY = """
 import resource
 import psutil, torch
-from gpt2core import training_kernels
-from gpt2core.machine.memory_errors import is_out_of_memory
+from gpt2core.kernels import training_kernels
+from gpt2core.machine.memory import is_out_of_memory
 
 heads = torch.randn(1, 8192, 3, 1, 16).bfloat16()
 mixed = heads.new_empty(1, 8192, 1, 16)

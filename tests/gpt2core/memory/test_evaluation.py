@@ -28,7 +28,7 @@ from configs.schema import CompletionSettings, EvaluateSettings, TrainSettings
 from gpt2core.generation.completion import complete
 from gpt2core.model.config import GPT2Config
 from gpt2core.store.document_stream import DocumentStream
-from gpt2core.evaluation import evaluate
+from gpt2core.evaluation.held_out import evaluate
 from gpt2core.memory.evaluation import samples_at_once
 from gpt2core.lens.reading import read_lens_greedily
 from gpt2core.memory.trial_run import load_libraries, make_trainer, peak_bytes, resident_bytes

@@ -30,7 +30,7 @@ ENCODE = """
 import sys
 from pathlib import Path
 from configs.schema import DataSettings
-from gpt2core import planning
+from gpt2core.store import shard_plan
 from gpt2core.text.documents import find_files
 from gpt2core.store.encoding import ShardWork, encode_store, encode_work
 from gpt2core.text.tokenizer import load_tokenizer

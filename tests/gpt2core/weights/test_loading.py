@@ -330,7 +330,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(folder: Path) -
     program = """
 import resource, sys, torch
 from pathlib import Path
-from gpt2core.weights import save_tensors
+from gpt2core.weights.loading import save_tensors
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:
     save_tensors({"a": torch.ones(100_000)}, Path(sys.argv[1]))
@@ -353,7 +353,7 @@ PEAK_OF_LOADING = """
 import sys
 import torch
 from gpt2core.memory.trial_run import peak_bytes, resident_bytes
-from gpt2core.weights import load_model
+from gpt2core.weights.loading import load_model
 
 cpu, small, large = torch.device("cpu"), *sys.argv[1:]
 load_model(small)  # brings the code into memory

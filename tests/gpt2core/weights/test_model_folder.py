@@ -73,7 +73,8 @@ def test_the_newest_checkpoint_is_looked_for_beside_the_text_file_that_names_it(
 
 def test_sizes_are_read_without_pytorch(folder: Path) -> None:
     assert read_config(folder) == TINY
-    program = "import sys; from gpt2core.weights.model_folder import read_config as r; r(sys.argv[1]); sys.exit('torch' in sys.modules)"
+    imported = "from gpt2core.weights.model_folder import read_config"
+    program = f"import sys; {imported}; read_config(sys.argv[1]); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program, folder], check=False).returncode == 0
 
 

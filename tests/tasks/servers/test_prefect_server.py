@@ -11,7 +11,7 @@ from tasks.servers import prefect_server
 START = """
 import os
 from tasks.servers.prefect_server import start_prefect_server
-from tasks.workspace import Workspace
+from tasks.workspace.folders import Workspace
 
 start_prefect_server(Workspace.current().create())
 print(os.environ["PREFECT_API_URL"])

@@ -16,7 +16,7 @@ from tasks.workspace.folders import Workspace
 
 PREPARE = """
 from tasks.workspace.databases import prepare_databases
-from tasks.workspace import Workspace
+from tasks.workspace.folders import Workspace
 prepare_databases(Workspace.current())
 """
 
