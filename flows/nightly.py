@@ -6,12 +6,12 @@ from prefect.states import Completed
 
 from configs.schema import RunConfig
 from flows.finetune import fine_tune
-from tasks.cancellation import cancellable
-from tasks.console import say
 from tasks.load_dataset import load_dataset
 from tasks.scheduling.device_lock import DeviceBusyError
 from tasks.scheduling.nights import begin_night, end_night
 from tasks.scheduling.promotion import ask_for_promotion
+from tasks.servers.cancellation import cancellable
+from tasks.terminal.console import say
 
 
 @flow(flow_run_name="{config.name}", persist_result=False)

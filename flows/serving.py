@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from flows.worker import evaluate_checkpoint
-from tasks.console import say
+from flows.evaluate_checkpoint import evaluate_checkpoint
+from tasks.evaluation.by_worker import DEPLOYMENT
 from tasks.scheduling.deployments import offer
 from tasks.scheduling.worker import Worker
-from tasks.stop_signals import Interrupted, finishing
-from tasks.worker_evaluation import DEPLOYMENT
-from tasks.workspace import Workspace
+from tasks.terminal.console import say
+from tasks.terminal.stop_signals import Interrupted, finishing
+from tasks.workspace.folders import Workspace
 
 
 def serve(at_once: int) -> None:

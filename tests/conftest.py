@@ -14,7 +14,9 @@ from hypothesis import settings
 for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
 os.environ["GPT2FLOW_HOME"] = tempfile.mkdtemp(prefix="gpt2flow-tests-")  # before Prefect and MLflow are imported anywhere
-os.environ["GPT2FLOW_LOCKS"] = os.environ["GPT2FLOW_HOME"]  # tests that run at the same time do not wait for each other's devices
+os.environ["GPT2FLOW_LOCKS"] = os.environ[
+    "GPT2FLOW_HOME"
+]  # tests that run at the same time do not wait for each other's devices
 
 settings.register_profile("shared machine", deadline=None)  # how long an example takes says nothing while others compute
 settings.load_profile("shared machine")
@@ -23,9 +25,9 @@ PROJECT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("GPT2FLOW_SHARED", PROJECT.parent / "shared"))
 SLOWLY = """
 import sys, time
-import tasks.cancellation, tasks.tracking
-from gpt2core.trainer import Trainer
-tasks.cancellation.LOOK_INTERVAL = tasks.tracking.DELIVERY_INTERVAL = 0.3
+import tasks.servers.cancellation, tasks.tracking.mlflow_mirror
+from gpt2core.training.trainer import Trainer
+tasks.servers.cancellation.LOOK_INTERVAL = tasks.tracking.mlflow_mirror.DELIVERY_INTERVAL = 0.3
 update, pause = Trainer._update, float(sys.argv.pop(1))
 def update_after_a_pause(trainer):
     print("an update begins", flush=True)
@@ -33,7 +35,7 @@ def update_after_a_pause(trainer):
         time.sleep(pause / 100)
     update(trainer)
 Trainer._update = update_after_a_pause
-from flows.cli import main
+from flows.cli.main import main
 main()
 """
 SlowProcess = Callable[..., AbstractContextManager[subprocess.Popen[str]]]

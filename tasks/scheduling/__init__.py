@@ -1,4 +1,4 @@
-"""Runs that start by themselves: deployments, the worker that takes them, locks, recovery, supervision of the servers.
+"""Runs that start by themselves: deployments, the worker that takes them, recovery, nights, one training per device.
 
-The truth about what is alive are locks of the file system, which any kill frees; Prefect's states are mended to match them.
+Not for what a run does. The truth about what is alive are locks of the file system, which any kill frees (tasks.runs.flow_run_locks).
 """

@@ -17,9 +17,9 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import RunConfig
-from gpt2core.devices import choose_device
-from tasks.console import begin
-from tasks.scheduling.flow_run_locks import note_progress
+from gpt2core.machine.devices import choose_device
+from tasks.runs.flow_run_locks import note_progress
+from tasks.terminal.console import begin
 
 LOCKS = "GPT2FLOW_LOCKS"  # environment variable: the folder of the locks; one in the system's temporary folder unless given
 LOOK_INTERVAL = 0.5  # seconds

@@ -17,12 +17,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from configs.schema import RunConfig
-from gpt2core.documents import SourceFile
-from gpt2core.durable import write_json
-from tasks.console import say
-from tasks.run_result import RunResult
+from gpt2core.machine.durable import write_json
+from gpt2core.text.documents import SourceFile
+from tasks.finetuning.result import RunResult
 from tasks.scheduling.promotion import Verdict
-from tasks.workspace import Workspace
+from tasks.terminal.console import say
+from tasks.workspace.folders import Workspace
 
 
 @dataclass(frozen=True)

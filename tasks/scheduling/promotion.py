@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from configs.schema import RunConfig
-from tasks.run_result import RunResult
+from tasks.finetuning.result import RunResult
 
 
 @dataclass(frozen=True)

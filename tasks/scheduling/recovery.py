@@ -16,9 +16,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from configs.schedule import ScheduleSettings
-from tasks.console import warn
-from tasks.scheduling.flow_run_locks import FlowRunLock, all_locks
-from tasks.workspace import Workspace
+from tasks.runs.flow_run_locks import FlowRunLock, all_locks
+from tasks.terminal.console import warn
+from tasks.workspace.folders import Workspace
 
 CANCEL_PATIENCE = 600.0  # seconds; the update under way and its checkpoint must come to their end, as with gpt2flow stop
 

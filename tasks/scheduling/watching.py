@@ -11,8 +11,8 @@ from prefect.exceptions import PrefectException
 from watchfiles import watch
 
 from configs.errors import UserError
-from tasks.console import say, warn
 from tasks.scheduling.deployments import nights_that_read, trigger
+from tasks.terminal.console import say, warn
 
 LOOK_INTERVAL = 200  # milliseconds
 

@@ -27,10 +27,10 @@ from prefect.client.schemas.responses import DeploymentResponse, FlowRunResponse
 from prefect.exceptions import PrefectException
 from prefect.states import Pending
 
-from tasks.console import say, warn
-from tasks.scheduling.flow_run_locks import FlowRunLock, all_locks
+from tasks.runs.flow_run_locks import FlowRunLock, all_locks
 from tasks.scheduling.recovery import find_flow_run, kill_the_hopeless, policy_of, reconcile_flow_runs, requeue
-from tasks.workspace import Workspace
+from tasks.terminal.console import say, warn
+from tasks.workspace.folders import Workspace
 
 TAG = "gpt2flow"  # on every deployment that a worker takes
 LOOK_INTERVAL = 2.0  # seconds
