@@ -20,6 +20,54 @@ from tasks.workspace.folders import Workspace
 
 
 @app.command
+def up(
+    *,
+    detach: bool = False,
+    mlflow_port: int = 5000,
+    prefect_port: int = 4200,
+    at_once: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
+) -> None:
+    """Start Prefect's and MLflow's servers and the worker that takes what is due, and keep them alive until Ctrl-C.
+
+    Ctrl-C stops everything; what trains saves a checkpoint first and goes on at the next `gpt2flow up`.
+
+    Example: `gpt2flow up --detach`
+
+    Parameters
+    ----------
+    detach
+        Return when they are up; `gpt2flow down` stops them.
+    mlflow_port
+        Port of the MLflow page.
+    prefect_port
+        Port of the Prefect page.
+    at_once
+        Evaluations of checkpoints at the same time.
+    """
+    from tasks.scheduling.supervisor import bring_up, bring_up_detached
+
+    if not detach:
+        bring_up(mlflow_port, prefect_port, at_once)
+        return
+    ports = ["--mlflow_port", str(mlflow_port), "--prefect_port", str(prefect_port), "--at_once", str(at_once)]
+    for name, address in bring_up_detached(ports).items():
+        print(f"  {name:<8} {address or 'takes nights and evaluations'}")
+    print("gpt2flow down stops everything.")
+
+
+@app.command
+def down() -> None:
+    """Stop what `gpt2flow up` has started; what trains saves a checkpoint first.
+
+    Example: `gpt2flow down`
+    """
+    from tasks.scheduling.supervisor import bring_down
+
+    bring_down()
+    print("Everything is stopped.")
+
+
+@app.command
 def nightly(config: Path, /, *, settings: Overrides = RunSettings()) -> None:
     """Make a night's run now: where CONFIG's text is new, train from the champion on and ask for promotion.
 
