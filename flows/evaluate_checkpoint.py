@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from configs.errors import UserError
-from tasks.evaluation.by_worker import FLOW
+from tasks.evaluation.deployment import FLOW
 from tasks.runs.find import find_run
 from tasks.servers.cancellation import cancellable
 from tasks.terminal.console import say, warn

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 
 from flows.evaluate_checkpoint import evaluate_checkpoint
-from tasks.evaluation.by_worker import DEPLOYMENT
+from tasks.evaluation.deployment import DEPLOYMENT
 from tasks.scheduling.deployments import offer
 from tasks.scheduling.worker import Worker
 from tasks.terminal.console import say

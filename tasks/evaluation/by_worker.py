@@ -18,11 +18,11 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled
 
 from tasks.evaluation.checkpoint import Row, identity, is_under_way, take_row
+from tasks.evaluation.deployment import DEPLOYMENT, FLOW
 from tasks.evaluation.in_process import ProcessEvaluation
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import warn
 
-FLOW, DEPLOYMENT = "evaluate-checkpoint", "gpt2flow"
 LOOK_INTERVAL = 0.5  # seconds
 PATIENCE = {
     StateType.SCHEDULED: (30.0, "no worker has taken it"),  # one looks every two seconds

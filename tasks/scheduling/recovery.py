@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from httpx import HTTPError
+from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import FlowRunResponse, SetStateStatus
@@ -35,6 +38,13 @@ def reconcile_flow_runs(workspace: Workspace, client: SyncPrefectClient) -> dict
             if descriptor is not None and (state := _mend(lock, client)):
                 mended[lock.flow_run] = state
     return mended
+
+
+def mend_what_died(workspace: Workspace) -> None:
+    """As `reconcile_flow_runs`, before a run that is started by hand; a server that is lost is no reason not to begin."""
+    if all_locks(workspace):
+        with suppress(HTTPError), get_client(sync_client=True) as client:
+            reconcile_flow_runs(workspace, client)
 
 
 def kill_the_hopeless(workspace: Workspace, client: SyncPrefectClient) -> list[UUID]:

@@ -158,9 +158,7 @@ def _stop(identity: Identity) -> None:
     deadline = time.monotonic() + STOP_LIMIT
     while identity.is_alive():
         if time.monotonic() > deadline:
-            raise UserError(
-                f"Process {identity.pid} was asked to stop and still works: kill -9 {identity.pid} ends it at once."
-            )
+            raise UserError(f"Process {identity.pid} was asked to stop and still works: kill -9 {identity.pid} ends it.")
         time.sleep(0.1)
 
 

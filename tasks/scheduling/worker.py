@@ -69,8 +69,11 @@ class Worker:
     def look(self, client: SyncPrefectClient) -> None:
         """One round: the dead, the hanging, the due."""
         self._children = [child for child in self._children if child.poll() is None]
-        for flow_run, state in reconcile_flow_runs(self._workspace, client).items():
+        mended = reconcile_flow_runs(self._workspace, client)
+        for flow_run, state in mended.items():
             warn("recovery", f"flow run {flow_run}: {state.message}")
+        if mended:
+            self._tell_mlflow()
         if time.monotonic() - self._watched > WATCH_INTERVAL:
             kill_the_hopeless(self._workspace, client)
             self._watched = time.monotonic()
@@ -129,6 +132,11 @@ class Worker:
             lock.write(replace(record, process=child.pid, stalled_after=stalled_after))
         self._children.append(child)
         say("start", f"{flow_run.name}, process {child.pid}; {lock.log}")
+
+    def _tell_mlflow(self) -> None:
+        """In a process of its own: MLflow takes more memory than all the rest of a worker."""
+        command = [sys.executable, "-m", "flows.cli", "runs", "--reconcile"]
+        self._children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
 
     def _stop_flow_runs(self) -> None:
         """SIGTERM to every flow run that a worker has started which is gone now, and wait for their checkpoints."""
