@@ -36,10 +36,10 @@ def cancellable() -> Iterator[None]:
         try:
             with _noticing_cancel(flow_run, 0.0 if at_once else RUNNER_PATIENCE) as cancelled:
                 yield
-        except Interrupted as stop:
+        except (Interrupted, TerminationSignal) as stop:  # the latter comes from a flow inside of this one
             if flow_run and cancelled.is_set():
                 _call_it_cancelled(flow_run)
-            if stop.signal_number == signal.SIGTERM:
+            if isinstance(stop, Interrupted) and stop.signal_number == signal.SIGTERM:
                 raise TerminationSignal(signal.SIGTERM) from stop
             raise
 

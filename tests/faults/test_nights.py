@@ -74,7 +74,7 @@ def test_everything_killed_at_once_is_found_and_ends_with_the_same_weights(
     up.gpt2flow("trigger", "killed")
     wait_until(lambda: (run := up.run_of("killed")) and len(run.metrics.rows()) > 700)
     up.kill("up", "worker", "Prefect", "MLflow", "training")
-    assert up.run_of("killed").state() == "stopped"
+    wait_until(lambda: up.run_of("killed").state() == "stopped")
     up.start()
     wait_until(lambda: up.ended("killed"))
     (night,) = up.ended("killed")
