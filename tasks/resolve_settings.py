@@ -24,8 +24,8 @@ from gpt2core.training.optimizers import Optimization
 from gpt2core.training.run_length import duration, steps_of
 from gpt2core.training.trainable import choose_trainable
 from gpt2core.weights.model_folder import read_config
-from tasks.finetuning.open_run import weights_hash
 from tasks.runs.find import all_runs
+from tasks.runs.identity import weights_hash
 from tasks.runs.run_folder import asked_id
 from tasks.terminal.console import begin, say
 from tasks.workspace.folders import Workspace

@@ -9,11 +9,17 @@ from pathlib import Path
 
 from configs.errors import UserError
 from configs.schema import RunConfig
-from gpt2core.checkpoints.checkpoint import Checkpoint, find_checkpoints, find_damage, read_state
+from gpt2core.checkpoints.checkpoint import (
+    Checkpoint,
+    find_checkpoints,
+    find_damage,
+    read_state,
+)
 from gpt2core.store.token_store import TokenStore
 from tasks.runs.find import all_runs
+from tasks.runs.identity import weights_hash
 from tasks.runs.models import best_checkpoint
-from tasks.runs.run_folder import HARMLESS, RunFolder
+from tasks.runs.run_folder import HARMLESS, RunFolder, run_id
 from tasks.terminal.console import say
 from tasks.workspace.folders import Workspace
 
@@ -108,3 +114,12 @@ def _differences(config: RunConfig, store: TokenStore, state: dict[str, object])
     if state["store"] != store.hash:
         found.append("data or tokenizer give another text")
     return sorted(found)
+
+
+def run_folder_of(config: RunConfig, base: Path | None, store: TokenStore, origin: Origin | None = None) -> RunFolder:
+    """Folder of the run that belongs to this config, text, base weights and first state; it may not exist yet."""
+    checksum = origin.checksum if origin else ""
+    folder = RunFolder(Workspace.current().runs / run_id(config, store.hash, weights_hash(base), checksum))
+    if config.train.restore_from == "fresh":
+        begin_afresh(folder)
+    return folder

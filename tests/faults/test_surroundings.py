@@ -85,7 +85,7 @@ def losses_in_mlflow(folder: RunFolder) -> list[int]:
 
 
 def test_a_diverged_run_is_rewound_and_ends_with_every_step(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.finetuning.open_run.Batches", PoisonedBatches)
+    monkeypatch.setattr("tasks.finetuning.build_trainer.Batches", PoisonedBatches)
     monkeypatch.setattr(GPT2, "loss", poisoned_loss)
     monkeypatch.setattr(
         "tasks.tracking.mlflow_mirror.DELIVERY_INTERVAL", 0.001
