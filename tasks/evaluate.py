@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gpt2core.durable import write_json
 from gpt2core.encoding import encode_store
 from gpt2core.evaluation import EvaluationReport, evaluate
 from gpt2core.model import GPT2
+from gpt2core.sealed_json import DamagedFileError
 from gpt2core.token_store import TokenStore, open_store
 from gpt2core.tokenizer import Tokenizer, load_tokenizer
 from gpt2core.weights import load_model
@@ -133,8 +135,9 @@ def _tokenizer_of(store: TokenStore) -> Path:
     """A folder with the vocabulary of a store: a run's checkpoint that was trained on it."""
     for state in Workspace.current().runs.glob("*/checkpoints/step-*/state.json"):
         checkpoint = Checkpoint(state.parent, 0)
-        if read_state(checkpoint).get("store") == store.hash:
-            return checkpoint.path
+        with suppress(DamagedFileError):
+            if read_state(checkpoint).get("store") == store.hash:
+                return checkpoint.path
     raise UserError(f"No run has the vocabulary of the token store {store.path}: give the text with --text or --config.")
 
 

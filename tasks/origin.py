@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from configs.errors import UserError
 from configs.schema import RunConfig
-from gpt2core.checkpoint import Checkpoint, find_checkpoints, find_damage, read_state
+from gpt2core.checkpoint import Checkpoint, find_checkpoints, find_damage, identity_of, read_state
 from gpt2core.token_store import TokenStore
 from tasks.console import say
 from tasks.model_sources import best_checkpoint
@@ -50,8 +49,7 @@ def find_origin(config: RunConfig, store: TokenStore) -> Origin | None:
             f"train.restore_from: the config does not fit {checkpoint.path}: {'; '.join(differences)}. Use the checkpoint's "
             "values, or give the folder as model.base to start with its weights and a new optimizer."
         )
-    manifest = json.loads((checkpoint.path / "manifest.json").read_text(encoding="utf-8"))
-    return Origin(checkpoint, manifest["checksum"])
+    return Origin(checkpoint, identity_of(checkpoint))
 
 
 def begin_afresh(folder: RunFolder) -> None:
