@@ -16,7 +16,7 @@ from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import find_checkpoints, newest_valid, read_state, remove_leftovers, restore, set_aside
 from gpt2core.checkpoints.frozen_weights import mend_frozen_weights
 from gpt2core.machine.devices import choose_device
-from gpt2core.machine.durable import file_hash, remove_folder
+from gpt2core.machine.durable import remove_folder
 from gpt2core.machine.memory import naming_lack_of_memory
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
@@ -31,7 +31,6 @@ from gpt2core.training.ranking import FIGURE_NAMES, cost, evaluations_without_im
 from gpt2core.training.run_length import length_of
 from gpt2core.training.trainer import DivergedError, Trainer
 from gpt2core.weights.loading import load_model
-from gpt2core.weights.model_folder import weight_files
 from tasks.evaluation.by_worker import WorkerEvaluation, hand_to_worker
 from tasks.evaluation.checkpoint import Row, steps_in_hand
 from tasks.evaluation.copied_passages import CopySearch
@@ -39,12 +38,11 @@ from tasks.evaluation.in_process import ProcessEvaluation
 from tasks.finetuning.checkpoint_keeper import CheckpointKeeper
 from tasks.finetuning.step_recorder import StepRecorder
 from tasks.runs.evaluation_files import damaged_files
-from tasks.runs.run_folder import RunFolder, run_id
-from tasks.runs.start import Origin, begin_afresh
+from tasks.runs.run_folder import RunFolder
+from tasks.runs.start import Origin
 from tasks.terminal.console import say, warn
 from tasks.terminal.stop_signals import Interrupted, note_advice
 from tasks.tracking.mlflow_mirror import Tracking, flatten
-from tasks.workspace.folders import Workspace
 
 REWINDS = 3
 
@@ -163,15 +161,6 @@ class FinetuneRun(Callback):
             self.folder.write("run", {**self.folder.read("run"), "splits": self.trainer.batch_cuts})
         cut = f"{micro_batches} x {batch_size} a step"
         warn("memory", f"it did not suffice for a batch: training is going on with the same windows, {cut}")
-
-
-def run_folder_of(config: RunConfig, base: Path | None, store: TokenStore, origin: Origin | None = None) -> RunFolder:
-    """Folder of the run that belongs to this config, text, base weights and first state; it may not exist yet."""
-    checksum = origin.checksum if origin else ""
-    folder = RunFolder(Workspace.current().runs / run_id(config, store.hash, weights_hash(base), checksum))
-    if config.train.restore_from == "fresh":
-        begin_afresh(folder)
-    return folder
 
 
 @contextmanager
@@ -322,11 +311,6 @@ def _describe(run: FinetuneRun, state: dict[str, Any], origin: Origin | None, as
     if changes:
         written["changes"] = [*written["changes"], {"step": run.trainer.step, "settings": changes}]
     run.folder.write("run", written)
-
-
-def weights_hash(base: Path | None) -> str:
-    """Hash of the base model's weight files; empty from scratch."""
-    return "" if base is None else "-".join(file_hash(path) for path in weight_files(base))
 
 
 def git_revision() -> str | None:

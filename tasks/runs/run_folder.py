@@ -18,7 +18,6 @@ lock                held while a process works on the run
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -29,32 +28,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.errors import UserError
-from configs.schema import RunConfig
 from gpt2core.machine.lock import is_held, locked
 from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, write_sealed
 from tasks.runs.metrics_log import MetricsLog
 
 FileName = Literal["run", "result", "failure", "tracking"]
 RunState = Literal["running", "finished", "failed", "stopped"]
-HARMLESS = {
-    "device",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "keep_best",
-    "keep_every_hours",
-    "keep_weights_history",
-    "recompute_blocks",
-    "restore_from",
-    "save_beside",
-    "memory_limit",
-    "epochs",
-    "tokens",
-    "hours",
-    "tokens_per_step",
-}
-"""Settings of `train` that cannot change the weights, or do so only through others (steps, batch_size, accumulate)."""
-ASKED = {"epochs", "tokens", "hours", "tokens_per_step"}
-"""Those of them that decide what others are settled to."""
 
 
 @dataclass(frozen=True)
@@ -194,22 +173,3 @@ class RunFolder:
     @property
     def _lock(self) -> Path:
         return self.path / "lock"
-
-
-def run_id(config: RunConfig, store_hash: str, base_hash: str, origin_hash: str = "") -> str:
-    """The id under which the same settings on the same text from the same base weights are found again.
-
-    Settings that cannot change the weights (device, checkpoints, evaluation, registry, where the text lies) are left out.
-    """
-    train = config.train.model_dump(exclude=HARMLESS)
-    model = config.model.model_dump(exclude={"base"})
-    data = config.data.model_dump(include={"mask_documents"})  # the rest is in the store's hash
-    ingredients = {"train": train, "model": model, "data": data, "store": store_hash, "base": base_hash, "origin": origin_hash}
-    digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
-    return f"{config.name}-{digest[:8]}"
-
-
-def asked_id(config: RunConfig, store_hash: str, base_hash: str) -> str:
-    """As `run_id`, of a config in which not everything is settled yet: what was asked for, before it was worked out."""
-    wishes = json.dumps(config.train.model_dump(include=ASKED), sort_keys=True)
-    return run_id(config, store_hash, base_hash, hashlib.sha256(wishes.encode()).hexdigest())
