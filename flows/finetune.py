@@ -5,14 +5,15 @@ from prefect import flow
 from configs.schema import RunConfig
 from gpt2core.text.documents import SourceFile
 from tasks.encode_to_parquet import encode_to_parquet
-from tasks.finetuning.open_run import open_run, run_folder_of
+from tasks.finetuning.milestones import is_evaluated_at, milestones, stops_early
+from tasks.finetuning.open_run import open_run
 from tasks.finetuning.result import RunResult, read_result, write_result
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import prepare_tokenizer
 from tasks.register_model import register_model
 from tasks.resolve_settings import check_choices, settle
 from tasks.runs.models import resolve_base
-from tasks.runs.start import find_origin
+from tasks.runs.start import find_origin, run_folder_of
 from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
 from tasks.scheduling.device_lock import device_for
 from tasks.servers.cancellation import cancellable
@@ -46,12 +47,12 @@ def fine_tune(config: RunConfig, files: list[SourceFile] | None = None) -> RunRe
 
         with open_run(folder, config, base, tokenizer, store, origin, asked) as run:
             make_up_evaluations(run)
-            for step in run.milestones():
+            for step in milestones(config, run.trainer.step):
                 train_until(run, step)
-                if run.evaluates_at(step):
+                if is_evaluated_at(config, folder, step):
                     sample_and_evaluate(run, step)
                     write_report(run.folder)
-                if run.stops_early():
+                if stops_early(config, folder, step):
                     break
             await_evaluation(run)
             run.checkpoints.finish()

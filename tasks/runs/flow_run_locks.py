@@ -8,18 +8,17 @@ The file stays until the flow run has come to its end, however often its process
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
-from tasks.runs.run_folder import is_held
+from gpt2core.machine.lock import is_held, locked
 from tasks.workspace.folders import Workspace
 
 PROGRESS_INTERVAL = 1.0  # seconds; a finer time stamp is of no use
@@ -82,32 +81,27 @@ class FlowRunLock:
     @contextmanager
     def taken(self) -> Iterator[int | None]:
         """Hold the lock inside; gives its file descriptor, which a child may inherit and then holds it too; None if held."""
-        descriptor = self._open()
-        try:
-            yield descriptor
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            yield self._take(stack)
 
     def remove(self) -> None:
         """The flow run has come to its end. Only the holder may."""
         self.path.unlink(missing_ok=True)
 
-    def _open(self) -> int | None:
-        """Who waited for a file that was removed meanwhile has locked nothing, and opens the new one."""
+    def _take(self, stack: ExitStack) -> int | None:
+        """Who got the lock of a file that was removed meanwhile has locked nothing, and takes that of the new one."""
         while True:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(descriptor), self.path.stat()):
-                    return descriptor
+                with ExitStack() as attempt:
+                    descriptor = attempt.enter_context(locked(self.path, wait=False))
+                    if os.path.samestat(os.fstat(descriptor), self.path.stat()):
+                        stack.push(attempt.pop_all())
+                        return descriptor
             except BlockingIOError:
-                os.close(descriptor)
                 return None
             except FileNotFoundError:
-                pass
-            os.close(descriptor)
+                continue
 
 
 def all_locks(workspace: Workspace) -> list[FlowRunLock]:

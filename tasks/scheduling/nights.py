@@ -16,8 +16,10 @@ from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from configs.influence import Influence, settings_by_name
 from configs.schema import RunConfig
-from gpt2core.machine.durable import write_json
+from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, write_sealed
+from gpt2core.store.index import reading_options
 from gpt2core.text.documents import SourceFile
 from tasks.finetuning.result import RunResult
 from tasks.scheduling.promotion import Verdict
@@ -60,7 +62,7 @@ def begin_night(config: RunConfig, files: list[SourceFile]) -> Night:
     base, tokenizer = (champion, "base") if champion else (config.model.base, config.tokenizer.source)
     night = Night(config.name, text, _now(), base, tokenizer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, asdict(night))
+    write_sealed(path, asdict(night))
     say(
         "night",
         f"goes on from {champion}" if champion else f"no version is '{config.schedule.go_on_from}' yet: from model.base",
@@ -73,7 +75,7 @@ def end_night(night: Night, result: RunResult, verdict: Verdict) -> Night:
     ended = replace(
         night, ended=_now(), run=result.run, version=result.version, promoted=verdict.promoted, reason=verdict.reason
     )
-    write_json(_folder(night.name) / f"{night.text}.json", asdict(ended))
+    write_sealed(_folder(night.name) / f"{night.text}.json", asdict(ended))
     return ended
 
 
@@ -96,16 +98,17 @@ def _champion(config: RunConfig) -> str:
 
 
 def _fingerprint(config: RunConfig, files: list[SourceFile]) -> str:
-    data = config.data.model_dump(mode="json", exclude={"source", "validation_source", "workers"})
-    settings = config.model_dump(mode="json", include={"tokenizer", "model", "train"})
-    ingredients = [data, settings, sorted(file.sha256 for file in files)]
-    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:16]
+    """Of the text as it is read, and of all that decides about the weights; where the text lies is free."""
+    settings = settings_by_name(config) | settings_by_name(config, Influence.SETTLES)
+    ingredients = [settings, config.model.base, config.tokenizer.model_dump(), reading_options(config.data)]
+    text = sorted(file.sha256 for file in files)
+    return hashlib.sha256(json.dumps([ingredients, text], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _read(path: Path) -> Night | None:
     try:
-        return Night(**json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+        return Night(**read_sealed(path))
+    except (FileNotFoundError, DamagedFileError):
         return None
 
 

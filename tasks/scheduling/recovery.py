@@ -33,7 +33,7 @@ def reconcile_flow_runs(workspace: Workspace, client: SyncPrefectClient) -> dict
     any other is called Crashed, or Cancelled if that was asked for.
     """
     mended = {}
-    for lock in all_locks(workspace):
+    for lock in [lock for lock in all_locks(workspace) if not lock.is_held]:
         with lock.taken() as descriptor:
             if descriptor is not None and (state := _mend(lock, client)):
                 mended[lock.flow_run] = state
