@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from configs.errors import UserError
 from configs.schema import DataSettings
 from gpt2core.contracts import DOCUMENTS, check_store
-from gpt2core.corpus_index import CorpusIndex, reading_options
+from gpt2core.corpus_index import TABLE_RULES, CorpusIndex, may_hold_tables, reading_options
 from gpt2core.documents import SourceFile
 from gpt2core.durable import fsync, named_write_errors
 from gpt2core.known_tokens import KnownTokens
@@ -267,8 +267,10 @@ def _stored(path: Path, tokens_in: dict[str, StoredFile]) -> StoredFile:
 
 def _options(files: Iterable[SourceFile], settings: DataSettings) -> dict[str, Any]:
     """The settings that decide about the store's content, beside the text itself."""
+    files = list(files)
     held = sum(file.validation for file in files)
-    return {"validation": settings.validation, "validation_files": held, **reading_options(settings)}
+    tables = {"tables": TABLE_RULES} if any(may_hold_tables(file) for file in files) else {}
+    return {"validation": settings.validation, "validation_files": held, **reading_options(settings), **tables}
 
 
 def _is_whole(store: Path) -> bool:
