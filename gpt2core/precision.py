@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2core.gradient_sums import follow
+from gpt2core.kernel_level import level
 from gpt2core.model import GPT2
 
 DtypeName = Literal["float32", "bfloat16"]
@@ -32,9 +33,8 @@ def choose_dtype(setting: Literal["auto", "float32", "bfloat16"], device: torch.
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16 (AVX512-BF16 or AMX)."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    """Whether this CPU has instructions for products of bfloat16 (AVX512-BF16 or AMX), and may use them."""
+    return level() == "bf16"
 
 
 class WorkingCopy:

@@ -16,6 +16,8 @@ from gpt2core.model import GPT2
 from gpt2core.token_store import TokenStream
 from gpt2core.trainer import Trainer
 
+pytestmark = pytest.mark.kernels
+
 FILE = Path(__file__).parents[1] / "golden" / "losses.json"
 TOLERANCE = 2e-4  # relative; other CPUs add in another order
 RUNS = {

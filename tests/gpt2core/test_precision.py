@@ -11,11 +11,14 @@ from gpt2core.attention import LONGEST_PLAIN, attend
 from gpt2core.batches import Batches
 from gpt2core.checkpoint import restore, save_checkpoint
 from gpt2core.config import GPT2Config
+from gpt2core.kernel_level import level
 from gpt2core.model import GPT2
 from gpt2core.precision import WorkingCopy, choose_dtype, cpu_multiplies_bfloat16
 from gpt2core.token_store import TokenStore
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import Trainer
+
+pytestmark = pytest.mark.kernels
 
 CPU = torch.device("cpu")
 
@@ -98,12 +101,16 @@ def test_float32_needs_no_copy() -> None:
 
 
 def test_auto_takes_bfloat16_where_the_cpu_multiplies_it() -> None:
-    described = Path("/proc/cpuinfo")
-    flags = described.read_text() if described.exists() else ""
-    assert cpu_multiplies_bfloat16() == ("avx512_bf16" in flags or "amx_bf16" in flags)
+    assert cpu_multiplies_bfloat16() == (level() == "bf16")
     assert (choose_dtype("auto", CPU, 768) is torch.bfloat16) == cpu_multiplies_bfloat16()
     assert choose_dtype("auto", CPU, 16) is torch.float32
     assert choose_dtype("bfloat16", CPU, 16) is torch.bfloat16
+
+
+@pytest.mark.parametrize("lower", ["none", "portable"])
+def test_auto_is_float32_at_a_lower_level_whatever_the_processor(lower: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPT2FLOW_KERNELS", lower)
+    assert choose_dtype("auto", CPU, 768) is torch.float32
 
 
 def test_float16_is_refused_with_the_reason() -> None:
