@@ -7,8 +7,8 @@ from datetime import datetime
 from rich.console import Console
 from rich.table import Table
 
+from gpt2core.quantities import bytes_text
 from tasks.checkpoints import CheckpointRow, list_checkpoints
-from tasks.console import bytes_text
 from tasks.run_folder import RunFolder
 
 

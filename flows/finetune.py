@@ -15,7 +15,7 @@ from tasks.register_model import register_model
 from tasks.report import write_report
 from tasks.run_result import RunResult, read_result, write_result
 from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
-from tasks.settle import check_choices, settle
+from tasks.settle import check_choices, require_memory, settle
 from tasks.train_until import train_until
 
 
@@ -36,6 +36,7 @@ def finetune(config: RunConfig) -> RunResult:
             say("run", f"{folder.id} is finished already: nothing to do")
             return result
 
+        require_memory(folder, config, base, tokenizer)
         with open_run(folder, config, base, tokenizer, store, origin, asked) as run:
             make_up_evaluations(run)
             for step in run.milestones():

@@ -5,10 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from gpt2core.memory_plan import gigabytes
 from gpt2core.miniature import is_small
-from gpt2core.run_length import duration
-from tasks.console import bytes_text
+from gpt2core.quantities import bytes_text, duration, gigabytes
 from tasks.plan import Plan, sentences
 
 

@@ -14,7 +14,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tasks.console import bytes_text, console
+from gpt2core.quantities import bytes_text
+from tasks.console import console
 from tasks.run_result import RunResult
 
 

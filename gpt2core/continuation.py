@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from configs.errors import UserError
 from gpt2core.key_value_cache import KeyValueCache
+from gpt2core.machine_memory import free_bytes
 from gpt2core.model import GPT2
+from gpt2core.quantities import gigabytes
 from gpt2core.token_choice import SeenNgrams, TokenChoice, penalise_repetition
 
 UNIFORMS = 256
@@ -174,10 +175,10 @@ def _allocate(model: GPT2, rows: int, positions: int) -> KeyValueCache:
     config, weight = model.config, model.wte.weight
     capacity = min(config.n_ctx, positions)
     needed = 2 * config.n_layer * rows * capacity * config.n_embd * weight.element_size()
-    free = psutil.virtual_memory().available if weight.device.type == "cpu" else needed
+    free = free_bytes() if weight.device.type == "cpu" else needed
     if needed > free:
         raise UserError(
-            f"{rows:,} samples at once need {needed / 1e9:,.1f} GB for keys and values, and {free / 1e9:,.1f} GB are free: "
+            f"{rows:,} samples at once need {gigabytes(needed)} for keys and values, and {gigabytes(free)} are free: "
             "lower batch_size, or give fewer rows."
         )
     try:

@@ -19,7 +19,7 @@ from gpt2core.lens import run_blocks
 from gpt2core.likelihood import BATCH
 from gpt2core.model import GPT2
 from gpt2core.precision import WorkingCopy, choose_dtype
-from gpt2core.rehearsal import Ledger, Workload
+from gpt2core.rehearsal import Ledger, Workload, by_rows
 from gpt2core.scoring import score_targets
 
 SAMPLES = 8
@@ -45,7 +45,11 @@ def evaluation_bytes(work: Workload) -> int:
     positions, dtype = _positions(config, evaluate), choose_dtype(train.dtype, device, config.n_embd)
     caches = 8 * config.n_layer * config.n_embd * positions * samples_at_once(config, train, evaluate)
     stages = [
-        _scoring(config, device, dtype, train.batch_size, config.n_ctx, work.mask_documents),
+        by_rows(
+            lambda rows: _scoring(config, device, dtype, rows, config.n_ctx, work.mask_documents),
+            train.batch_size,
+            config.n_ctx,
+        ),
         caches + _scoring(config, device, torch.float32, 1, positions, False),  # the longest prompt is read at once
     ]
     if evaluate.canaries:

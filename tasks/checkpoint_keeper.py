@@ -13,11 +13,12 @@ from configs.schema import RunConfig
 from gpt2core.background_saver import BackgroundSaver
 from gpt2core.checkpoint import Snapshot, find_checkpoints, find_damage, take_snapshot, write_checkpoint
 from gpt2core.checkpoint_weights import FROZEN
+from gpt2core.quantities import bytes_text
 from gpt2core.ranking import costs_by_step
 from gpt2core.retention import prune
 from gpt2core.tokenizer import Tokenizer
 from gpt2core.trainer import StepsDone, Trainer
-from tasks.console import bytes_text, say, warn
+from tasks.console import say, warn
 from tasks.run_folder import RunFolder
 
 SPARE_BYTES = 1 << 20  # for the small files

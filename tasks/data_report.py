@@ -19,8 +19,9 @@ from configs.schema import RunConfig
 from gpt2core.config import GPT2Config
 from gpt2core.corpus_report import OVERLAP, CorpusReport, report_on
 from gpt2core.model_folder import read_config
+from gpt2core.quantities import bytes_text, duration
 from gpt2core.token_store import TokenStore
-from tasks.console import bytes_text, console
+from tasks.console import console
 from tasks.tracking import create_experiment
 
 BAR = 40
@@ -128,12 +129,5 @@ def _lines(report: CorpusReport, store: TokenStore, n_ctx: int, seconds: float, 
             f"{report.shared_hashes:,} texts in both splits; {report.overlapping:.2%} of {report.probes:,} held-out "
             f"passages of {OVERLAP} tokens stand in the training text",
         ),
-        ("one epoch", f"about {_duration(seconds)} on this machine{cost}"),
+        ("one epoch", f"about {duration(seconds)} on this machine{cost}"),
     ]
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:,.0f} seconds"

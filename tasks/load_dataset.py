@@ -8,7 +8,8 @@ from prefect.cache_policies import NO_CACHE
 from configs.schema import DataSettings
 from gpt2core.corpus_index import CorpusIndex
 from gpt2core.documents import SourceFile, find_files
-from tasks.console import bytes_text, say
+from gpt2core.quantities import bytes_text
+from tasks.console import say
 from tasks.workspace import Workspace
 
 

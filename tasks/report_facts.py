@@ -14,8 +14,8 @@ from configs.errors import UserError
 from gpt2core.checkpoint import find_checkpoints, read_state
 from gpt2core.lens_maps import HeatMap, guesses_across, rankings_across, watched_across
 from gpt2core.manifest import Manifest, read_manifest
+from gpt2core.quantities import bytes_text
 from gpt2core.ranking import costs_by_step
-from tasks.console import bytes_text
 from tasks.lens import recorded_histories
 from tasks.report_charts import Chart, chart, series, smoothed
 from tasks.report_figures import (

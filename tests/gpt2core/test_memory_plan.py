@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from configs.errors import UserError
-from configs.schema import TrainSettings
-from gpt2core import miniature
+from configs.schema import EvaluateSettings, TrainSettings
+from gpt2core import miniature, rehearsal
 from gpt2core.config import RELEASED_SIZES, GPT2Config
-from gpt2core.memory_plan import choose_batch, extra_of_blocks, keep_within, largest_batch, predict
+from gpt2core.memory_plan import at_most, choose_batch, extra_of_blocks, in_parts, keep_within, largest_batch, predict, remedy
 from gpt2core.miniature import measure
 from gpt2core.model import GPT2
 from gpt2core.rehearsal import Workload, rehearse
@@ -138,3 +138,55 @@ def test_limits_are_obeyed_by_recomputing_no_more_than_that_takes(config: GPT2Co
         keep_within(least // 2, work, PROCESS)
     for limit, blocks in zip((full, (full + least) // 2, least), ways, strict=True):
         assert measured_anew(work.with_settings(recompute_blocks=blocks)) <= limit
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"dtype": "bfloat16"},
+        {"optimizer": "muon"},
+        {"trainable": ["lora"]},
+        {"batch_size": 1, "recompute_blocks": 3},
+        {"batch_size": 64, "accumulate": 4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        replace(SMALL, dropout=0.1),
+        GPT2Config(300, 512, 64, 4, 2, 0.1),
+        GPT2Config(5000, 16, 32, 2, 1),
+        GPT2Config(3, 1, 8, 2, 1),
+    ],
+    ids=str,
+)
+def test_the_rough_bound_is_above_what_a_rehearsal_finds(config: GPT2Config, settings: dict[str, object]) -> None:
+    evaluation = EvaluateSettings(prompts=["a", "b" * 40], lens=True, lens_tokens=3, canaries=["my secret"])
+    for masked in (False, True):
+        work = replace(workload(config, **settings), mask_documents=masked, evaluation=evaluation)
+        assert predict(work, 0, measured=False).with_spare < at_most(work) + 10**9  # which the caller adds for libraries
+
+
+def test_the_rough_bound_holds_for_a_released_model_and_is_no_more_than_three_times_too_high() -> None:
+    work = workload(RELEASED_SIZES["124M"])
+    need = predict(work, 0, measured=False).with_spare
+    assert need < at_most(work) < 3 * need
+
+
+def test_a_very_large_batch_is_concluded_from_smaller_ones_as_it_would_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = replace(workload(batch_size=640), evaluation=EvaluateSettings(prompts=[]))
+    concluded = predict(work, 0, measured=False)
+    monkeypatch.setattr(rehearsal, "MANY_PARTS", 10**6)
+    assert predict(work, 0, measured=False) == concluded
+
+
+def test_a_batch_that_does_not_fit_is_cut_into_the_fewest_parts_that_make_up_the_same_update() -> None:
+    assert in_parts(100_000, 7_197) == (7143, 14)
+    assert in_parts(64, 32) == (32, 2)
+    work = workload(batch_size=64, accumulate=3)
+    budget = predict(workload(batch_size=32), PROCESS, measured=False).with_spare
+    assert "Use train.batch_size 32 with train.accumulate 6 (or train.batch_size auto)" in remedy(work, budget, PROCESS)
+    assert remedy(work, PROCESS, PROCESS).startswith("Not even a single window fits")
