@@ -100,21 +100,23 @@ def file_hash(path: Path) -> str:
 
 def require_place(path: Path) -> None:
     """Raises UserError where a file of this name cannot be written, before any work is done for it."""
-    if not path.parent.is_dir():
-        raise UserError(f"The folder {path.parent} does not exist: create it, or choose another --output.")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: choose a file as --output.")
-    _try_out(path.parent, path)
+    with named_write_errors(path):
+        if not path.parent.is_dir():
+            raise UserError(f"The folder {path.parent} does not exist: create it, or choose another --output.")
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: choose a file as --output.")
+        _try_out(path.parent)
 
 
 def require_folder(path: Path) -> None:
     """Raises UserError where nothing can be written into a folder of this name, which need not be there yet."""
-    _try_out(next(place for place in (path, *path.absolute().parents) if place.exists()), path)
+    with named_write_errors(path):
+        _try_out(next(place for place in (path, *path.absolute().parents) if place.exists()))
 
 
-def _try_out(folder: Path, target: Path) -> None:
+def _try_out(folder: Path) -> None:
     """Make a file without a name: permissions alone do not say whether a file system takes any."""
-    with named_write_errors(target), TemporaryFile(dir=folder):
+    with TemporaryFile(dir=folder):
         pass
 
 
