@@ -165,16 +165,17 @@ def test_the_rough_bound_holds_for_a_released_model_and_is_no_more_than_three_ti
 
 
 def test_a_very_large_batch_is_concluded_from_smaller_ones_as_it_would_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    work = replace(workload(batch_size=400), evaluation=EvaluateSettings(prompts=[]))
+    work = replace(workload(batch_size=97), evaluation=EvaluateSettings(prompts=[]))
+    monkeypatch.setattr(dry_run, "MANY_PARTS", 2)
     concluded = predict(work, 0, measured=False)
     monkeypatch.setattr(dry_run, "MANY_PARTS", 10**6)
-    assert predict(work, 0, measured=False) == concluded
+    assert predict(work, 0, measured=False).with_spare == pytest.approx(concluded.with_spare, rel=0.03)
 
 
 def test_a_batch_that_does_not_fit_is_cut_into_the_fewest_parts_that_make_up_the_same_update() -> None:
     assert in_parts(100_000, 7_197) == (7143, 14)
     assert in_parts(64, 32) == (32, 2)
     work = workload(batch_size=64, accumulate=3)
-    budget = predict(workload(batch_size=32), PROCESS, measured=False).with_spare
+    budget = predict(workload(batch_size=33, accumulate=3), PROCESS, measured=False).with_spare
     assert "Use train.batch_size 32 with train.accumulate 6 (or train.batch_size auto)" in remedy(work, budget, PROCESS)
     assert remedy(work, PROCESS, PROCESS).startswith("Not even a single window fits")
