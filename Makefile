@@ -38,11 +38,12 @@ test-kernels: $(READY) ## run what depends on the processor, as each lesser proc
 test-faults: $(READY) ## run the long proofs: kills, faults, full training runs
 	@$(BIN)/pytest -m slow $(ARGS)
 
-lint: $(READY) ## check style, formatting, types and who imports whom
+lint: $(READY) ## check style, formatting, types, who imports whom, and that what is imported is declared
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/deptry .
 
 clean: ## remove caches and build leftovers; runs and .venv stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -17,11 +17,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from configs.schema import RunConfig
+from gpt2core.machine.quantities import bytes_text, duration
 from gpt2core.model.config import GPT2Config
 from gpt2core.store.report import OVERLAP, CorpusReport, report_on
 from gpt2core.store.token_store import TokenStore
 from gpt2core.weights.model_folder import read_config
-from tasks.terminal.console import bytes_text, console
+from tasks.terminal.console import console
 from tasks.tracking.mlflow_mirror import create_experiment
 
 BAR = 40
@@ -131,12 +132,5 @@ def _lines(report: CorpusReport, store: TokenStore, n_ctx: int, seconds: float, 
             f"{report.shared_hashes:,} texts in both splits; {report.overlapping:.2%} of {report.probes:,} held-out "
             f"passages of {OVERLAP} tokens stand in the training text",
         ),
-        ("one epoch", f"about {_duration(seconds)} on this machine{cost}"),
+        ("one epoch", f"about {duration(seconds)} on this machine{cost}"),
     ]
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:,.0f} seconds"
