@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-import tasks  # noqa: F401  # first: it points Prefect at the tests' workspace
 from prefect import flow, get_client
 
+import tasks  # noqa: F401  # first: it points Prefect at the tests' workspace
 from configs.errors import UserError
 from configs.schema import RunConfig
 from tasks.scheduling.deployments import (

@@ -5,19 +5,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
-
-import tasks  # noqa: F401  # first: it points Prefect at the tests' workspace
 from prefect import flow, get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.states import Cancelling, Completed, Crashed, Pending, Running, Scheduled
 
+import tasks  # noqa: F401  # first: it points Prefect at the tests' workspace
 from tasks.runs.flow_run_locks import FlowRunLock, Record
 from tasks.scheduling.recovery import kill_the_hopeless, mend_what_died, reconcile_flow_runs, requeue
 from tasks.workspace.folders import Workspace
@@ -51,13 +50,13 @@ def no_locks() -> Iterator[None]:
         file.unlink()
 
 
-def begun(client: SyncPrefectClient, deployment: UUID, state: State, record: Record = Record()) -> tuple[FlowRun, FlowRunLock]:
+def begun(client: SyncPrefectClient, deployment: UUID, state: State, deaths: int = 0) -> tuple[FlowRun, FlowRunLock]:
     """A flow run in that state, and its lock, which nobody holds."""
     flow_run = client.create_flow_run_from_deployment(deployment)
     client.set_flow_run_state(flow_run.id, state, force=True)
     lock = FlowRunLock.of(Workspace.current(), flow_run.id)
     with lock.taken():
-        lock.write(record)
+        lock.write(Record(deaths=deaths))
     return flow_run, lock
 
 
@@ -74,13 +73,13 @@ def test_a_dead_night_is_resumed_after_a_back_off(client: SyncPrefectClient, dep
     found = state_of(client, flow_run)
     assert found.name == "AwaitingRetry"
     assert found.state_details.scheduled_time is not None
-    assert 40 < (found.state_details.scheduled_time - datetime.now(timezone.utc)).total_seconds() <= 60
+    assert 40 < (found.state_details.scheduled_time - datetime.now(UTC)).total_seconds() <= 60
     assert lock.read().deaths == 1
     assert reconcile_flow_runs(Workspace.current(), client) == {}
 
 
 def test_each_death_doubles_the_wait_and_the_last_attempt_gives_up(client: SyncPrefectClient, deployment: UUID) -> None:
-    flow_run, lock = begun(client, deployment, Running(), Record(deaths=1))
+    flow_run, lock = begun(client, deployment, Running(), deaths=1)
     reconcile_flow_runs(Workspace.current(), client)
     assert "goes on from its last checkpoint in 120 s" in str(state_of(client, flow_run).message)
     client.set_flow_run_state(flow_run.id, Running(), force=True)
@@ -152,6 +151,6 @@ def test_what_was_stopped_in_good_order_begins_again_without_a_wait(client: Sync
     found = state_of(client, stopped)
     assert found.name == "AwaitingRetry"
     assert found.state_details.scheduled_time is not None
-    assert found.state_details.scheduled_time <= datetime.now(timezone.utc)
+    assert found.state_details.scheduled_time <= datetime.now(UTC)
     assert lock.read().deaths == 0
     assert state_of(client, ended).is_completed()

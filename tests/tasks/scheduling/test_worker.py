@@ -1,14 +1,14 @@
 """Which of a deployment's due flow runs begins."""
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-import tasks  # noqa: F401  # first: it points Prefect at the tests' workspace
 from prefect.client.schemas.responses import FlowRunResponse
 
+import tasks  # noqa: F401  # first: it points Prefect at the tests' workspace
 from tasks.scheduling.worker import choose
 
-NOON = datetime(2026, 11, 27, 12, tzinfo=timezone.utc)
+NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 
 
 def due(name: str, minutes: int, auto_scheduled: bool = True, run_count: int = 0) -> FlowRunResponse:

@@ -30,7 +30,7 @@ def test_who_comes_later_finds_the_servers_and_is_refused(tmp_path: Path) -> Non
         "",
         "",
     )
-    with pytest.raises(UserError, match="runs already: Prefect http://127.0.0.1:4999; stop"):
+    with pytest.raises(UserError, match=r"runs already: Prefect http://127\.0\.0\.1:4999; stop"):
         refuse_second(workspace)
     stop_leftovers(workspace)
     assert servers[0].exit_code() is not None
