@@ -38,6 +38,9 @@ test-kernels: $(READY) ## run what depends on the processor, as each lesser proc
 test-faults: $(READY) ## run the long proofs: kills, faults, full training runs
 	@$(BIN)/pytest -m slow $(ARGS)
 
+test-recovery: $(READY) ## kill training, worker and servers at any moment and show what became of it as a table
+	@$(BIN)/pytest tests/faults/test_recovery.py tests/faults/test_nights.py $(ARGS)
+
 lint: $(READY) ## check style, formatting, types, who imports whom, and that what is imported is declared
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

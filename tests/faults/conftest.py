@@ -125,6 +125,14 @@ class Up:
         """The newest run folder of a config's name."""
         return next((run for run in all_runs(self.workspace) if run.id.startswith(f"{name}-")), None)
 
+    def step(self, name: str) -> int:
+        """How many updates of the run are on its record."""
+        run = self.run_of(name)
+        try:
+            return run.metrics.path.read_bytes().count(b"\n") if run else 0
+        except FileNotFoundError:
+            return 0
+
     def config(self, name: str, text: Path, **sections: dict[str, object]) -> str:
         """Path of a config of a tiny model; `sections` lie above what it says."""
         settings: dict[str, dict[str, object]] = {

@@ -72,7 +72,7 @@ def test_everything_killed_at_once_is_found_and_ends_with_the_same_weights(
     up.gpt2flow("deploy", up.config("undisturbed", folder, **train))
     up.gpt2flow("deploy", up.config("killed", folder, **train))
     up.gpt2flow("trigger", "killed")
-    wait_until(lambda: (run := up.run_of("killed")) and len(run.metrics.rows()) > 700)
+    wait_until(lambda: up.step("killed") > 700)
     up.kill("up", "worker", "Prefect", "MLflow", "training")
     wait_until(lambda: up.run_of("killed").state() == "stopped")
     up.start()
@@ -88,11 +88,11 @@ def test_everything_killed_at_once_is_found_and_ends_with_the_same_weights(
 def test_ctrl_c_stops_everything_and_what_trains_goes_on_at_the_next_start(up: Any, wait_until: Any, folder: Path) -> None:
     up.gpt2flow("deploy", up.config("stopped", folder, train={"steps": 8000, "checkpoint_every": 4000}))
     up.gpt2flow("trigger", "stopped")
-    wait_until(lambda: (run := up.run_of("stopped")) and len(run.metrics.rows()) > 300)
+    wait_until(lambda: up.step("stopped") > 300)
     up.stop()
     assert not up.alive()
     assert not up.pids()
-    stopped_at = len(up.run_of("stopped").metrics.rows())
+    stopped_at = up.step("stopped")
     assert up.run_of("stopped").state() == "stopped"
     up.start()
     wait_until(lambda: up.ended("stopped"))
