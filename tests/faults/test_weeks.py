@@ -85,10 +85,8 @@ def test_three_weeks_of_nights_lose_nothing_and_double_nothing(
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(f"\nkilled: {killed}\nbytes a night: {growth}\nchampions: {sum(night['promoted'] for night in done)} of {NIGHTS}")
         for database in ("prefect/prefect.db", "mlflow/mlflow.db"):
-            print(
             print(f"{database}: {(up.workspace.root / database).stat().st_size:,} bytes")
         print(f"flow runs: {len(up.flow_runs('weeks'))}")
-            )
     week = max(1, len(growth) // 3)
     assert sum(growth[-week:]) < 3 * sum(growth[:week])
 
