@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import getpass
 import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import IO
 
 import torch
 
 from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.machine.devices import choose_device
+from gpt2core.machine.lock import locked
 from tasks.runs.flow_run_locks import note_progress
 from tasks.terminal.console import begin
 
@@ -36,34 +34,30 @@ def device_for(config: RunConfig) -> Iterator[None]:
     The lock is the file system's, so a kill frees it.
     """
     device = _name(choose_device(config.train.device))
-    with _file(device).open("a+", encoding="utf-8") as lock:
-        if not _locked(lock):
-            _stand_aside(config, device, lock)
-        lock.truncate(0)
-        lock.write(f"'{config.name}' (process {os.getpid()} since {datetime.now():%Y-%m-%d %H:%M:%S})")
-        lock.flush()
+    file = _file(device)
+    with ExitStack() as stack:
+        if not _is_taken(file, stack):
+            _stand_aside(config, device, file, stack)
+        file.write_text(f"'{config.name}' (process {os.getpid()} since {datetime.now():%Y-%m-%d %H:%M:%S})", encoding="utf-8")
         yield
 
 
-def _stand_aside(config: RunConfig, device: str, lock: IO[str]) -> None:
-    lock.seek(0)
-    holder = lock.read() or "another run"
+def _stand_aside(config: RunConfig, device: str, file: Path, stack: ExitStack) -> None:
+    holder = file.read_text(encoding="utf-8") or "another run"
     if config.schedule.when_busy == "skip":
-        raise DeviceBusyError(
-            f"{device} is taken by {holder}: wait for it, or let the run wait with --schedule.when_busy queue."
-        )
+        raise DeviceBusyError(f"{device} is taken by {holder}: wait for it, or let the run wait: --schedule.when_busy queue.")
     begin("device", f"waiting until {device} is free: {holder} trains on it")
-    while not _locked(lock):
+    while not _is_taken(file, stack):
         note_progress()  # standing in the queue is nothing that a watchdog should end
         time.sleep(LOOK_INTERVAL)
 
 
-def _locked(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _is_taken(file: Path, stack: ExitStack) -> bool:
+    """Whether this process has the lock now, until the stack is closed."""
+    with suppress(BlockingIOError):
+        stack.enter_context(locked(file, wait=False))
+        return True
+    return False
 
 
 def _name(device: torch.device) -> str:
@@ -71,6 +65,6 @@ def _name(device: torch.device) -> str:
 
 
 def _file(device: str) -> Path:
-    folder = Path(os.environ.get(LOCKS) or Path(tempfile.gettempdir()) / f"gpt2flow-{getpass.getuser()}")
+    folder = Path(os.environ.get(LOCKS) or Path(tempfile.gettempdir()) / f"gpt2flow-{os.getuid()}")
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{device.replace(':', '-')}.lock"
