@@ -31,7 +31,7 @@ HUB_NAMES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Everything the page shows. What could not be known is None, and `notes` say why in sentences."""
 
     name: str
@@ -59,8 +59,8 @@ class Plan:
         return self.need.with_spare <= self.budget
 
 
-def make_plan(config: RunConfig) -> Plan:
-    """Plan a run; takes seconds, for the largest models a minute. Raises UserError where the config cannot be worked out."""
+def plan_run(config: RunConfig) -> RunPlan:
+    """RunPlan a run; takes seconds, for the largest models a minute. Raises UserError where the config cannot be worked out."""
     notes: list[str] = []
     sizes, windows = _sizes(config, notes), _windows_per_epoch(config, notes)
     work = workload(config, sizes)
@@ -80,7 +80,7 @@ def make_plan(config: RunConfig) -> Plan:
     length = length_of(work.settings, sizes.n_ctx, windows, seconds)
     if not length.steps:
         notes.append("The number of steps is not known yet: run gpt2flow encode with the same config first.")
-    return Plan(
+    return RunPlan(
         name=config.name,
         work=work,
         place=accelerator_name() or "processor" if work.device.type != "cpu" else "processor",
@@ -168,7 +168,7 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def sentences(plan: Plan) -> Iterator[str]:
+def sentences(plan: RunPlan) -> Iterator[str]:
     """What a reader should do about it."""
     disk = plan.checkpoint * plan.checkpoints
     if not plan.fits and not plan.work.settings.memory_limit:  # a limit that is too low has a sentence of its own

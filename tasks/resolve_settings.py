@@ -42,7 +42,7 @@ LIBRARIES = 1_000_000_000
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def settle(config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore) -> tuple[RunConfig, str]:
+def resolve_settings(config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore) -> tuple[RunConfig, str]:
     """The config with its steps, batch_size and accumulate as numbers, obeying memory_limit, and the id of what was asked.
 
     What a run of the same wishes has found is taken over, so that the same command goes on with the same run. Raises
@@ -170,11 +170,11 @@ def _within_limit(work: Workload) -> Workload:
     assert limit
     begin("memory", f"looking for the fastest way to stay within {gigabytes(limit)}")
     way = keep_within(limit, work, process_bytes(work))
-    say("memory", describe(way, work.config.n_layer))
+    say("memory", describe_thrift(way, work.config.n_layer))
     return work.with_settings(recompute_blocks=way.recompute_blocks, save_beside=way.saves_beside and work.settings.save_beside)
 
 
-def describe(way: Thrift, n_layer: int) -> str:
+def describe_thrift(way: Thrift, n_layer: int) -> str:
     """What staying within a limit takes."""
     recomputed = (
         f"{way.recompute_blocks} of {n_layer} blocks are recomputed" if way.recompute_blocks else "nothing is recomputed"

@@ -98,11 +98,11 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> 
             write_sealed(temporary / "state.json", {**_as_json(snapshot.training), "versions": _versions(), **snapshot.state})
             files = sorted(temporary.iterdir())
             hashes = list(pool.map(file_hash, files))
-        write_manifest(temporary, {file.name: digest for file, digest in zip(files, hashes, strict=True)})
+        write_checkpoint_manifest(temporary, {file.name: digest for file, digest in zip(files, hashes, strict=True)})
     return checkpoint
 
 
-def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
+def write_checkpoint_manifest(folder: Path, hashes: dict[str, str]) -> None:
     """Write what `find_damage` compares the folder's files with."""
     write_sealed(folder / MANIFEST, {"schema_version": SCHEMA_VERSION, "files": hashes})
 

@@ -19,7 +19,7 @@ PATTERNS = [
 LOCAL_ALTERNATIVE = "or give a local folder with OpenAI's or Hugging Face's files"
 
 
-def resolve_base(reference: str) -> Path:
+def find_base_folder(reference: str) -> Path:
     """The local folder of a base model; hub:OWNER/NAME is downloaded into the Hub's cache, or found there.
 
     Raises UserError where the folder does not exist or the download is not possible.

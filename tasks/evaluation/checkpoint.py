@@ -29,7 +29,7 @@ from tasks.evaluation.evaluate_step import Subject, evaluate_step
 from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace
 
-Row = dict[str, float]
+EvaluationRow = dict[str, float]
 
 
 def leave_row(folder: RunFolder, step: int) -> None:
@@ -40,20 +40,20 @@ def leave_row(folder: RunFolder, step: int) -> None:
     with locked(_file(folder, step, "lock")):
         if read_row(folder, step) is None and step not in {row["step"] for row in folder.evaluations.rows()}:
             of = identity(folder, step)  # first: the settings may change when a run is resumed meanwhile
-            write_json(_file(folder, step, "row"), {"of": of, "row": evaluate_checkpoint(folder, step)})
+            write_json(_file(folder, step, "row"), {"of": of, "row": evaluate_saved_step(folder, step)})
 
 
-def read_row(folder: RunFolder, step: int) -> Row | None:
+def read_row(folder: RunFolder, step: int) -> EvaluationRow | None:
     """The row that a process has left, if it is of the checkpoint and the settings that are there now."""
     try:
         found = json.loads(_file(folder, step, "row").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    row: Row = found["row"]
+    row: EvaluationRow = found["row"]
     return row if found["of"] == identity(folder, step) else None
 
 
-def take_row(folder: RunFolder, step: int) -> Row | None:
+def take_row(folder: RunFolder, step: int) -> EvaluationRow | None:
     """As `read_row`; what was only there to hand the row over is removed."""
     row = read_row(folder, step)
     if row is not None:
@@ -80,7 +80,7 @@ def identity(folder: RunFolder, step: int) -> str:
     return hashlib.sha256(json.dumps([folder.id, step, hashes, settings], sort_keys=True).encode()).hexdigest()
 
 
-def evaluate_checkpoint(folder: RunFolder, step: int) -> Row:
+def evaluate_saved_step(folder: RunFolder, step: int) -> EvaluationRow:
     """Evaluate the run's checkpoint of this step as training itself would, on the same device in the same numbers."""
     path = folder.checkpoint_path(step)
     if damage := find_damage(Checkpoint(path, step), folder.id):

@@ -15,7 +15,7 @@ from gpt2core.training.run_length import length_of
 from gpt2core.training.trainer import DivergedError
 from tasks.evaluation.checkpoint import steps_in_hand
 from tasks.finetuning.finetune_run import FinetuneRun
-from tasks.runs.evaluation_files import damaged_files
+from tasks.runs.evaluation_files import damaged_evaluation_files
 from tasks.runs.run_folder import RunFolder
 from tasks.runs.start import Origin
 from tasks.terminal.console import say, warn
@@ -86,7 +86,7 @@ def _cut_back(folder: RunFolder, step: int, state: dict[str, Any]) -> None:
     for made in folder.lens.glob("step-*"):
         if made.name not in pictured:
             remove_folder(made)
-    for damaged in damaged_files(folder):
+    for damaged in damaged_evaluation_files(folder):
         warn("evaluation", f"{damaged} is not what was written: what is shown of that step may be wrong, the weights are not")
 
 

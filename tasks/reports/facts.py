@@ -19,7 +19,7 @@ from tasks.reports.charts import Chart, chart, series, smoothed
 from tasks.reports.figures import (
     DetailTable,
     FigureRow,
-    Row,
+    StepFigures,
     detail_tables,
     evenly,
     figure_charts,
@@ -129,12 +129,12 @@ def _state(folder: RunFolder, known: dict[str, Any], result: dict[str, Any]) -> 
     return f"{state}, {done}{version}"
 
 
-def _best(rows: list[Row], config: dict[str, Any]) -> int | None:
+def _best(rows: list[StepFigures], config: dict[str, Any]) -> int | None:
     costs = costs_by_step(rows, config.get("evaluate", {}).get("best_by", "val_loss"))
     return min(costs, key=lambda step: costs[step]) if costs else None
 
 
-def _headlines(rows: list[Row], best: int | None) -> list[Headline]:
+def _headlines(rows: list[StepFigures], best: int | None) -> list[Headline]:
     if not rows:
         return []
     first, at_best = rows[0], next(row for row in rows if row["step"] == best)
@@ -142,7 +142,7 @@ def _headlines(rows: list[Row], best: int | None) -> list[Headline]:
     return [Headline(name_of(key), text_of(key, first[key]), text_of(key, at_best[key])) for key in there]
 
 
-def _warnings(rows: list[Row], copied_tokens: int) -> list[str]:
+def _warnings(rows: list[StepFigures], copied_tokens: int) -> list[str]:
     """What of the last evaluation should make its reader doubt."""
     if not rows:
         return []
@@ -160,7 +160,7 @@ def _warnings(rows: list[Row], copied_tokens: int) -> list[str]:
     return found
 
 
-def _curves(folder: RunFolder, rows: list[Row]) -> list[Chart]:
+def _curves(folder: RunFolder, rows: list[StepFigures]) -> list[Chart]:
     metrics, timing = folder.metrics.rows(), folder.timing.rows()
     losses = [row["loss"] for row in metrics]
     steps = [row["step"] for row in metrics]

@@ -13,7 +13,7 @@ import xxhash
 
 from gpt2core.machine.durable import fsync
 
-Row = Mapping[str, float]
+MetricsRow = Mapping[str, float]
 PIECE = 1 << 22  # bytes read at once
 
 
@@ -35,7 +35,7 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Iterable[MetricsRow]) -> None:
         """Add rows and hand them to the operating system at once."""
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -26,7 +26,7 @@ def resolve_model(reference: str | None) -> Path:
     if reference.startswith("models:/"):
         return _from_registry(reference)
     if reference.startswith("hub:") or Path(reference).is_dir():
-        return hub.resolve_base(reference)
+        return hub.find_base_folder(reference)
     return best_checkpoint(find_run(Workspace.current(), reference))
 
 
