@@ -154,7 +154,6 @@ def describe(way: Thrift, n_layer: int) -> str:
 def _settled_before(*asked: str) -> dict[str, Any]:
     """Steps and batch of the run that the same wishes led to, if there is one."""
     for run in all_runs(Workspace.current()):
-        known = run.read("run")
-        if known.get("asked") in asked:
-            return {name: known["config"]["train"][name] for name in ("steps", "batch_size", "accumulate")}
+        if run.record.asked in asked:
+            return run.record.config.train.model_dump(include={"steps", "batch_size", "accumulate"})
     return {}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
-from uuid import uuid4
 
 from configs.errors import UserError
 from gpt2core.checkpoints.checkpoint import Checkpoint, newest_valid, read_state, remove_leftovers, restore, set_aside
@@ -17,6 +15,7 @@ from tasks.evaluation.checkpoint import steps_in_hand
 from tasks.finetuning.finetune_run import FinetuneRun
 from tasks.runs.evaluation_files import damaged_files
 from tasks.runs.run_folder import RunFolder
+from tasks.runs.run_record import Change, RunRecord
 from tasks.runs.start import Origin
 from tasks.terminal.console import say, warn
 from tasks.tracking.mlflow_mirror import flatten
@@ -33,7 +32,8 @@ def start_or_resume(run: FinetuneRun, origin: Origin | None, asked: str) -> None
     state = read_state(checkpoint) if checkpoint else {}
     if first := checkpoint or (origin.checkpoint if origin else None):
         restore(trainer, first)
-    trainer.batch_cuts |= {int(update): pieces for update, pieces in folder.read("run").get("splits", {}).items()}
+    if record := folder.read_record():
+        trainer.batch_cuts |= record.batch_cuts
     trainer.callbacks.append(run)
     _cut_back(folder, trainer.step, state)
     (folder.path / "failure.json").unlink(missing_ok=True)
@@ -92,19 +92,20 @@ def _cut_back(folder: RunFolder, step: int, state: dict[str, Any]) -> None:
 
 def _describe(run: FinetuneRun, state: dict[str, Any], origin: Origin | None, asked: str) -> None:
     """run.json: what is known from before stays; a damaged one is restored from the checkpoint's state."""
-    known = run.folder.read("run") or {name: state[name] for name in ("mlflow_run_id", "key", "config") if state.get(name)}
     config = run.config.model_dump()
-    before, now = flatten(known.get("config", config)), flatten(config)
+    new = RunRecord(id=run.folder.id, store=run.store.hash, settings=config)
+    restored = {name: state[name] for name in ("mlflow_run_id", "key", "config") if state.get(name)}
+    known = run.folder.read_record() or RunRecord.model_validate({**new.as_json(), **restored})
+    before, now = flatten(known.settings), flatten(config)
     changes = {name: [before.get(name), now[name]] for name in now if before.get(name) != now[name]}
-    first = {"key": uuid4().hex, "started": datetime.now().isoformat(timespec="seconds"), "changes": []}
-    written = {**first, **known, "id": run.folder.id, "store": run.store.hash, "config": config}
-    if origin is not None:
-        written["origin"] = origin.as_dict()
-    if asked:
-        written["asked"] = asked
-    if changes:
-        written["changes"] = [*written["changes"], {"step": run.trainer.step, "settings": changes}]
-    run.folder.write("run", written)
+    change = [Change(step=run.trainer.step, settings=changes)] if changes else []
+    update = {
+        "settings": config,
+        "changes": [*known.changes, *change],
+        "origin": origin.recorded() if origin else known.origin,
+        "asked": asked or known.asked,
+    }
+    run.folder.write_record(known.model_copy(update=update))
 
 
 def rewind(run: FinetuneRun, diverged: DivergedError) -> None:

@@ -15,6 +15,7 @@ from tasks.runs.find import all_runs
 from tasks.runs.identity import differences, run_id, run_id_of_0_1, weights_hash
 from tasks.runs.models import best_checkpoint
 from tasks.runs.run_folder import RunFolder
+from tasks.runs.run_record import RecordedOrigin
 from tasks.terminal.console import say
 from tasks.workspace.folders import Workspace
 
@@ -30,9 +31,9 @@ class Origin:
     checkpoint: Checkpoint
     checksum: str
 
-    def as_dict(self) -> dict[str, str | int]:
+    def recorded(self) -> RecordedOrigin:
         """For run.json."""
-        return {"path": str(self.checkpoint.path), "step": self.checkpoint.step, "checksum": self.checksum}
+        return RecordedOrigin(path=str(self.checkpoint.path), step=self.checkpoint.step, checksum=self.checksum)
 
 
 def find_origin(config: RunConfig, store: TokenStore) -> Origin | None:
@@ -78,8 +79,8 @@ def run_folder_of(config: RunConfig, base: Path | None, store: TokenStore, origi
 
 def _other_settings(folder: RunFolder, config: RunConfig) -> list[str]:
     """What a run was made with and the config says otherwise; nothing where that is not known."""
-    known = folder.read("run").get("config")
-    return differences(config, known) if known else []
+    record = folder.read_record()
+    return differences(config, record.settings) if record else []
 
 
 def _begin_afresh(folder: RunFolder) -> None:
@@ -95,10 +96,9 @@ def _begin_afresh(folder: RunFolder) -> None:
 def _recorded(config: RunConfig, store: TokenStore) -> Origin | None:
     """The origin that a run of the same settings and text has begun with: it goes on, whatever checkpoints there are by now."""
     for run in all_runs(Workspace.current()):
-        known = run.read("run")
-        origin = known.get("origin")
-        if origin and known["store"] == store.hash and _begins_as(config, known["config"]):
-            return Origin(Checkpoint(Path(origin["path"]), origin["step"]), origin["checksum"])
+        record = run.record
+        if (origin := record.origin) and record.store == store.hash and _begins_as(config, record.settings):
+            return Origin(Checkpoint(Path(origin.path), origin.step), origin.checksum)
     return None
 
 
@@ -109,7 +109,7 @@ def _begins_as(config: RunConfig, before: dict[str, Any]) -> bool:
 
 def _named(config: RunConfig, wanted: str) -> Checkpoint:
     """A step or the best one of the latest run of this name that has it, or a folder."""
-    runs = [run for run in all_runs(Workspace.current()) if run.read("run")["config"]["name"] == config.name]
+    runs = [run for run in all_runs(Workspace.current()) if run.record.name == config.name]
     if wanted == "best" and runs:
         path = best_checkpoint(runs[0])
         return Checkpoint(path, int(path.name.removeprefix("step-")))
