@@ -12,6 +12,7 @@ import yaml
 from configs.errors import UserError
 from configs.schema import BestBy, EvaluateSettings
 from gpt2core.checkpoints.checkpoint import find_checkpoints, read_state
+from gpt2core.checkpoints.state import CheckpointState
 from gpt2core.lens.maps import HeatMap, guesses_across, rankings_across, watched_across
 from gpt2core.store.manifest import Manifest, read_manifest
 from gpt2core.training.ranking import costs_by_step
@@ -101,7 +102,8 @@ def gather_facts(folder: RunFolder) -> RunFacts:
     best = _best(rows, settings.best_by)
     steps = evenly((int(row["step"]) for row in rows), MOST_STEPS, best)
     shown = [row for row in rows if row["step"] in steps]
-    revision = _git_revision(folder)
+    newest = _newest_state(folder)
+    revision = (newest and newest.git_revision) or ""
     return RunFacts(
         run=folder.id,
         state=_state(folder, record, result),
@@ -116,7 +118,7 @@ def gather_facts(folder: RunFolder) -> RunFacts:
         samples=_samples(folder, steps),
         lens=_lens(folder, steps),
         text=_text(record) if record else [],
-        identity=_identity(folder, record, result, revision),
+        identity=_identity(folder, record, result, newest),
         config=yaml.safe_dump(record.settings if record else {}, sort_keys=False, allow_unicode=True, width=100),
         commands=_commands(revision),
     )
@@ -226,7 +228,9 @@ def _store_facts(manifest: Manifest) -> list[tuple[str, str]]:
     return facts + ([("left out", dropped)] if dropped else [])
 
 
-def _identity(folder: RunFolder, record: RunRecord | None, result: dict[str, Any], revision: str) -> list[tuple[str, str]]:
+def _identity(
+    folder: RunFolder, record: RunRecord | None, result: dict[str, Any], newest: CheckpointState | None
+) -> list[tuple[str, str]]:
     parameters = f"{result['parameters']:,}" if result else ""
     speeds = [row["tokens_per_second"] for row in folder.timing.rows()]
     registered = f"models:/{result['model']}/{result['version']}, alias {result['alias']}" if result.get("version") else ""
@@ -237,11 +241,11 @@ def _identity(folder: RunFolder, record: RunRecord | None, result: dict[str, Any
         "base model": record.config.model.base if record else "",
         "parameters": parameters,
         "token store": record.store if record else "",
-        "git revision": revision,
+        "git revision": newest.git_revision if newest else "",
         "MLflow run": record.mlflow_run_id if record else "",
         "registered": registered,
         "speed": f"{median(speeds):,.0f} tokens a second in training" if speeds else "",
-        **_versions(folder),
+        "libraries": ", ".join(f"{name} {version}" for name, version in (newest.versions if newest else {}).items()),
     }
     return [(name, text) for name, text in facts.items() if text]
 
@@ -251,17 +255,8 @@ def _commands(revision: str) -> list[str]:
     return [*checkout, "gpt2flow run run.yaml   # the settings above, saved as run.yaml"]
 
 
-def _newest_state(folder: RunFolder) -> dict[str, Any]:
-    checkpoints = list(find_checkpoints(folder.checkpoints))
+def _newest_state(folder: RunFolder) -> CheckpointState | None:
+    checkpoints = find_checkpoints(folder.checkpoints)
     with suppress(OSError, UserError):
-        return read_state(checkpoints[-1]) if checkpoints else {}
-    return {}
-
-
-def _git_revision(folder: RunFolder) -> str:
-    return str(_newest_state(folder).get("git_revision") or "")
-
-
-def _versions(folder: RunFolder) -> dict[str, str]:
-    versions = _newest_state(folder).get("versions", {})
-    return {"libraries": ", ".join(f"{name} {version}" for name, version in versions.items())}
+        return read_state(checkpoints[-1]) if checkpoints else None
+    return None

@@ -10,6 +10,7 @@ from typing import Any
 from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import Checkpoint, find_checkpoints, find_damage, identity_of, read_state
+from gpt2core.checkpoints.state import CheckpointState
 from gpt2core.store.token_store import TokenStore
 from tasks.runs.find import all_runs
 from tasks.runs.identity import differences, run_id, run_id_of_0_1, weights_hash
@@ -126,7 +127,7 @@ def _named(config: RunConfig, wanted: str) -> Checkpoint:
     )
 
 
-def _unfit(config: RunConfig, store: TokenStore, state: dict[str, Any]) -> list[str]:
+def _unfit(config: RunConfig, store: TokenStore, state: CheckpointState) -> list[str]:
     """What decides about the weights and is not as in the checkpoint; where the run ends may change."""
-    found = [text for text in differences(config, state["config"]) if not text.startswith(LENGTH)]
-    return found + (["data or tokenizer give another text"] if state["store"] != store.hash else [])
+    found = [text for text in differences(config, state.settings) if not text.startswith(LENGTH)]
+    return found + (["data or tokenizer give another text"] if state.store != store.hash else [])
