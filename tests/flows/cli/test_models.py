@@ -11,7 +11,7 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import CompletionSettings
-from flows.cli.app import app
+from flows.cli.main import app
 from flows.pages.samples import DELIMITER
 from gpt2core import load_model, load_tokenizer
 from gpt2core.generation.completion import complete
