@@ -124,7 +124,8 @@ def require_memory(folder: RunFolder, config: RunConfig, base: Path | None, toke
     if need.with_spare <= budget:
         return
     sentence = f"Training needs {gigabytes(need.with_spare)} and may use {gigabytes(budget)}"
-    if folder.read("run").get("splits") or any(checkpoint.step for checkpoint in find_checkpoints(folder.checkpoints)):
+    record = folder.read_record()
+    if (record and record.batch_cuts) or any(checkpoint.step for checkpoint in find_checkpoints(folder.checkpoints)):
         warn("memory", f"{sentence}; it goes on all the same, since it did so before")
         return
     raise UserError(f"{sentence}. {remedy(work, budget, process)}")
@@ -186,7 +187,6 @@ def describe_thrift(way: Thrift, n_layer: int) -> str:
 def _settled_before(*asked: str) -> dict[str, Any]:
     """Steps and batch of the run that the same wishes led to, if there is one."""
     for run in all_runs(Workspace.current()):
-        known = run.read("run")
-        if known.get("asked") in asked:
-            return {name: known["config"]["train"][name] for name in ("steps", "batch_size", "accumulate")}
+        if run.record.asked in asked:
+            return run.record.config.train.model_dump(include={"steps", "batch_size", "accumulate"})
     return {}

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from configs.errors import UserError
-from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import Checkpoint, find_damage, recorded_hashes
 from gpt2core.machine.devices import choose_device, choose_threads
 from gpt2core.machine.dtypes import choose_dtype
@@ -75,7 +74,7 @@ def steps_in_hand(folder: RunFolder) -> set[int]:
 
 def identity(folder: RunFolder, step: int) -> str:
     """Names the step's checkpoint, bit for bit, and the settings that it is evaluated with."""
-    settings = _config(folder).evaluate.model_dump(exclude={"where"})
+    settings = folder.record.config.evaluate.model_dump(exclude={"where"})
     hashes = recorded_hashes(Checkpoint(folder.checkpoint_path(step), step))
     return hashlib.sha256(json.dumps([folder.id, step, hashes, settings], sort_keys=True).encode()).hexdigest()
 
@@ -85,7 +84,8 @@ def evaluate_saved_step(folder: RunFolder, step: int) -> EvaluationRow:
     path = folder.checkpoint_path(step)
     if damage := find_damage(Checkpoint(path, step), folder.id):
         raise UserError(f"Checkpoint {path} cannot be evaluated: {damage}.")
-    config, tokenizer = _config(folder), load_tokenizer(path)
+    record, tokenizer = folder.record, load_tokenizer(path)
+    config = record.config
     device = choose_device(config.train.device)
 
     def load(dtype: torch.dtype) -> GPT2:
@@ -97,13 +97,9 @@ def evaluate_saved_step(folder: RunFolder, step: int) -> EvaluationRow:
     choose_threads(model.config.n_embd)
     dtype = choose_dtype(config.train.dtype, device, model.config.n_embd)
     computing = model if dtype is torch.float32 else load(dtype)
-    store = open_store(Workspace.current().stores / folder.read("run")["store"], verify=False)
+    store = open_store(Workspace.current().stores / record.store, verify=False)
     copies = CopySearch(store, tokenizer) if config.evaluate.copied_tokens else None
     return evaluate_step(Subject(folder, config, step, model, computing, tokenizer, split_of_store(store, tokenizer), copies))
-
-
-def _config(folder: RunFolder) -> RunConfig:
-    return RunConfig.model_validate(folder.read("run")["config"])
 
 
 def _file(folder: RunFolder, step: int, kind: str) -> Path:

@@ -58,8 +58,9 @@ def best_checkpoint(run: RunFolder) -> Path:
 
     Damaged ones do not count. Raises UserError where there is none.
     """
-    settings = run.read("run").get("config", {}).get("evaluate", {})
-    costs = costs_by_step(run.evaluations.rows(), settings.get("best_by", EvaluateSettings().best_by))
+    record = run.read_record()
+    settings = record.config.evaluate if record else EvaluateSettings()
+    costs = costs_by_step(run.evaluations.rows(), settings.best_by)
     ranked = sorted(find_checkpoints(run.checkpoints), key=lambda c: (costs.get(c.step, math.inf), -c.step))
     for checkpoint in ranked:
         if not find_damage(checkpoint):

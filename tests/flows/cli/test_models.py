@@ -11,13 +11,14 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import CompletionSettings
-from flows.cli.app import app
+from flows.cli.main import app
 from flows.pages.samples import DELIMITER
 from gpt2core import load_model, load_tokenizer
 from gpt2core.generation.completion import complete
 from gpt2core.weights.loading import save_model
 from tasks.models.sample import follow_run
 from tasks.runs.run_folder import RunFolder
+from tasks.runs.run_record import RunRecord
 from tasks.workspace.folders import Workspace
 
 SETTINGS = CompletionSettings(max_new_tokens=12, seed=3)
@@ -123,7 +124,7 @@ def test_each_new_checkpoint_of_a_run_is_sampled_until_the_run_ends(
     monkeypatch.setenv("GPT2FLOW_HOME", str(tmp_path))
     folder = RunFolder(Workspace.current().create().runs / "followed-00000000")
     folder.path.mkdir()
-    folder.write("run", {"id": folder.id})
+    folder.write_record(RunRecord(id=folder.id, store="", settings={"name": "followed", "model": {"base": str(tiny)}}))
     model, tokenizer = load_model(tiny), load_tokenizer(tiny)
 
     def save(step: int) -> None:
