@@ -19,10 +19,8 @@ from configs.errors import UserError
 from gpt2core.machine.durable import named_write_errors, write_json
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
+from gpt2core.weights import gguf_files, openai_files
 from gpt2core.weights.adapter_files import with_adapters
-from gpt2core.weights.loading import gguf_files, openai_files
-from gpt2core.weights.loading.nanogpt_files import read_nanogpt
-from gpt2core.weights.loading.pickled_tensors import read_pickled, require_tensors
 from gpt2core.weights.model_folder import (
     GPT2_ARCHITECTURE,
     PREFIX,
@@ -36,6 +34,8 @@ from gpt2core.weights.model_folder import (
     read_config,
     recognise,
 )
+from gpt2core.weights.nanogpt_files import read_nanogpt
+from gpt2core.weights.pickled_tensors import read_pickled, require_tensors
 from gpt2core.weights.tensor_files import Reader, Readers, open_tensors, save_tensors
 
 __all__ = ["load_model", "read_config", "save_config", "save_model", "save_tensors", "save_weights"]

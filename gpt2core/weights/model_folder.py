@@ -15,7 +15,7 @@ from typing import Any
 
 from configs.errors import UserError
 from gpt2core.model.config import GPT2Config
-from gpt2core.weights.loading.untrusted_files import read_object, read_text, require_own_files
+from gpt2core.weights.untrusted_files import read_object, read_text, require_own_files
 
 SAFETENSORS, SHARD_INDEX, PICKLE = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
@@ -183,13 +183,13 @@ def _index_of(prefix: Path) -> Path:
 
 
 def _nanogpt(file: Path, tanh_gelu: bool) -> NanoGPTFile:
-    from gpt2core.weights.loading.nanogpt_files import read_nanogpt_config  # needs PyTorch, which the other layouts do not
+    from gpt2core.weights.nanogpt_files import read_nanogpt_config  # needs PyTorch, which the other layouts do not
 
     return NanoGPTFile(read_nanogpt_config(file, tanh_gelu=tanh_gelu), file)
 
 
 def _gguf(file: Path) -> GGUFFile:
-    from gpt2core.weights.loading.gguf_files import read_gguf_config  # needs the library gguf
+    from gpt2core.weights.gguf_files import read_gguf_config  # needs the library gguf
 
     return GGUFFile(read_gguf_config(file), file)
 

@@ -20,8 +20,8 @@ from configs.errors import UserError
 from gpt2core.machine.durable import named_write_errors
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
-from gpt2core.weights.loading.pickled_tensors import read_pickled, require_tensors
 from gpt2core.weights.model_folder import PREFIX, sizes_by_name
+from gpt2core.weights.pickled_tensors import read_pickled, require_tensors
 from gpt2core.weights.tensor_files import Readers
 
 COMPILED = "_orig_mod."

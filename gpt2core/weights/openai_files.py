@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gpt2core.machine.durable import write_json, write_text
 from gpt2core.model.gpt2 import GPT2
-from gpt2core.weights.loading.tensor_bundle_writer import write_tensor_bundle
 from gpt2core.weights.tensor_bundle import read_tensor_bundle
+from gpt2core.weights.tensor_bundle_writer import write_tensor_bundle
 from gpt2core.weights.tensor_files import Readers
 
 NAME = "model.ckpt"
