@@ -108,8 +108,8 @@ class Tokenizer:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Every entry's id; entries are written in GPT-2's alphabet of bytes, added ones as they are."""
-        return self._core.get_vocab(with_added_tokens=True)
+        """Every entry's id, in their order; entries are written in GPT-2's alphabet of bytes, added ones as they are."""
+        return dict(sorted(self._core.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1]))
 
     @cached_property
     def merges(self) -> list[tuple[str, str]]:
