@@ -72,16 +72,20 @@ def read_gguf_vocabulary(file: Path) -> GGUFVocabulary:
     found = {key: gguf_value(reader, f"tokenizer.ggml.{key}") for key in ("model", "pre", "tokens", "token_type", "merges")}
     if found["model"] != MODEL or found["pre"] not in (SPLITTING, None):
         raise UserError(
-            f"{file} has a vocabulary of the kind {found['model']!r}, {found['pre']!r}: GPT-2 needs a byte-level BPE."
+            f"{file} has a vocabulary of the kind {found['model']!r}, {found['pre']!r}: GPT-2 needs its own byte-level BPE."
         )
-    tokens, merges = found["tokens"], found["merges"]
-    kinds = found["token_type"] or [NORMAL] * len(tokens or ())
-    pairs = [tuple(pair.split(" ")) for pair in merges or ()]
-    if not tokens or len(kinds) != len(tokens) or any(len(pair) != 2 for pair in pairs):
+    tokens, merges = _texts(found["tokens"]), _texts(found["merges"] or [])
+    kinds = found["token_type"] or [NORMAL] * len(tokens)
+    pairs = [(first, second) for first, _, second in (pair.partition(" ") for pair in merges)]
+    if not tokens or not isinstance(kinds, list) or len(kinds) != len(tokens) or not all(map(all, pairs)):
         raise UserError(f"{file} has a vocabulary that cannot be read: fetch the file again.")
     ids = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != UNUSED}
     added = {token: kinds[i] == CONTROL for token, i in ids.items() if kinds[i] in (CONTROL, USER_DEFINED)}
     return GGUFVocabulary(ids, pairs, added)
+
+
+def _texts(value: object) -> list[str]:
+    return value if isinstance(value, list) and all(isinstance(each, str) for each in value) else []
 
 
 def add_gguf_vocabulary(writer: GGUFWriter, vocabulary: GGUFVocabulary, end_of_text: int, n_vocab: int) -> None:

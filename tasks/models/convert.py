@@ -71,7 +71,7 @@ def _require_rows(model: GPT2, tokenizer: Tokenizer) -> None:
     if beyond := sorted((i, token) for token, i in tokenizer.ids.items() if i >= n_vocab):
         i, token = beyond[0]
         raise UserError(
-            f"The vocabulary's entry {token!r} has the id {i}, and the model's last is {n_vocab - 1}: they do not belong together."
+            f"The vocabulary's entry {token!r} has the id {i}, and the model's last is {n_vocab - 1}: take them from one model."
         )
 
 
