@@ -21,6 +21,7 @@ from gpt2core.store.encoding import name_of_store
 from gpt2core.store.token_store import open_store
 from gpt2core.text.tokenizer import load_tokenizer
 from gpt2core.training.run_length import RunLength, length_of
+from gpt2core.weights.model_folder import is_model_path
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import known_tokenizer
 from tasks.resolve_settings import budget_of, process_bytes, sizes_of, workload
@@ -104,7 +105,7 @@ def plan_run(config: RunConfig) -> RunPlan:
 def _sizes(config: RunConfig, notes: list[str]) -> GPT2Config:
     """Sizes of the model; those of a released one are known even where its weights are not there yet."""
     base, settings = config.model.base, config.model
-    if base != "scratch" and not base.startswith("models:/") and not Path(base).is_dir():
+    if base != "scratch" and not base.startswith("models:/") and not is_model_path(base):
         name = re.split(r"[/:]", base.rstrip("/"))[-1]
         if released := RELEASED_SIZES.get(HUB_NAMES.get(name, name)):
             if not base.startswith("hub:"):

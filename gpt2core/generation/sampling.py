@@ -1,4 +1,4 @@
-"""The two doors to generated text: `generate` from tokens to tokens, `generate_text` from text to text.
+"""The two doors to generated text: `generate` from tokens to tokens, `generate_response` from text to text.
 
 The loop is in `decoding`, the choice of a token in `token_choice`, everything about text in `completion`.
 """
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import UserError
-from configs.schema import CompletionSettings, SampleSettings
+from configs.schema import CompletionSettings
 from gpt2core.generation.completion import complete
 from gpt2core.generation.decoding import Continuation, TokenRow
 from gpt2core.generation.token_choice import TokenChoice
@@ -52,7 +52,15 @@ def generate(
     return torch.tensor([row.tokens for row in rows], device=model.wte.weight.device)
 
 
-def generate_text(model: GPT2, tokenizer: Tokenizer, prompt: str, settings: SampleSettings) -> str:
-    """The first sample's text after one prompt, without the prompt."""
-    own = {name: value for name, value in settings.model_dump().items() if name in CompletionSettings.model_fields}
-    return next(complete(model, tokenizer, [prompt], CompletionSettings(**own))).text
+def generate_response(
+    model: GPT2, tokenizer: Tokenizer, prompt: str, length: int = 20, temperature: float = 0.7, *, seed: int = 0
+) -> str:
+    """What the model answers to a prompt: only the new text, of at most `length` tokens, up to the end of text.
+
+    The 40 likeliest tokens are drawn from, as `gpt2flow sample` does. Raises UserError on values out of range.
+    """
+    if length < 1:
+        raise UserError(f"length is {length}: give at least 1 token.")
+    choice = TokenChoice(temperature, top_k=CompletionSettings().top_k)
+    settings = CompletionSettings(max_new_tokens=length, temperature=choice.temperature, top_k=choice.top_k, seed=seed)
+    return next(complete(model, tokenizer, [prompt], settings)).text
