@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from rich.markup import escape
 from rich.table import Table
 
 from configs.schema import RunConfig
@@ -119,6 +120,8 @@ def _lines(report: CorpusReport, store: TokenStore, n_ctx: int, seconds: float, 
         ("bytes", f"{both(report.bytes)}, {bytes_text(sum(report.bytes.values()))}"),
         ("tokens", f"{both(report.tokens)}, {report.tokens_per_byte:.3f} a byte"),
         ("dropped", ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items())),
+        *[("read", escape(note)) for note in report.notes],
+        *[("[yellow]warning[/]", escape(warning)) for warning in report.warnings],
         ("near-duplicates", f"{report.near_duplicates:,} of {report.compared:,} documents compared"),
         ("decode errors", f"{report.decode_errors:,}"),
         ("longest line", f"{report.longest_line:,} characters"),
