@@ -21,10 +21,10 @@ from gpt2core.store.encoding import name_of_store
 from gpt2core.store.token_store import open_store
 from gpt2core.text.tokenizer import load_tokenizer
 from gpt2core.training.run_length import RunLength, length_of
-from gpt2core.weights.model_folder import is_model_path
+from gpt2core.weights.model_folder import is_model_path, sizes_of
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import known_tokenizer
-from tasks.resolve_settings import budget_of, process_bytes, sizes_of, workload
+from tasks.resolve_settings import budget_of, process_bytes, workload
 from tasks.runs.models import resolve_base
 from tasks.workspace.folders import Workspace
 

@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from configs.errors import UserError
-from configs.schema import ModelSettings, RunConfig
+from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import find_checkpoints
 from gpt2core.machine.devices import choose_device
 from gpt2core.machine.memory import available_bytes
@@ -26,7 +26,7 @@ from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.optimizers import Optimization
 from gpt2core.training.run_length import steps_of
 from gpt2core.training.trainable import choose_trainable
-from gpt2core.weights.model_folder import read_config
+from gpt2core.weights.model_folder import sizes_of
 from tasks.runs.find import all_runs
 from tasks.runs.identity import asked_ids, weights_hash
 from tasks.runs.run_folder import RunFolder
@@ -76,14 +76,6 @@ def check_choices(config: RunConfig, base: Path | None) -> None:
 def workload(config: RunConfig, sizes: GPT2Config) -> Workload:
     """What the config asks for, of a model of these sizes."""
     return Workload(sizes, config.train, choose_device(config.train.device), config.data.mask_documents, config.evaluate)
-
-
-def sizes_of(settings: ModelSettings, base: Path | None, n_vocab: int) -> GPT2Config:
-    """Sizes of the model that a run will train."""
-    found = read_config(base) if base else None
-    given = {name: getattr(settings, name) or getattr(found, name, None) for name in ("n_ctx", "n_embd", "n_head", "n_layer")}
-    sizes: dict[str, Any] = {**given, "n_vocab": found.n_vocab if found else n_vocab, "dropout": settings.dropout}
-    return GPT2Config(**sizes)
 
 
 def process_bytes(work: Workload) -> int:

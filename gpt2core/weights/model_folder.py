@@ -14,6 +14,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from configs.errors import UserError
+from configs.schema import ModelSettings
 from gpt2core.model.config import GPT2Config
 from gpt2core.weights.untrusted_files import read_object, read_text, require_own_files
 
@@ -124,6 +125,14 @@ Found = OpenAIFolder | HuggingFaceFolder | AdapterFolder | NanoGPTFile | GGUFFil
 def read_config(path: str | Path) -> GPT2Config:
     """Sizes of the model in a folder of any known layout; raises UserError where there is none or it is not a GPT-2."""
     return recognise(path).config
+
+
+def sizes_of(settings: ModelSettings, base: Path | None, n_vocab: int) -> GPT2Config:
+    """Sizes of the model that a run will train: the base model's where there is one, else with `n_vocab` tokens."""
+    found = read_config(base) if base else None
+    given = {name: getattr(settings, name) or getattr(found, name, None) for name in ("n_ctx", "n_embd", "n_head", "n_layer")}
+    sizes: dict[str, Any] = {**given, "n_vocab": found.n_vocab if found else n_vocab, "dropout": settings.dropout}
+    return GPT2Config(**sizes)
 
 
 def weight_files(path: str | Path) -> list[Path]:
