@@ -11,7 +11,7 @@ from tasks.finetuning.result import RunResult, read_result, write_result
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import prepare_tokenizer
 from tasks.register_model import register_model
-from tasks.resolve_settings import check_choices, require_memory, settle
+from tasks.resolve_settings import check_choices, require_memory, resolve_settings
 from tasks.runs.models import resolve_base
 from tasks.runs.start import find_origin, run_folder_of
 from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
@@ -37,7 +37,7 @@ def fine_tune(config: RunConfig, files: list[SourceFile] | None = None) -> RunRe
     tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
     store = encode_to_parquet(files, config.data, tokenizer)
     with device_for(config):
-        config, asked = settle(config, base, tokenizer, store)
+        config, asked = resolve_settings(config, base, tokenizer, store)
 
         origin = find_origin(config, store)
         folder = run_folder_of(config, base, store, origin)
