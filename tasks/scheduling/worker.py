@@ -88,9 +88,10 @@ class Worker:
             return
         due = defaultdict(list)
         for flow_run in client.get_scheduled_flow_runs_for_deployments(list(deployments), datetime.now(UTC)):
-            due[flow_run.deployment_id].append(flow_run)
+            assert flow_run.deployment_id is not None
+            if not (deployments[flow_run.deployment_id].paused and is_by_schedule(flow_run)):
+                due[flow_run.deployment_id].append(flow_run)
         for deployment, flow_runs in due.items():
-            assert deployment is not None
             if "config" in deployments[deployment].parameters:
                 self._start_night(deployments[deployment], flow_runs, client)
             else:
@@ -105,11 +106,11 @@ class Worker:
         """One night at a time; of several whose time has come meanwhile the last one makes up for the others."""
         first, missed = choose(due)
         for flow_run in missed:
-            _end(flow_run, "Missed", f"Nobody was there to start it; '{first.name}' makes up for it.", client)
+            _end(flow_run, "Missed", f"It could not begin in time; '{first.name}' makes up for it.", client)
         alive = _alive(self._workspace, deployment.id, client)
         if not alive:
             self._start(first, client)
-        elif policy_of(first).when_busy == "skip" and first.auto_scheduled:
+        elif policy_of(first).when_busy == "skip" and is_by_schedule(first):
             _end(first, "Skipped", f"Flow run {alive[0]} of the same deployment was still under way.", client)
 
     def _start(self, flow_run: FlowRunResponse, client: SyncPrefectClient) -> None:
@@ -170,10 +171,15 @@ def choose(due: list[FlowRunResponse]) -> tuple[FlowRunResponse, list[FlowRunRes
     What was begun goes first, then what somebody asked for; of what the schedule alone has made only the latest counts.
     """
     begun = [flow_run for flow_run in due if flow_run.run_count]
+    scheduled = [flow_run for flow_run in due if is_by_schedule(flow_run)]
     asked = [flow_run for flow_run in due if not flow_run.run_count and not flow_run.auto_scheduled]
-    scheduled = [flow_run for flow_run in due if not flow_run.run_count and flow_run.auto_scheduled]
     first = [*begun, *asked, *scheduled[-1:]][0]
     return first, scheduled[:-1]
+
+
+def is_by_schedule(flow_run: FlowRunResponse) -> bool:
+    """Whether the schedule alone has made the flow run, and nothing of it has begun."""
+    return flow_run.auto_scheduled and not flow_run.run_count
 
 
 def _alive(workspace: Workspace, deployment: UUID, client: SyncPrefectClient) -> list[UUID]:
