@@ -21,6 +21,7 @@ from uuid import UUID
 from gpt2core.machine.lock import is_held, locked
 from tasks.workspace.folders import Workspace
 
+KEPT_LOGS = 100
 PROGRESS_INTERVAL = 1.0  # seconds; a finer time stamp is of no use
 
 
@@ -86,8 +87,11 @@ class FlowRunLock:
             yield self._take(stack)
 
     def remove(self) -> None:
-        """The flow run has come to its end. Only the holder may."""
+        """The flow run has come to its end. Only the holder may; of what flow runs wrote the latest is kept."""
         self.path.unlink(missing_ok=True)
+        logs = [log for log in self.path.parent.glob("*.log") if not log.with_suffix(".lock").exists()]
+        for old in sorted(logs, key=lambda log: log.stat().st_mtime)[:-KEPT_LOGS]:
+            old.unlink(missing_ok=True)
 
     def _take(self, stack: ExitStack) -> int | None:
         """Who got the lock of a file that was removed meanwhile has locked nothing, and takes that of the new one."""

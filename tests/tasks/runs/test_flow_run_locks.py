@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
-from tasks.runs.flow_run_locks import FlowRunLock, Record, all_locks, note_progress, working_on
+from tasks.runs.flow_run_locks import KEPT_LOGS, FlowRunLock, Record, all_locks, note_progress, working_on
 from tasks.workspace.folders import Workspace
 
 
@@ -38,6 +38,19 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_not_the_new_ones(tmp_path: P
         with lock.taken() as new:
             assert new is not None
             assert os.fstat(new).st_ino == lock.path.stat().st_ino
+
+
+def test_only_the_latest_output_of_ended_flow_runs_is_kept(tmp_path: Path) -> None:
+    locks = [FlowRunLock.of(Workspace(tmp_path), uuid4()) for _ in range(KEPT_LOGS + 5)]
+    for age, lock in enumerate(locks):
+        with lock.taken():
+            lock.log.write_text("said")
+            os.utime(lock.log, (age, age))
+    for lock in locks[1:]:
+        with lock.taken():
+            lock.remove()
+    kept = [lock.log.exists() for lock in locks]
+    assert kept == [True, *[False] * 4, *[True] * KEPT_LOGS]  # the first one has not come to its end
 
 
 def test_what_is_recorded_survives_the_process_and_half_of_it_says_nothing(tmp_path: Path) -> None:
