@@ -10,7 +10,7 @@ from tasks.finetuning.result import RunResult, read_result, write_result
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import prepare_tokenizer
 from tasks.register_model import register_model
-from tasks.resolve_settings import check_choices, settle
+from tasks.resolve_settings import check_choices, require_memory, resolve_settings
 from tasks.runs.models import resolve_base
 from tasks.runs.start import find_origin, run_folder_of
 from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
@@ -29,7 +29,7 @@ def finetune(config: RunConfig) -> RunResult:
         files = load_dataset(config.data)
         tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
         store = encode_to_parquet(files, config.data, tokenizer)
-        config, asked = settle(config, base, tokenizer, store)
+        config, asked = resolve_settings(config, base, tokenizer, store)
 
         origin = find_origin(config, store)
         folder = run_folder_of(config, base, store, origin)
@@ -37,6 +37,7 @@ def finetune(config: RunConfig) -> RunResult:
             say("run", f"{folder.id} is finished already: nothing to do")
             return result
 
+        require_memory(folder, config, base, tokenizer)
         with open_run(folder, config, base, tokenizer, store, origin, asked) as run:
             make_up_evaluations(run)
             for step in milestones(config, run.trainer.step):

@@ -12,7 +12,8 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.machine.devices import accelerator_name
 from gpt2core.machine.dtypes import choose_dtype
-from gpt2core.memory.plan import Need, choose_batch, gigabytes, keep_within, largest_batch, predict, thriftiest
+from gpt2core.machine.quantities import gigabytes
+from gpt2core.memory.plan import CLOSE, Need, choose_batch, keep_within, largest_batch, predict, remedy, thriftiest
 from gpt2core.memory.trial_run import seconds_per_update
 from gpt2core.memory.workload import Workload
 from gpt2core.model.config import RELEASED_SIZES, GPT2Config
@@ -20,19 +21,18 @@ from gpt2core.store.encoding import name_of_store
 from gpt2core.store.token_store import open_store
 from gpt2core.text.tokenizer import load_tokenizer
 from gpt2core.training.run_length import RunLength, length_of
+from gpt2core.weights.model_folder import is_model_path, sizes_of
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import known_tokenizer
-from tasks.resolve_settings import budget_of, process_bytes, sizes_of, workload
+from tasks.resolve_settings import budget_of, process_bytes, workload
 from tasks.runs.models import resolve_base
 from tasks.workspace.folders import Workspace
 
 HUB_NAMES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
 
-CLOSE = 1.2  # times the memory there is: where more is needed, nothing is tried out
-
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Everything the page shows. What could not be known is None, and `notes` say why in sentences."""
 
     name: str
@@ -44,6 +44,8 @@ class Plan:
     thriftiest: int
     largest_batch: int
     proposal: tuple[int, int] | None
+    remedy: str
+    """What to change where it does not fit."""
     recompute_blocks: int
     checkpoint: int
     checkpoints: int
@@ -58,8 +60,8 @@ class Plan:
         return self.need.with_spare <= self.budget
 
 
-def make_plan(config: RunConfig) -> Plan:
-    """Plan a run; takes seconds, for the largest models a minute. Raises UserError where the config cannot be worked out."""
+def plan_run(config: RunConfig) -> RunPlan:
+    """RunPlan a run; takes seconds, for the largest models a minute. Raises UserError where the config cannot be worked out."""
     notes: list[str] = []
     sizes, windows = _sizes(config, notes), _windows_per_epoch(config, notes)
     work = workload(config, sizes)
@@ -79,7 +81,7 @@ def make_plan(config: RunConfig) -> Plan:
     length = length_of(work.settings, sizes.n_ctx, windows, seconds)
     if not length.steps:
         notes.append("The number of steps is not known yet: run gpt2flow encode with the same config first.")
-    return Plan(
+    return RunPlan(
         name=config.name,
         work=work,
         place=accelerator_name() or "processor" if work.device.type != "cpu" else "processor",
@@ -89,6 +91,7 @@ def make_plan(config: RunConfig) -> Plan:
         thriftiest=thriftiest(work, process, measured=False).with_spare,
         largest_batch=most,
         proposal=proposal,
+        remedy="" if need.with_spare <= budget else remedy(work, budget, process),
         recompute_blocks=work.settings.recompute_blocks,
         checkpoint=need.footprint.snapshot,
         checkpoints=_checkpoints_kept(config, length.steps),
@@ -102,7 +105,7 @@ def make_plan(config: RunConfig) -> Plan:
 def _sizes(config: RunConfig, notes: list[str]) -> GPT2Config:
     """Sizes of the model; those of a released one are known even where its weights are not there yet."""
     base, settings = config.model.base, config.model
-    if base != "scratch" and not base.startswith("models:/") and not Path(base).is_dir():
+    if base != "scratch" and not base.startswith("models:/") and not is_model_path(base):
         name = re.split(r"[/:]", base.rstrip("/"))[-1]
         if released := RELEASED_SIZES.get(HUB_NAMES.get(name, name)):
             if not base.startswith("hub:"):
@@ -166,25 +169,13 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def sentences(plan: Plan) -> Iterator[str]:
+def sentences(plan: RunPlan) -> Iterator[str]:
     """What a reader should do about it."""
     disk = plan.checkpoint * plan.checkpoints
     if not plan.fits and not plan.work.settings.memory_limit:  # a limit that is too low has a sentence of its own
         needs, has = gigabytes(plan.need.with_spare), gigabytes(plan.budget)
-        yield f"It does not fit: training needs {needs} and may use {has}. {_remedy(plan)}"
+        yield f"It does not fit: training needs {needs} and may use {has}. {plan.remedy}"
     if disk > plan.free_disk:
         lacking = gigabytes(disk - plan.free_disk)
         yield f"The disk lacks {lacking} for the checkpoints: free some space, or lower train.keep_checkpoints."
     yield from plan.notes
-
-
-def _remedy(plan: Plan) -> str:
-    ways = []
-    if plan.thriftiest <= plan.budget:
-        ways.append(f"train.memory_limit {plan.budget // 10**8 / 10:g}GB, which recomputes blocks and saves without a copy")
-    size, parts = plan.proposal or (0, 0)
-    if 0 < size < plan.work.settings.batch_size:
-        ways.append(f"train.batch_size {size} with train.accumulate {parts} (or train.batch_size auto)")
-    if ways:
-        return f"Use {', or '.join(ways)}."
-    return "Not even a single window fits: take a smaller model, or train less of it (train.trainable lora)."

@@ -145,9 +145,11 @@ def _sysctl(name: str) -> str:
 
 
 def _memory() -> Finding:
-    memory = psutil.virtual_memory()
-    value = f"{memory.available / GIGABYTE:.1f} of {memory.total / GIGABYTE:.1f} GB available"
-    if memory.available < 2 * GIGABYTE:
+    from gpt2core.machine.memory import free_bytes, group_limits
+
+    free, total = free_bytes(), min([psutil.virtual_memory().total, *(limit for limit, _ in group_limits())])
+    value = f"{free / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GB available"
+    if free < 2 * GIGABYTE:
         return Finding("memory", value, "note", "close other programs, or train a smaller model")
     return Finding("memory", value)
 
