@@ -1,8 +1,8 @@
 """A copy of a model for continuing text: smaller weights, read once a token at the speed of memory.
 
 Norms, positions and sums stay float32; matrices are bfloat16, or int8 with a scale for each output, and what they multiply is
-rounded to bfloat16 where the hardware multiplies that. On a CPU with a C compiler products, and whole steps of one token a row, run in
-`gpt2core.kernels.inference`, where a row's bits do not depend on the other rows.
+rounded to bfloat16 where the hardware multiplies that. On a CPU with a C compiler products, and whole steps of one token a row,
+run in `gpt2core.kernels.inference`, where a row's bits do not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MULTIPLE = 64
 def for_inference(model: GPT2, weights: Weights = "auto") -> GPT2:
     """The model itself where its own weights are right or it is such a copy already, else a copy with smaller weights.
 
-    `auto` takes bfloat16 where that is faster: where the hardware multiplies it, or compiled code reads it. Raises UserError where
-    int8 is not possible.
+    `auto` takes bfloat16 where that is faster: where the hardware multiplies it, or compiled code reads it. Raises UserError
+    where int8 is not possible.
     """
     device = model.wte.weight.device
     if isinstance(model, InferenceModel):
