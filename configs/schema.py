@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator, model_validator
 
 from configs.accepted_values import as_bytes, auto_or_switch, known_encoding, no_float16, with_digits
+from configs.promotion import PromotionSettings
+from configs.section import Section
 
 OneOrMore = Annotated[
     list[str], Field(min_length=1), BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
@@ -21,12 +23,6 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 LORA = "lora"
 LENGTHS = ("steps", "epochs", "tokens", "hours")
 BestBy = Literal["val_loss", "perplexity", "bits_per_byte", "accuracy", "calibration_error"]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, values never change, docstrings are the documentation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataSettings(Section):
@@ -318,6 +314,8 @@ class RegistrySettings(Section):
     """Registered model's name; the run's name unless given."""
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "candidate"
     """Alias set on the new version once it has loaded and generated in a fresh process."""
+    promote: bool = False
+    """Whether the run ends with a promotion: the new version becomes the champion if it deserves it (see promote)."""
     merge: bool = True
     """Whether a LoRA run's adapters are merged into the registered weights; false registers both, as peft reads them."""
 
@@ -335,6 +333,7 @@ class RunSettings(BaseModel):
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     registry: RegistrySettings = RegistrySettings()
+    promote: PromotionSettings = PromotionSettings()
 
 
 class RunConfig(RunSettings):
