@@ -77,7 +77,7 @@ class HookSettings(Section):
     """What is told of a move of the champion: commands, and http(s) addresses that get the decision as JSON."""
 
     on_promotion: Texts = []
-    """A command gets the decision on its standard input; GPT2FLOW_MODEL, GPT2FLOW_VERSION, GPT2FLOW_VERDICT in its environment."""
+    """A command gets the decision on its standard input, and GPT2FLOW_MODEL, GPT2FLOW_VERSION and GPT2FLOW_VERDICT."""
     on_rollback: Texts = []
     """The same when the champion is rolled back."""
     attempts: Positive = 3

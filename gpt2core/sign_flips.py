@@ -112,7 +112,7 @@ def subset_means(bits: Floats, weights: Floats, error: float = 0.025, seed: int 
         random, wanted = np.random.default_rng(seed), max(SUBSETS, math.ceil(RESOLUTION / error))
         rows = max(1, CHUNK // documents)
         sizes = [min(rows, wanted - start) for start in range(0, wanted, rows)]
-        sums = np.concatenate([_random_subsets(random, size, documents) @ values for size in sizes])
+        sums = np.concatenate([np.einsum("rd,dk->rk", _random_subsets(random, size, documents), values) for size in sizes])
         sums = sums[sums[:, 1] > 0]
     means: Floats = sums[:, 0] / sums[:, 1]
     return means

@@ -1,4 +1,4 @@
-"""The test behind a promotion, against SciPy's, against counting by hand, and against what it promises when models are equal."""
+"""The test behind a promotion, against SciPy's, against counting by hand, and what it promises of equal models."""
 
 import math
 from itertools import product
