@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gpt2core.batches import Batches
-from gpt2core.manifest import ROW_TOKENS
-from gpt2core.store_writer import TokenShard
-from gpt2core.token_store import TokenStream, token_pages
+from gpt2core.store.manifest import ROW_TOKENS
+from gpt2core.store.token_store import TokenStream, token_pages
+from gpt2core.store.writer import TokenShard
+from gpt2core.training.batches import Batches
 
 BATCH, BLOCK, REPEATS, ROUNDS = 12, 1024, 500, 12
 VOCABULARY = 50_257

@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 
 from configs.schema import TrainSettings
-from gpt2core.background_saver import BackgroundSaver
-from gpt2core.batches import Batches
-from gpt2core.checkpoint import Snapshot, find_checkpoints, find_damage, take_snapshot, write_checkpoint
-from gpt2core.config import RELEASED_SIZES
-from gpt2core.model import GPT2
-from gpt2core.token_store import TokenStream
-from gpt2core.tokenizer import train_tokenizer
-from gpt2core.trainer import Trainer
+from gpt2core.checkpoints.background_saver import BackgroundSaver
+from gpt2core.checkpoints.checkpoint import Snapshot, find_checkpoints, find_damage, take_snapshot, write_checkpoint
+from gpt2core.model.config import RELEASED_SIZES
+from gpt2core.model.gpt2 import GPT2
+from gpt2core.store.token_store import TokenStream
+from gpt2core.text.tokenizer import train_tokenizer
+from gpt2core.training.batches import Batches
+from gpt2core.training.trainer import Trainer
 
 CONTEXT = 128  # tokens in a window: a short step is the harder case, since copying has only the step's time
 
@@ -34,15 +34,14 @@ def main(size: str, rounds: int) -> None:
     held, synchronous, verified, written, stopped = [], [], [], [], []
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
         folder = Path(scratch)
-        saver = BackgroundSaver(trainer, lambda snapshot: _write(folder, snapshot, tokenizer))
+        saver = TimedSaver(trainer, lambda snapshot: _write(folder, snapshot, tokenizer))
         for _ in range(rounds):
             synchronous.append(_timed(lambda: _torch_save(trainer, folder / "state.pt")))
             undisturbed = _timed(lambda: trainer.run_until(trainer.step + 1))
-            started, waiting = time.perf_counter(), WaitingTime(trainer)
+            started, waited = time.perf_counter(), saver.waited
             held_by_call = _timed(lambda: saver.save(take_snapshot(trainer, {})))
-            waiting.watch()
             step = _timed(lambda: trainer.run_until(trainer.step + 1))
-            held.append(held_by_call + waiting.seconds)
+            held.append(held_by_call + saver.waited - waited)
             saver.wait()
             written.append(time.perf_counter() - started)
             trainer.run_until(trainer.step + 1)
@@ -58,22 +57,14 @@ def main(size: str, rounds: int) -> None:
     print(f"  verified on load              {statistics.median(verified):7.3f} s")
 
 
-class WaitingTime:
-    """Seconds for which an update waited for the copy."""
+class TimedSaver(BackgroundSaver):
+    """Adds up the seconds for which updates waited for copies."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.seconds = 0.0
-        self._trainer = trainer
+    waited = 0.0
 
-    def watch(self) -> None:
-        """Measure the wait that the saver has just put before the next update."""
-        wait = self._trainer.before_update
-        assert wait is not None
-
-        def measured() -> None:
-            self.seconds += _timed(wait)
-
-        self._trainer.before_update = measured
+    def before_update(self) -> None:
+        """Wait as ever, with an eye on the clock."""
+        self.waited += _timed(super().before_update)
 
 
 def _save_and_wait(saver: BackgroundSaver, trainer: Trainer) -> None:

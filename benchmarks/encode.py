@@ -29,9 +29,9 @@ Encode = Callable[[list[str]], Any]
 
 def encode_file(source: Path, vocabulary: Path, stores: Path) -> None:
     from configs.schema import DataSettings
-    from gpt2core.documents import find_files
-    from gpt2core.encoding import encode_store
-    from gpt2core.tokenizer import load_tokenizer
+    from gpt2core.store.encoding import encode_store
+    from gpt2core.text.documents import find_files
+    from gpt2core.text.tokenizer import load_tokenizer
 
     settings = DataSettings(source=str(source))
     encode_store(find_files(settings), settings, load_tokenizer(vocabulary), stores)
@@ -66,7 +66,7 @@ def libraries(saved: Path) -> Iterator[tuple[str, Callable[[], Encode]]]:
 
     def tiktoken() -> Encode:
         module, vocabulary = importlib.import_module("tiktoken"), json.loads(saved.read_text())["model"]["vocab"]
-        from gpt2core.tokenizer import _bytes_of
+        from gpt2core.text.tokenizer import _bytes_of
 
         pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
         ranks = {_bytes_of(token): number for token, number in vocabulary.items() if token != "<|endoftext|>"}
@@ -127,8 +127,8 @@ def datasets_map(source: Path, saved: Path, folder: Path) -> None:
 
 
 def speed(text: Path, vocabulary: Path, repeat: int) -> None:
-    from gpt2core.text_stream import cut_text
-    from gpt2core.tokenizer import load_tokenizer
+    from gpt2core.text.pieces import cut_text
+    from gpt2core.text.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(vocabulary)
     with tempfile.TemporaryDirectory() as name:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from gpt2core import GPT2, RELEASED_SIZES, generate, load_model, load_tokenizer
-from gpt2core.inference import for_inference
+from gpt2core.generation.inference import for_inference
 
 Generate = Callable[[Tensor, int], Tensor]
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
@@ -154,7 +154,7 @@ def measure(model: GPT2, names: list[str], prompt: int, batch: int, new: int, ro
 @torch.no_grad()
 def perplexities(folder: Path, text: Path, windows: int = 20) -> None:
     """Perplexity of a real model by the kind of its weights, computed a token at a time as generation does."""
-    from gpt2core.key_value_cache import KeyValueCache
+    from gpt2core.model.key_value_cache import KeyValueCache
 
     model, ids = load_model(folder), load_tokenizer(folder).encode(text.read_text(encoding="utf-8"))
     length = min(model.config.n_ctx, 256)

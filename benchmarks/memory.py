@@ -16,10 +16,10 @@ from dataclasses import astuple
 import torch
 
 from configs.schema import TrainSettings
-from gpt2core.config import GPT2Config
-from gpt2core.memory_plan import keep_within, predict
-from gpt2core.miniature import Measured, _measure, measure
-from gpt2core.rehearsal import Workload
+from gpt2core.memory.plan import keep_within, predict
+from gpt2core.memory.trial_run import Measured, _measure, measure
+from gpt2core.memory.workload import Workload
+from gpt2core.model.config import GPT2Config
 
 CASES: list[tuple[GPT2Config, dict[str, object]]] = [
     (GPT2Config(1024, 128, 128, 4, 4), {"batch_size": 64, "dtype": "bfloat16"}),

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 
 from benchmarks.checkpoint import trainer_of
 from configs.schema import RunConfig
-from gpt2core.trainer import Trainer
+from gpt2core.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from tasks.run_folder import RunFolder
+    from tasks.runs.run_folder import RunFolder
 
 
 def main(size: str, rounds: int, steps: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["GPT2FLOW_HOME"] = scratch  # before anything of `tasks` is imported, which points Prefect and MLflow at it
-        from flows.prefect_start import prefect_starting
-        from tasks.workspace import Workspace
+        from flows.cli.prefect_start import prefect_starting
+        from tasks.workspace.folders import Workspace
 
         with prefect_starting(Workspace.current().create()):
             trainer = trainer_of(size)
@@ -42,9 +42,9 @@ def _measure(trainer: Trainer, folder: RunFolder, rounds: int, steps: int) -> tu
     """Seconds of each round, bare and as the pipeline does it: a task, its rows in the folder, their delivery beside."""
     from prefect import flow, task
 
-    from tasks.console import say
-    from tasks.step_recorder import StepRecorder
-    from tasks.tracking import Tracking
+    from tasks.finetuning.step_recorder import StepRecorder
+    from tasks.terminal.console import say
+    from tasks.tracking.mlflow_mirror import Tracking
 
     recorder = StepRecorder(folder)
 
@@ -59,9 +59,9 @@ def _measure(trainer: Trainer, folder: RunFolder, rounds: int, steps: int) -> tu
         with Tracking(folder):
             for _ in range(rounds):
                 bare.append(_timed(lambda: trainer.run_until(trainer.step + steps)))
-                trainer.listeners.append(recorder)
+                trainer.callbacks.append(recorder)
                 watched.append(_timed(lambda: train_until(trainer.step + steps)))
-                trainer.listeners.remove(recorder)
+                trainer.callbacks.remove(recorder)
         return bare, watched
 
     return measured()
@@ -69,8 +69,8 @@ def _measure(trainer: Trainer, folder: RunFolder, rounds: int, steps: int) -> tu
 
 def _new_folder() -> RunFolder:
     """A run's folder with what the delivery to MLflow reads."""
-    from tasks.run_folder import RunFolder
-    from tasks.workspace import Workspace
+    from tasks.runs.run_folder import RunFolder
+    from tasks.workspace.folders import Workspace
 
     folder = RunFolder(Workspace.current().runs / "overhead-00000000")
     for part in (folder.samples, folder.reports, folder.lens):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt2core.config import GPT2Config
-from gpt2core.model import GPT2
+from gpt2core.model.config import GPT2Config
+from gpt2core.model.gpt2 import GPT2
 
 
 class PlainBlock(nn.Module):

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from benchmarks.plain_gpt2 import PlainGPT2
 from configs.schema import TrainSettings
-from gpt2core.config import GPT2Config
-from gpt2core.model import GPT2
-from gpt2core.trainer import StepsDone, Trainer
+from gpt2core.model.config import GPT2Config
+from gpt2core.model.gpt2 import GPT2
+from gpt2core.training.callback import History
+from gpt2core.training.trainer import Trainer
 
 RATE, BETAS, DECAY, CLIP = 3e-4, (0.9, 0.95), 0.1, 1.0
 Update = Callable[[int], float]
@@ -119,16 +120,12 @@ def our_update(size: Size, dtype: str = "auto") -> Update:
     settings = TrainSettings(
         steps=10**6, batch_size=size.batch, learning_rate=RATE, schedule="constant", warmup_steps=0, dtype=dtype
     )
-    losses: list[float] = []
-
-    def note(done: StepsDone) -> None:
-        losses[:] = [update.loss for update in done.updates]
-
-    trainer = Trainer(GPT2(size.config).initialise(0), TextBatches(size), settings, [note])
+    history = History()
+    trainer = Trainer(GPT2(size.config).initialise(0), TextBatches(size), settings, [history])
 
     def update(step: int) -> float:
         trainer.run_until(step + 1)
-        return losses[-1]
+        return history.losses[-1]
 
     return update
 

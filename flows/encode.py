@@ -6,17 +6,17 @@ from prefect import flow
 
 from configs.errors import UserError
 from configs.schema import RunConfig
-from gpt2core.corpus_report import CorpusReport
-from gpt2core.encoding import name_of_store
-from gpt2core.token_store import open_store
-from gpt2core.verification import damaged_files
-from tasks.console import console
-from tasks.data_report import report_data
+from gpt2core.store.contracts import damaged_files
+from gpt2core.store.encoding import name_of_store
+from gpt2core.store.report import CorpusReport
+from gpt2core.store.token_store import open_store
 from tasks.encode_to_parquet import encode_to_parquet
 from tasks.load_dataset import load_dataset
-from tasks.model_sources import resolve_base
 from tasks.prepare_tokenizer import prepare_tokenizer
-from tasks.workspace import Workspace
+from tasks.report_data import report_data
+from tasks.runs.models import resolve_base
+from tasks.terminal.console import console
+from tasks.workspace.folders import Workspace
 
 
 @flow(persist_result=False, validate_parameters=True)

@@ -3,20 +3,20 @@
 from prefect import flow
 
 from configs.schema import RunConfig
-from tasks.cancellation import cancellable
-from tasks.console import say
 from tasks.encode_to_parquet import encode_to_parquet
+from tasks.finetuning.open_run import open_run, run_folder_of
+from tasks.finetuning.result import RunResult, read_result, write_result
 from tasks.load_dataset import load_dataset
-from tasks.model_sources import resolve_base
-from tasks.open_run import open_run, run_folder_of
-from tasks.origin import find_origin
 from tasks.prepare_tokenizer import prepare_tokenizer
 from tasks.register_model import register_model
-from tasks.report import write_report
-from tasks.run_result import RunResult, read_result, write_result
+from tasks.resolve_settings import check_choices, settle
+from tasks.runs.models import resolve_base
+from tasks.runs.start import find_origin
 from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
-from tasks.settle import check_choices, settle
+from tasks.servers.cancellation import cancellable
+from tasks.terminal.console import say
 from tasks.train_until import train_until
+from tasks.write_report import write_report
 
 
 @flow(flow_run_name="{config.name}", persist_result=False)

@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from configs.errors import UserError
-    from gpt2core.config import RELEASED_SIZES, GPT2Config
-    from gpt2core.key_value_cache import KeyValueCache
-    from gpt2core.model import GPT2
-    from gpt2core.sampling import generate
-    from gpt2core.tokenizer import Tokenizer, load_tokenizer
-    from gpt2core.weights import load_model, save_model
+    from gpt2core.generation.sampling import generate
+    from gpt2core.model.config import RELEASED_SIZES, GPT2Config
+    from gpt2core.model.gpt2 import GPT2
+    from gpt2core.model.key_value_cache import KeyValueCache
+    from gpt2core.text.tokenizer import Tokenizer, load_tokenizer
+    from gpt2core.weights.loading import load_model, save_model
 
 _HOME = {
     "UserError": "configs.errors",
-    "GPT2Config": "gpt2core.config",
-    "RELEASED_SIZES": "gpt2core.config",
-    "GPT2": "gpt2core.model",
-    "KeyValueCache": "gpt2core.key_value_cache",
-    "generate": "gpt2core.sampling",
-    "Tokenizer": "gpt2core.tokenizer",
-    "load_tokenizer": "gpt2core.tokenizer",
-    "load_model": "gpt2core.weights",
-    "save_model": "gpt2core.weights",
+    "GPT2Config": "gpt2core.model.config",
+    "RELEASED_SIZES": "gpt2core.model.config",
+    "GPT2": "gpt2core.model.gpt2",
+    "KeyValueCache": "gpt2core.model.key_value_cache",
+    "generate": "gpt2core.generation.sampling",
+    "Tokenizer": "gpt2core.text.tokenizer",
+    "load_tokenizer": "gpt2core.text.tokenizer",
+    "load_model": "gpt2core.weights.loading",
+    "save_model": "gpt2core.weights.loading",
 }
 
 __all__ = [

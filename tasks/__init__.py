@@ -3,6 +3,6 @@
 Importing this package points Prefect and MLflow at the workspace, because both read their settings when they are imported.
 """
 
-from tasks.workspace import Workspace, point_environment
+from tasks.workspace.folders import Workspace, point_environment
 
 point_environment(Workspace.current())

@@ -13,13 +13,13 @@ from prefect.context import TaskRunContext
 from prefect.futures import wait
 
 from configs.schema import DataSettings
-from gpt2core.contracts import ContractError
-from gpt2core.documents import SourceFile
-from gpt2core.encoding import ShardWork, encode_store, encode_work
-from gpt2core.token_store import TokenStore, open_store
-from gpt2core.tokenizer import Tokenizer
-from tasks.console import begin, encoding_bar, say
-from tasks.workspace import Workspace
+from gpt2core.store.contracts import ContractError
+from gpt2core.store.encoding import ShardWork, encode_store, encode_work
+from gpt2core.store.token_store import TokenStore, open_store
+from gpt2core.text.documents import SourceFile
+from gpt2core.text.tokenizer import Tokenizer
+from tasks.terminal.console import begin, encoding_bar, say
+from tasks.workspace.folders import Workspace
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -6,10 +6,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from configs.schema import DataSettings
-from gpt2core.corpus_index import CorpusIndex
-from gpt2core.documents import SourceFile, find_files
-from tasks.console import bytes_text, say
-from tasks.workspace import Workspace
+from gpt2core.store.index import CorpusIndex
+from gpt2core.text.documents import SourceFile, find_files
+from tasks.terminal.console import bytes_text, say
+from tasks.workspace.folders import Workspace
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

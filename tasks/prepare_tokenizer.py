@@ -10,12 +10,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from configs.schema import DataSettings, TokenizerSettings
-from gpt2core.corpus_index import reading_options
-from gpt2core.documents import SourceFile, texts_of
-from gpt2core.durable import publish_folder
-from gpt2core.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from tasks.console import begin, say
-from tasks.workspace import Workspace
+from gpt2core.machine.durable import publish_folder
+from gpt2core.store.index import reading_options
+from gpt2core.text.documents import SourceFile, texts_of
+from gpt2core.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from tasks.terminal.console import begin, say
+from tasks.workspace.folders import Workspace
 
 RECIPE = "byte-level BPE, 1"  # part of the name of a trained vocabulary: change it when training would give another one
 

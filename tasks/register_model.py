@@ -25,13 +25,13 @@ import configs
 import gpt2core
 from configs.errors import UserError
 from configs.schema import CompletionSettings
-from gpt2core.allocator import return_freed_memory
-from gpt2core.checkpoint_weights import export_model
-from tasks import registered_model
-from tasks.console import begin, say
-from tasks.model_sources import best_checkpoint
-from tasks.open_run import FinetuneRun, git_revision
-from tasks.retrying import DELAYS, is_curable
+from gpt2core.checkpoints.weights import export_model
+from gpt2core.machine.allocator import return_freed_memory
+from tasks.finetuning.open_run import FinetuneRun, git_revision
+from tasks.runs.models import best_checkpoint
+from tasks.terminal.console import begin, say
+from tasks.tracking import registered_model
+from tasks.tracking.retrying import DELAYS, is_curable
 
 NOT_BY_REQUEST = {"weights", "batch_size", "log_probabilities", "include_prefix"}
 NOT_SERVING = {"prefect", "fastapi", "sqlalchemy", "cyclopts", "rich", "matplotlib", "jinja2", "packaging"}

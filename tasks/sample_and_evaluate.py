@@ -9,10 +9,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from configs.schema import EvaluateSettings
-from tasks.console import say, warn
-from tasks.evaluate_step import Subject, evaluate_step
-from tasks.open_run import FinetuneRun
-from tasks.run_folder import RunFolder
+from tasks.evaluation.evaluate_step import Subject, evaluate_step
+from tasks.finetuning.open_run import FinetuneRun
+from tasks.runs.run_folder import RunFolder
+from tasks.terminal.console import say, warn
 
 
 @task(task_run_name="sample_and_evaluate_{step}", cache_policy=NO_CACHE, persist_result=False)

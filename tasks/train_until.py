@@ -7,12 +7,14 @@ from contextlib import contextmanager
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from rich.progress import Progress, TaskID
 
-from gpt2core.allocator import return_freed_memory
-from gpt2core.trainer import DivergedError, StepsDone
-from tasks.console import training_bar
-from tasks.open_run import FinetuneRun
-from tasks.stop_signals import finishing
+from gpt2core.machine.allocator import return_freed_memory
+from gpt2core.training.callback import Callback, StepsDone
+from gpt2core.training.trainer import DivergedError
+from tasks.finetuning.open_run import FinetuneRun
+from tasks.terminal.console import training_bar
+from tasks.terminal.stop_signals import finishing
 
 
 @task(task_run_name="train_until_{step}", cache_policy=NO_CACHE, persist_result=False)
@@ -43,13 +45,18 @@ def _showing_progress(run: FinetuneRun) -> Iterator[None]:
     trainer = run.trainer
     with training_bar() as bar:
         row = bar.add_task("", total=run.config.train.steps, completed=trainer.step, loss=float("nan"), rate=0.0, speed=0.0)
-
-        def show(done: StepsDone) -> None:
-            last = done.updates[-1]
-            bar.update(row, completed=last.step, loss=last.loss, rate=last.learning_rate, speed=done.tokens_per_second)
-
-        trainer.listeners.append(show)
+        shown = _ProgressBar(bar, row)
+        trainer.callbacks.append(shown)
         try:
             yield
         finally:
-            trainer.listeners.remove(show)
+            trainer.callbacks.remove(shown)
+
+
+class _ProgressBar(Callback):
+    def __init__(self, bar: Progress, row: TaskID) -> None:
+        self._bar, self._row = bar, row
+
+    def on_steps_done(self, done: StepsDone) -> None:
+        last = done.updates[-1]
+        self._bar.update(self._row, completed=last.step, loss=last.loss, rate=last.learning_rate, speed=done.tokens_per_second)

@@ -22,9 +22,9 @@ PROJECT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("GPT2FLOW_SHARED", PROJECT.parent / "shared"))
 SLOWLY = """
 import sys, time
-import tasks.cancellation, tasks.tracking
-from gpt2core.trainer import Trainer
-tasks.cancellation.LOOK_INTERVAL = tasks.tracking.DELIVERY_INTERVAL = 0.3
+import tasks.servers.cancellation, tasks.tracking.mlflow_mirror
+from gpt2core.training.trainer import Trainer
+tasks.servers.cancellation.LOOK_INTERVAL = tasks.tracking.mlflow_mirror.DELIVERY_INTERVAL = 0.3
 update, pause = Trainer._update, float(sys.argv.pop(1))
 def update_after_a_pause(trainer):
     print("an update begins", flush=True)
@@ -32,7 +32,7 @@ def update_after_a_pause(trainer):
         time.sleep(pause / 100)
     update(trainer)
 Trainer._update = update_after_a_pause
-from flows.cli import main
+from flows.cli.main import main
 main()
 """
 SlowProcess = Callable[..., AbstractContextManager[subprocess.Popen[str]]]

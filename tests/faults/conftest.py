@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.workspace import Workspace
+from tasks.workspace.folders import Workspace
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from mlflow import MlflowClient
 
 from configs.schema import RunConfig
 from flows.finetune import finetune
-from tasks.orphans import stop_orphans
-from tasks.reconciliation import reconcile
-from tasks.run_folder import RunFolder
-from tasks.stop_signals import STOPPING
-from tasks.workspace import Workspace
+from tasks.runs.run_folder import RunFolder
+from tasks.servers.prefect_server import stop_orphans
+from tasks.terminal.stop_signals import STOPPING
+from tasks.tracking.reconciliation import reconcile
+from tasks.workspace.folders import Workspace
 
 STEPS = 12
 KILL_AT = """
@@ -45,29 +45,29 @@ def dying(*arguments, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 setattr(owner, name, dying)
-from flows.cli import main
+from flows.cli.main import main
 main()
 """
 IN_CI = [
-    "gpt2core.checkpoint save_tensors 2 before",  # in the middle of a checkpoint
+    "gpt2core.checkpoints.checkpoint save_tensors 2 before",  # in the middle of a checkpoint
     "tasks.register_model _create_version 1 before",  # the model is logged and not registered
 ]
 IN_LONG_FORM = [
     "mlflow:MlflowClient create_run 1 after",  # MLflow knows the run, the folder does not know that
-    "gpt2core.encoding check_store 1 before",
-    "gpt2core.trainer:Trainer _update 6 before",
-    "gpt2core.metrics:MetricsLog append 3 before",
-    "tasks.checkpoint_keeper write_checkpoint 2 after",  # renamed, and not yet evaluated
-    "tasks.evaluate_step write_text 2 before",
-    "gpt2core.metrics:MetricsLog cut_back 2 after",
+    "gpt2core.store.encoding check_store 1 before",
+    "gpt2core.training.trainer:Trainer _update 6 before",
+    "tasks.runs.metrics_log:MetricsLog append 3 before",
+    "tasks.finetuning.checkpoint_keeper write_checkpoint 2 after",  # renamed, and not yet evaluated
+    "tasks.evaluation.evaluate_step write_text 2 before",
+    "tasks.runs.metrics_log:MetricsLog cut_back 2 after",
     "tasks.register_model _log_model 1 after",
     "tasks.register_model:MlflowClient set_registered_model_alias 1 before",
-    "tasks.run_folder write_json 3 before",
+    "tasks.runs.run_folder write_json 3 before",
     "flows.finetune write_result 1 after",  # finished, and MLflow has not been told
 ]
 
 
-WITH_OPTIONS = ["gpt2core.trainer:Trainer _update 6 after", "gpt2core.checkpoint save_tensors 4 before"]
+WITH_OPTIONS = ["gpt2core.training.trainer:Trainer _update 6 after", "gpt2core.checkpoints.checkpoint save_tensors 4 before"]
 OPTIONS: dict[str, dict[str, dict[str, object]]] = {
     "recomputed blocks in bfloat16": {"train": {"recompute_blocks": 2, "dtype": "bfloat16"}},
     "random order, no dropout": {"train": {"order": "random"}, "model": {"dropout": 0.0}},
@@ -192,7 +192,7 @@ def test_adapters_too_end_as_if_nobody_had_killed_their_run(text: Path, undistur
     train = {"trainable": "lora", "lora": {"rank": 2, "dropout": 0.1}, "optimizer": "muon", "noise": 0.1}
     options = {"train": train, "model": {"base": base}, "tokenizer": {"source": "base"}}
     expected = finetune(config_of("adapters-undisturbed", text, options))
-    places = [*WITH_OPTIONS, "gpt2core.checkpoint_weights link_file 1 before"]
+    places = [*WITH_OPTIONS, "gpt2core.checkpoints.weights link_file 1 before"]
     check(config_of("adapters", text, options), places, Path(expected.folder), tmp_path)
 
 

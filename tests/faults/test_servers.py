@@ -19,10 +19,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from configs.schema import RunConfig
 from flows.finetune import finetune
-from gpt2core.checkpoint import find_checkpoints, find_damage
-from tasks.run_folder import RunFolder
-from tasks.server_process import ServerProcess, ServerSpec, free_port, stop_all
-from tasks.workspace import Workspace
+from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
+from tasks.runs.run_folder import RunFolder
+from tasks.servers.server_process import ServerProcess, ServerSpec, free_port, stop_all
+from tasks.workspace.folders import Workspace
 
 PROJECT = Path(__file__).parents[2]
 STEPS = 60

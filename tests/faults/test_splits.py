@@ -12,13 +12,13 @@ import yaml
 from safetensors.torch import load_file
 
 from configs.schema import RunConfig
-from gpt2core.checkpoint import find_checkpoints
-from tasks.run_folder import RunFolder
-from tasks.workspace import Workspace
+from gpt2core.checkpoints.checkpoint import find_checkpoints
+from tasks.runs.run_folder import RunFolder
+from tasks.workspace.folders import Workspace
 
 SHORT_OF_MEMORY = """
 import os, signal, sys
-from gpt2core.trainer import Trainer
+from gpt2core.training.trainer import Trainer
 short, killed = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 gradient, accumulate = Trainer.gradient, Trainer._accumulate
 def dying(trainer):
@@ -30,7 +30,7 @@ def allocating(trainer, part):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
     return accumulate(trainer, part)
 Trainer.gradient, Trainer._accumulate = dying, allocating
-from flows.cli import main
+from flows.cli.main import main
 main()
 """
 NEVER = -1

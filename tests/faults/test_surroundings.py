@@ -18,21 +18,21 @@ from torch import Tensor
 from configs.errors import UserError
 from configs.schema import RunConfig
 from flows.finetune import finetune
-from gpt2core.batches import Batches
-from gpt2core.checkpoint import find_checkpoints, find_damage
-from gpt2core.config import GPT2Config
-from gpt2core.document_mask import DocumentMask
-from gpt2core.linear_cross_entropy import IGNORED
-from gpt2core.model import GPT2
-from gpt2core.retention import saved_at
-from gpt2core.token_store import TokenStream
-from gpt2core.tokenizer import Tokenizer, train_tokenizer
-from gpt2core.trainer import Trainer
-from tasks.checkpoint_keeper import CheckpointKeeper
-from tasks.evaluation_files import damaged_files
-from tasks.reconciliation import reconcile
-from tasks.run_folder import RunFolder
-from tasks.workspace import Workspace
+from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
+from gpt2core.checkpoints.retention import saved_at
+from gpt2core.model.config import GPT2Config
+from gpt2core.model.document_mask import DocumentMask
+from gpt2core.model.gpt2 import GPT2
+from gpt2core.model.linear_cross_entropy import IGNORED
+from gpt2core.store.token_store import TokenStream
+from gpt2core.text.tokenizer import Tokenizer, train_tokenizer
+from gpt2core.training.batches import Batches
+from gpt2core.training.trainer import Trainer
+from tasks.finetuning.checkpoint_keeper import CheckpointKeeper
+from tasks.runs.evaluation_files import damaged_files
+from tasks.runs.run_folder import RunFolder
+from tasks.tracking.reconciliation import reconcile
+from tasks.workspace.folders import Workspace
 
 POISONED = 6
 
@@ -85,9 +85,11 @@ def losses_in_mlflow(folder: RunFolder) -> list[int]:
 
 
 def test_a_diverged_run_is_rewound_and_ends_with_every_step(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.open_run.Batches", PoisonedBatches)
+    monkeypatch.setattr("tasks.finetuning.open_run.Batches", PoisonedBatches)
     monkeypatch.setattr(GPT2, "loss", poisoned_loss)
-    monkeypatch.setattr("tasks.tracking.DELIVERY_INTERVAL", 0.001)  # so that MLflow has the steps that are made again
+    monkeypatch.setattr(
+        "tasks.tracking.mlflow_mirror.DELIVERY_INTERVAL", 0.001
+    )  # so that MLflow has the steps that are made again
     folder = RunFolder(Path(finetune(config_with(text, "rewound", on_divergence="rewind")).folder))
     rows = folder.metrics.rows()
     assert [row["step"] for row in rows] == list(range(1, 9))
@@ -143,7 +145,7 @@ def keeper_on(disk: Path) -> tuple[CheckpointKeeper, Trainer, Tokenizer]:
 
 
 def test_a_folder_that_became_read_only_is_one_sentence(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.checkpoint_keeper.SPARE_BYTES", 0)
+    monkeypatch.setattr("tasks.finetuning.checkpoint_keeper.SPARE_BYTES", 0)
     keeper, trainer, _ = keeper_on(small_disk)
     trainer.run_until(1)
     keeper.save()
@@ -213,7 +215,7 @@ def test_a_flipped_bit_in_what_an_evaluation_wrote_is_named(
 def test_a_full_disk_pauses_saving_and_not_training(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tasks.checkpoint_keeper.SPARE_BYTES", 0)  # so that the write itself meets the full disk
+    monkeypatch.setattr("tasks.finetuning.checkpoint_keeper.SPARE_BYTES", 0)  # so that the write itself meets the full disk
     keeper, trainer, _ = keeper_on(small_disk)
     trainer.run_until(1)
     keeper.save()

@@ -16,8 +16,7 @@ import pytest
 
 from configs.errors import UserError
 from configs.schema import DataSettings, TrainSettings
-from gpt2core.batches import Batches
-from gpt2core.checkpoint import (
+from gpt2core.checkpoints.checkpoint import (
     Snapshot,
     find_checkpoints,
     newest_valid,
@@ -26,15 +25,16 @@ from gpt2core.checkpoint import (
     take_snapshot,
     write_checkpoint,
 )
-from gpt2core.config import GPT2Config
-from gpt2core.documents import find_files
-from gpt2core.encoding import encode_store
-from gpt2core.metrics import MetricsLog
-from gpt2core.model import GPT2
-from gpt2core.retention import prune
-from gpt2core.token_store import open_store
-from gpt2core.tokenizer import Tokenizer, train_tokenizer
-from gpt2core.trainer import Trainer
+from gpt2core.checkpoints.retention import prune
+from gpt2core.model.config import GPT2Config
+from gpt2core.model.gpt2 import GPT2
+from gpt2core.store.encoding import encode_store
+from gpt2core.store.token_store import open_store
+from gpt2core.text.documents import find_files
+from gpt2core.text.tokenizer import Tokenizer, train_tokenizer
+from gpt2core.training.batches import Batches
+from gpt2core.training.trainer import Trainer
+from tasks.runs.metrics_log import MetricsLog
 
 SETTINGS = TrainSettings(
     steps=6, batch_size=2, warmup_steps=0, keep_checkpoints=2, keep_every_hours=0, keep_weights_history=True
@@ -99,7 +99,7 @@ def snapshots(text: Path, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPat
         trainer.run_until(step)
         live = take_snapshot(trainer, {"run": "r"})
         weights, moments = ({name: t.clone() for name, t in part.items()} for part in (live.weights, live.moments))
-        taken.append(Snapshot(step, live.config, weights, moments, live.state))
+        taken.append(Snapshot(live.training, live.config, weights, moments, live.state))
     return taken
 
 

@@ -12,16 +12,16 @@ import pytest
 
 from configs.schema import DataSettings, ModelSettings, RunConfig, TokenizerSettings
 from flows.encode import encode, verify_data
-from gpt2core import encoding, planning
-from gpt2core.contracts import ContractError
-from gpt2core.corpus_report import report_on
-from gpt2core.manifest import Manifest
-from tasks.data_report import length_figure, print_report
-from tasks.databases import prepare_databases
+from gpt2core.store import encoding, shard_plan
+from gpt2core.store.contracts import ContractError
+from gpt2core.store.manifest import Manifest
+from gpt2core.store.report import report_on
 from tasks.encode_to_parquet import encode_to_parquet
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import prepare_tokenizer
-from tasks.workspace import Workspace
+from tasks.report_data import length_figure, print_report
+from tasks.workspace.databases import prepare_databases
+from tasks.workspace.folders import Workspace
 
 
 @pytest.mark.slow
@@ -63,10 +63,10 @@ def test_a_store_is_made_reported_damaged_named_and_mended(tmp_path: Path) -> No
 def test_a_broken_contract_ends_with_code_2_and_a_sentence(tmp_path: Path) -> None:
     script = (
         "import sys\n"
-        "from gpt2core import manifest, encoding\n"
+        "from gpt2core.store import manifest, encoding\n"
         "real = encoding.Manifest\n"
         "encoding.Manifest = lambda **values: real(**{**values, 'n_vocab': 100})\n"
-        "from flows.cli import main\n"
+        "from flows.cli.main import main\n"
         "sys.argv = ['gpt2flow', 'encode', 'demo']\n"
         "main()\n"
     )
@@ -101,7 +101,7 @@ def test_shards_of_mapped_tasks_have_the_same_bytes(tmp_path: Path, monkeypatch:
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
 
     (tmp_path / "a.txt").write_text("<|endoftext|>".join(f"Tale {n}. " + "And so on. " * n for n in range(90)))
-    monkeypatch.setattr(planning, "SHARD_BYTES", 4_000)
+    monkeypatch.setattr(shard_plan, "SHARD_BYTES", 4_000)
     prepare_databases(Workspace.current().create())
     config = config_of(tmp_path / "a.txt")
     files = load_dataset.fn(config.data)

@@ -20,11 +20,11 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from flows.finetune import finetune
 from gpt2core import load_model
-from gpt2core.checkpoint import find_checkpoints
-from tasks.run_folder import RunFolder
-from tasks.run_result import RunResult
-from tasks.server_process import free_port
-from tasks.workspace import Workspace
+from gpt2core.checkpoints.checkpoint import find_checkpoints
+from tasks.finetuning.result import RunResult
+from tasks.runs.run_folder import RunFolder
+from tasks.servers.server_process import free_port
+from tasks.workspace.folders import Workspace
 
 SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2}
 

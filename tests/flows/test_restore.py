@@ -7,9 +7,9 @@ import pytest
 from configs.errors import UserError
 from configs.schema import RunConfig
 from flows.finetune import finetune
-from tasks.run_folder import RunFolder
-from tasks.run_result import RunResult
-from tasks.workspace import Workspace
+from tasks.finetuning.result import RunResult
+from tasks.runs.run_folder import RunFolder
+from tasks.workspace.folders import Workspace
 
 
 @pytest.fixture(scope="module")

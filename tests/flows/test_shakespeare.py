@@ -6,7 +6,7 @@ import pytest
 
 from configs.loading import load_config
 from flows.finetune import finetune
-from tasks.workspace import Workspace
+from tasks.workspace.folders import Workspace
 
 NANOGPT = 1.88  # nats a character on held-out text: 4 layers, 4 heads, 128 wide, block 64, batch 12, 2,000 steps on a CPU
 

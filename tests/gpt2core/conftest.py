@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from configs.schema import DataSettings
-from gpt2core import native, products, training_kernels
-from gpt2core.documents import find_files, read_documents
-from gpt2core.model import GPT2
-from gpt2core.token_store import TokenStore, open_store
-from gpt2core.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from gpt2core.weights import load_model
+from gpt2core.kernels import inference, matmul, training_kernels
+from gpt2core.model.gpt2 import GPT2
+from gpt2core.store.token_store import TokenStore, open_store
+from gpt2core.text.documents import find_files, read_documents
+from gpt2core.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from gpt2core.weights.loading import load_model
 
 PYTHON_TOPICS = DataSettings()
 
@@ -37,7 +37,7 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def store(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     """The built-in corpus in that vocabulary."""
-    from gpt2core.encoding import encode_store
+    from gpt2core.store.encoding import encode_store
 
     folder: Path = tmp_path_factory.mktemp("stores")
     return open_store(encode_store(find_files(PYTHON_TOPICS), PYTHON_TOPICS, tokenizer, folder))
@@ -67,7 +67,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     """A machine on which neither a C compiler nor compiled code is found."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    libraries = (native.library, products.library, training_kernels.library, training_kernels.attention_library)
+    libraries = (inference.library, matmul.library, training_kernels.library, training_kernels.attention_library)
     for library in libraries:
         library.cache_clear()
     yield

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs.schema import RunConfig
-from gpt2core.lens_reading import Guess, LensReading, save_reading
-from tasks.run_folder import RunFolder
+from gpt2core.lens.reading import Guess, LensReading, save_reading
+from tasks.runs.run_folder import RunFolder
 
 SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 1}
 LOSSES = {0: 5.5, 10: 3.25, 20: 3.5}

@@ -1,0 +1,5 @@
+"""`python -m flows.cli` is `gpt2flow`."""
+
+from flows.cli.main import main
+
+main()

@@ -1,0 +1,180 @@
+"""Verbs that train, and those that look after runs. Heavy libraries are imported inside them."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+
+from configs.loading import load_config
+from configs.schema import RunConfig, RunSettings
+from flows.cli.app import Overrides, app
+from flows.cli.prefect_start import prefect_starting
+from gpt2core.text.sources import check_sources
+from tasks.servers.prefect_server import naming_a_lost_server
+from tasks.workspace.folders import Workspace
+
+
+@app.command
+def run(config: Path, /, *, settings: Overrides = RunSettings()) -> None:
+    """Load, encode, train, sample and evaluate, register: everything that CONFIG says.
+
+    Run the same command again after an interruption and it goes on from the last checkpoint.
+
+    Example: `gpt2flow run configs/demo.yaml --data.source my-texts/ --train.steps 300`
+
+    Parameters
+    ----------
+    config
+        YAML file, or the name of a ready-made one (demo, shakespeare-char, gpt2-124m, gpt2-355m, gpt2-774m, gpt2-1558m).
+    """
+    loaded = load_config(config, settings.model_dump(exclude_unset=True))
+    check_sources(loaded.data)
+    _fine_tune(loaded)
+
+
+@app.command
+def plan(config: Path, /, *, price_per_hour: float | None = None, settings: Overrides = RunSettings()) -> None:
+    """Say before a run what it takes: memory, the batch that fits, disk, time, cost. The exit code is 2 if it does not fit.
+
+    Example: `gpt2flow plan configs/gpt2-124m.yaml --train.memory_limit 6GB --price_per_hour 2.5`
+
+    Parameters
+    ----------
+    config
+        YAML file, or the name of a ready-made one.
+    price_per_hour
+        What an hour of this machine costs.
+    """
+    loaded = load_config(config, settings.model_dump(exclude_unset=True))
+    print(f"gpt2flow {version('gpt2flow')}, plan for '{loaded.name}': trying out updates of small models ...", flush=True)
+    Workspace.current().create()  # before Prefect is imported, which warns where its home cannot be made
+    from flows.pages.plan import print_plan
+    from tasks.plan_run import make_plan
+
+    made = make_plan(loaded)
+    print_plan(Console(highlight=False), made, price_per_hour)
+    if not made.fits:
+        sys.exit(2)
+
+
+@app.command
+def resume(run: str, /) -> None:
+    """Go on with a run that was stopped, killed or has failed, with the config it was started with.
+
+    Example: `gpt2flow resume demo`
+
+    Parameters
+    ----------
+    run
+        The run's id or name; the latest one of that name.
+    """
+    from tasks.runs.run_control import config_to_resume
+
+    _fine_tune(config_to_resume(run))
+
+
+@app.command
+def report(run: str, /, *, output: Path | None = None) -> None:
+    """Write one HTML page about a run: curves, figures, samples and lens through time, settings, how to make it again.
+
+    Every evaluation and the end of the run write it too. It needs no network, so it can be sent to somebody.
+
+    Example: `gpt2flow report demo --output demo.html`
+
+    Parameters
+    ----------
+    run
+        The run's id or name; the latest one of that name.
+    output
+        File to write; report.html in the run's folder unless given.
+    """
+    from tasks.reports.page import write_page
+    from tasks.runs.find import find_run
+
+    print(f"Written: {write_page(find_run(Workspace.current(), run), output)}")
+
+
+@app.command
+def stop(run: str, /) -> None:
+    """Stop a run: the update under way ends, its checkpoint is saved, and `gpt2flow resume` goes on from there.
+
+    Example: `gpt2flow stop demo`
+
+    Parameters
+    ----------
+    run
+        The run's id or name.
+    """
+    from tasks.runs.find import find_run
+    from tasks.runs.run_control import stop_run
+
+    found = find_run(Workspace.current(), run)
+    stop_run(found)
+    print(f"Run {found.id} has stopped; gpt2flow resume {found.id} goes on from its last checkpoint.")
+
+
+@app.command
+def runs(*, reconcile: bool = False, sync: bool = False) -> None:
+    """List the runs: state, step, loss, validation loss, registered version.
+
+    Example: `gpt2flow runs --sync`
+
+    Parameters
+    ----------
+    reconcile
+        First tell MLflow how runs ended that were killed, with the figures that it missed; every start of a run does so too.
+    sync
+        First compare all runs with MLflow and deliver whatever it lacks.
+    """
+    from flows.pages.runs import print_runs, tell_mlflow
+
+    if reconcile or sync:
+        tell_mlflow(Console(), everything=sync)
+    print_runs(Console())
+
+
+@app.command
+def checkpoints(run: str, /, *, verify: bool = False, prune: bool = False, pin: int | None = None) -> None:
+    """List a run's checkpoints: step, time, size, validation loss, why each is kept.
+
+    Example: `gpt2flow checkpoints demo --verify`
+
+    Parameters
+    ----------
+    run
+        The run's id or name.
+    verify
+        Read every file and say which checkpoints are damaged; the exit code is 1 if one is.
+    prune
+        Remove what the run's settings give no reason to keep.
+    pin
+        Keep this step's checkpoint for ever.
+    """
+    from flows.pages.checkpoints import print_checkpoints
+    from tasks.runs.checkpoints import pin_checkpoint, prune_checkpoints
+    from tasks.runs.find import find_run
+
+    found = find_run(Workspace.current(), run)
+    if pin is not None:
+        pin_checkpoint(found, pin)
+    if prune:
+        print(f"Removed: {', '.join(str(gone.step) for gone in prune_checkpoints(found)) or 'nothing'}")
+    if not print_checkpoints(Console(), found, verify):
+        sys.exit(1)
+
+
+def _fine_tune(config: RunConfig) -> None:
+    print(f"gpt2flow {version('gpt2flow')}, run '{config.name}': starting PyTorch, Prefect and MLflow ...", flush=True)
+    workspace = Workspace.current().create()
+    with prefect_starting(workspace):
+        from flows.finetune import finetune
+        from flows.pages.summary import print_summary
+        from tasks.tracking.reconciliation import reconcile
+
+        reconcile(workspace)
+    with naming_a_lost_server():
+        result = finetune(config)
+    print_summary(result)

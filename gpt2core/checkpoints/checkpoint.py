@@ -1,0 +1,224 @@
+"""Checkpoints: a folder each, complete or absent, verified before it is trusted, no pickle inside.
+
+`step-00000500/` holds config.json and the weights (so it loads as a model by itself, see `gpt2core.checkpoints.weights`),
+tokenizer.json, optimizer.safetensors, state.json, and manifest.json with a hash of every other file.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors.torch import load_file
+
+from configs.errors import UserError
+from configs.schema import LoraSettings
+from gpt2core.checkpoints.weights import read_weights, write_weights
+from gpt2core.machine.durable import as_json, file_hash, fsync, publish_folder, remove_folder, write_json
+from gpt2core.model.config import GPT2Config
+from gpt2core.model.gpt2 import GPT2
+from gpt2core.text.tokenizer import Tokenizer
+from gpt2core.training.trainer import Trainer, TrainerState
+from gpt2core.weights.loading import save_config, save_tensors
+from gpt2core.weights.tensor_files import Readers
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finished checkpoint folder."""
+
+    path: Path
+    step: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything a checkpoint holds, as it was after an update."""
+
+    training: TrainerState
+    config: GPT2Config
+    weights: dict[str, torch.Tensor]
+    """What training changes."""
+    moments: dict[str, torch.Tensor]
+    state: dict[str, Any]
+    """What else is recorded."""
+    frozen: dict[str, torch.Tensor] = field(default_factory=dict)
+    """What it does not change; never copied."""
+    lora: LoraSettings | None = None
+    """What kind of adapters `weights` are, if they are adapters."""
+
+    @property
+    def step(self) -> int:
+        """Updates made until then."""
+        return self.training.step
+
+
+def take_snapshot(trainer: Trainer, state: dict[str, Any]) -> Snapshot:
+    """The trainer's present tensors themselves, not copied: they are good until its next update."""
+    weights: dict[bool, dict[str, torch.Tensor]] = {True: {}, False: {}}
+    for name, parameter in trainer.model.named_parameters():
+        weights[parameter.requires_grad][name] = parameter.detach()
+    lora = trainer.settings.lora if trainer.settings.adapts else None
+    moments = trainer.optimizer.tensors()
+    return Snapshot(trainer.state, trainer.model.config, weights[True], moments, state, weights[False], lora)
+
+
+def save_checkpoint(folder: Path, trainer: Trainer, tokenizer: Tokenizer, state: dict[str, Any]) -> Checkpoint:
+    """Write `folder/step-N` for the trainer's current step; `state` is kept beside the step in state.json.
+
+    An existing checkpoint of that step is left as it is if it verifies. Raises UserError where the disk is full.
+    """
+    return write_checkpoint(folder, take_snapshot(trainer, state), tokenizer)
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> Checkpoint:
+    """As `save_checkpoint`, of a snapshot."""
+    checkpoint = Checkpoint(folder / f"step-{snapshot.step:08d}", snapshot.step)
+    if checkpoint.path.exists():
+        if not find_damage(checkpoint):
+            return checkpoint
+        set_aside(checkpoint)
+    with publish_folder(checkpoint.path) as temporary:
+        with ThreadPoolExecutor() as pool:  # both large files at once: each waits for the disk, and the other one may not
+            moments = pool.submit(save_tensors, snapshot.moments, temporary / "optimizer.safetensors")
+            write_weights(temporary, snapshot.weights, snapshot.frozen, snapshot.lora)
+            moments.result()
+            save_config(snapshot.config, temporary, end_of_text=tokenizer.end_of_text)
+            tokenizer.save(temporary)
+            write_json(temporary / "state.json", {**_as_json(snapshot.training), "versions": _versions(), **snapshot.state})
+            files = sorted(temporary.iterdir())
+            hashes = list(pool.map(file_hash, files))
+        write_manifest(temporary, {file.name: digest for file, digest in zip(files, hashes, strict=True)})
+    return checkpoint
+
+
+def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
+    """Write what `find_damage` compares the folder's files with."""
+    write_json(folder / "manifest.json", _with_checksum({"schema_version": SCHEMA_VERSION, "files": hashes}))
+
+
+def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Fill the trainer's weights, moments and state from a verified checkpoint; raises UserError if it does not fit."""
+    device = str(trainer.model.wte.weight.device)
+    try:
+        _fill(trainer.model, read_weights(checkpoint.path))
+        trainer.optimizer.load(load_file(checkpoint.path / "optimizer.safetensors", device=device))
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"{checkpoint.path} does not fit this model ({error}): choose another train run name.") from error
+    trainer.state = _training_of(read_state(checkpoint))
+
+
+def _fill(model: GPT2, weights: Readers) -> None:
+    """One after the other, so that they are in memory once; raises RuntimeError where they are not those of the model."""
+    if different := sorted(weights.keys() ^ model.state_dict().keys()):
+        raise RuntimeError(f"only one of them has {different[0]}")
+    for name, read in weights.items():
+        model.load_state_dict({name: read()}, strict=False)
+
+
+def find_checkpoints(folder: Path) -> list[Checkpoint]:
+    """All finished checkpoints, oldest first."""
+    steps = ((path, path.name.removeprefix("step-")) for path in folder.glob("step-*") if path.is_dir())
+    return sorted((Checkpoint(path, int(step)) for path, step in steps if step.isdigit()), key=lambda c: c.step)
+
+
+def newest_valid(folder: Path, run: str | None = None) -> tuple[Checkpoint | None, list[tuple[Checkpoint, str]]]:
+    """The newest checkpoint that verifies (and belongs to `run`), and each newer one with what is wrong with it."""
+    damaged: list[tuple[Checkpoint, str]] = []
+    for checkpoint in reversed(find_checkpoints(folder)):
+        damage = find_damage(checkpoint, run)
+        if not damage:
+            return checkpoint, damaged
+        damaged.append((checkpoint, damage))
+    return None, damaged
+
+
+def find_damage(checkpoint: Checkpoint, run: str | None = None) -> str:
+    """What is wrong with a checkpoint, naming the file; empty if every file is as it was written (by the run of that id)."""
+    try:
+        raw = (checkpoint.path / "manifest.json").read_text(encoding="utf-8")
+        manifest = json.loads(raw)
+        schema_version, files = int(manifest["schema_version"]), dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "manifest.json is missing or unreadable"
+    if schema_version > SCHEMA_VERSION:
+        return f"it was written by a newer gpt2flow (format {schema_version}, known is {SCHEMA_VERSION})"
+    if raw != as_json(_with_checksum({"schema_version": schema_version, "files": files})):
+        return "manifest.json is not what was written"
+    for name, expected in files.items():
+        path = checkpoint.path / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if file_hash(path) != expected:
+            return f"{name} is not what was written"
+    return _wrong_owner(checkpoint, run)
+
+
+def recorded_hashes(checkpoint: Checkpoint) -> dict[str, str]:
+    """The hash of each file as it was written; empty where the manifest cannot be read."""
+    try:
+        return dict(json.loads((checkpoint.path / "manifest.json").read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _wrong_owner(checkpoint: Checkpoint, run: str | None) -> str:
+    state = read_state(checkpoint)
+    if state["step"] != checkpoint.step:
+        return f"state.json is of step {state['step']}"
+    if run is not None and state.get("run", run) != run:
+        return f"state.json is of another run, {state['run']}"
+    return ""
+
+
+def set_aside(checkpoint: Checkpoint) -> Path:
+    """Rename a damaged checkpoint to step-N.damaged, where nothing uses it; an older one of that name goes."""
+    target = checkpoint.path.with_suffix(".damaged")
+    remove_folder(target)
+    checkpoint.path.rename(target)
+    fsync(target.parent)
+    return target
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill left half-written or half-removed."""
+    for path in folder.glob("*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """state.json of a checkpoint."""
+    state: dict[str, Any] = json.loads((checkpoint.path / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def _with_checksum(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest covers itself too: a flipped bit in a file's name would otherwise look like a missing file."""
+    return {**manifest, "checksum": xxhash.xxh3_128_hexdigest(json.dumps(manifest, sort_keys=True).encode())}
+
+
+def _as_json(training: TrainerState) -> dict[str, Any]:
+    return {"step": training.step, "replaced": training.replaced, "splits": training.batch_cuts}
+
+
+def _training_of(state: dict[str, Any]) -> TrainerState:
+    replaced, cuts = ({int(update): n for update, n in state.get(name, {}).items()} for name in ("replaced", "splits"))
+    return TrainerState(int(state["step"]), replaced, cuts)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "tokenizers", "numpy", "safetensors")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}

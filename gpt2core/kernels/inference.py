@@ -1,0 +1,114 @@
+"""Calls inference.c, compiled for this machine: products with small weights and steps of a token a row, at the speed of memory.
+
+Where there is no compiler, or on another kind of processor than the CPU, nothing here is needed: see
+`gpt2core.generation.inference`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpt2core.kernels.c_library import COUNT, POINTER, address, load_c
+
+LANES = 16
+"""Numbers that the C code computes side by side."""
+PANEL = 32
+"""Outputs whose weights lie together."""
+WIDEST_HEAD = 256
+
+
+class Projection(ctypes.Structure):
+    """Where a dense layer's weights lie; the tensors have to be kept by whoever made it."""
+
+    _fields_ = [("weight", POINTER), ("scale", POINTER), ("bias", POINTER), ("n_in", COUNT), ("n_out", COUNT)]
+
+
+class Norm(ctypes.Structure):
+    """Where a LayerNorm's weights lie."""
+
+    _fields_ = [("weight", POINTER), ("bias", POINTER)]
+
+
+class Block(ctypes.Structure):
+    """A transformer block, in the order in which it computes."""
+
+    _fields_ = [
+        ("ln_1", Norm),
+        ("attention_in", Projection),
+        ("attention_out", Projection),
+        ("ln_2", Norm),
+        ("mlp_in", Projection),
+        ("mlp_out", Projection),
+    ]
+
+
+SIGNATURES: dict[str, list[type]] = {
+    "products": [ctypes.POINTER(Projection), POINTER, POINTER, COUNT],
+    "step": [ctypes.POINTER(Block), COUNT, *[POINTER] * 3, COUNT, *[POINTER] * 5, *[COUNT] * 4],
+}
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The compiled code; None where there is no C compiler."""
+    return load_c("inference", SIGNATURES)
+
+
+def packed_size(weight: Tensor) -> int:
+    """Bytes that `pack` fills."""
+    return -(-len(weight) // PANEL) * PANEL * weight.shape[1] * weight.element_size()
+
+
+def pack(weight: Tensor, room: Tensor) -> Tensor:
+    """A weight [out, in] in bfloat16 or int8 as the C code reads it: [panel, words, PANEL], words of 2 or 4 inputs as int32.
+
+    It keeps its dtype and lies in `room`, uint8 of `packed_size`. Outputs are filled up with zeros to whole panels. `in` is a
+    multiple of 64.
+    """
+    padded = F.pad(weight, (0, 0, 0, -len(weight) % PANEL)).contiguous()
+    words = padded.view(torch.int32).view(len(padded) // PANEL, PANEL, -1).transpose(1, 2)
+    return room.view(torch.int32).view(words.shape).copy_(words).view(weight.dtype)
+
+
+def projection(packed: Tensor, scale: Tensor | None, bias: Tensor | None, n_in: int, n_out: int) -> Projection:
+    """A layer for `products`; `scale` and `bias` are float32 [out], and int8 weights have a scale."""
+    return Projection(address(packed), address(scale), address(bias), n_in, n_out)
+
+
+def norm(layer: nn.LayerNorm) -> Norm:
+    """A LayerNorm for `step`, with weights in float32."""
+    return Norm(address(layer.weight), address(layer.bias))
+
+
+def products(x: Tensor, layer: Projection) -> Tensor:
+    """x [rows, in], rounded to bfloat16, times the layer's weight: float32 [rows, out].
+
+    A row's bits depend on that row alone.
+    """
+    compiled = library()
+    assert compiled is not None
+    rounded, out = x.to(torch.bfloat16).contiguous(), torch.empty(len(x), layer.n_out)
+    compiled.products(ctypes.byref(layer), address(rounded), address(out), len(x))
+    return out
+
+
+def step(blocks: ctypes.Array[Block], x: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> None:
+    """Put x float32 [B, C], one new position a row, through all blocks; a row's bits depend on that row alone.
+
+    `keys` and `values` are bfloat16 [L, B, H, capacity, D], filled up to `lengths` int64 [B], and get the new position's; each
+    layer's are contiguous. D is a multiple of 32 and at most 256.
+    """
+    compiled = library()
+    assert compiled is not None
+    (rows, n_embd), (_, _, heads, capacity, width) = x.shape, keys.shape
+    room = -capacity % LANES + capacity
+    rounded, inner = torch.empty(rows, n_embd, dtype=torch.bfloat16), torch.empty(rows, 4 * n_embd, dtype=torch.bfloat16)
+    new, scores = torch.empty(rows, 3 * n_embd), torch.empty(rows, heads, room)
+    cached = (address(keys), address(values), keys.stride(0), address(lengths))
+    scratch = map(address, (rounded, new, scores, inner))
+    compiled.step(blocks, len(blocks), address(x), *cached, *scratch, rows, heads, capacity, width)

@@ -1,0 +1,129 @@
+"""Calls training_kernels.c and causal_attention.c: what a bfloat16 step does besides its products, on a CPU with a C compiler.
+
+The functions are PyTorch operators that write into tensors which the caller has made, all of them contiguous, so a rehearsal
+on tensors without data counts their memory. Callers ask `take` first, and have a way in plain PyTorch otherwise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from gpt2core.kernels.c_library import COUNT, NUMBER, POINTER, address, load_c
+from gpt2core.kernels.operators import operator
+
+SIGNATURES: dict[str, list[type]] = {
+    "gelu": [POINTER] * 2 + [COUNT],
+    "gelu_backward": [POINTER] * 3 + [COUNT],
+    "cross_entropy": [POINTER] * 4 + [COUNT] * 4,
+    "scale": [POINTER] * 2 + [COUNT] * 2,
+    "adamw": [POINTER] * 5 + [NUMBER] * 7 + [COUNT],
+}
+ATTENTION: dict[str, list[type]] = {"attention": [POINTER] * 4 + [COUNT] * 6}
+ROWS = 6
+"""Queries that the compiled attention takes together, as causal_attention.c says."""
+
+
+@lru_cache(maxsize=1)
+def attention_library() -> ctypes.CDLL | None:
+    """The compiled attention; None where there is no C compiler, or the CPU does not multiply bfloat16 (AVX512-BF16)."""
+    return load_c("causal_attention", ATTENTION)
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The compiled code; None where there is no C compiler."""
+    return load_c("training_kernels", SIGNATURES)
+
+
+def take(tensor: Tensor, *dtypes: torch.dtype) -> bool:
+    """Whether the kernels are there for this tensor, if they take these dtypes (bfloat16); torch.compile has its own."""
+    fits = tensor.dtype in (dtypes or (torch.bfloat16,)) and tensor.device.type == "cpu"
+    return fits and not torch.compiler.is_compiling() and library() is not None
+
+
+def _code() -> ctypes.CDLL:
+    compiled = library()
+    assert compiled is not None
+    return compiled
+
+
+@operator("out")
+def gelu(x: Tensor, out: Tensor) -> None:
+    """GELU in its tanh form of x, bfloat16 of any shape."""
+    _code().gelu(address(x), address(out), x.numel())
+
+
+@operator("by_input")
+def gelu_backward(x: Tensor, by_output: Tensor, by_input: Tensor) -> None:
+    """The gradient by x, where GELU's output has the gradient `by_output`."""
+    _code().gelu_backward(address(x), address(by_output), address(by_input), x.numel())
+
+
+def attention(heads: Tensor, out: Tensor) -> None:
+    """Causal attention of queries, keys and values [B, T, 3, H, D] into `out` [B, T, H, D].
+
+    Raises PyTorch's error where there is no memory for its passing results.
+    """
+    width, pairs, size = _extent(heads)
+    _attention(heads, None, out, _room(heads, 2 * size * width + 4 * size * pairs + ROWS * (6 * width + 4 * size)))
+
+
+def attention_backward(heads: Tensor, by_out: Tensor, by_heads: Tensor) -> None:
+    """The gradient by the heads, where that by `out` is given; raises as `attention` does."""
+    width, pairs, size = _extent(heads)
+    packed, squares = 4 * size * width + 12 * size * pairs, 8 * (pairs + ROWS) * width
+    _attention(heads, by_out, by_heads, _room(heads, packed + squares + ROWS * (12 * width + 4 * size)))
+
+
+def _extent(heads: Tensor) -> tuple[int, int, int]:
+    """Positions filled up to whole vectors and one more, pairs of positions, and size of a head."""
+    length, size = heads.shape[1], heads.shape[-1]
+    return -(-length // 16) * 16 + 16, (length + 1) // 2, size
+
+
+def _room(heads: Tensor, n_bytes: int) -> Tensor:
+    """So many bytes for each thread, uint8 [threads, bytes]: of PyTorch, so that their lack is its error and they count."""
+    whole_lines = -(-n_bytes // 64) * 64
+    threads = min(torch.get_num_threads(), heads.shape[0] * heads.shape[3])
+    return heads.new_empty((threads, whole_lines), dtype=torch.uint8)
+
+
+@operator("out", "room")
+def _attention(heads: Tensor, by_out: Tensor | None, out: Tensor, room: Tensor) -> None:
+    compiled, (batch, length, _, n_head, size) = attention_library(), heads.shape
+    assert compiled is not None
+    compiled.attention(*map(address, (heads, by_out, out, room)), batch, length, n_head, size, *room.shape)
+
+
+@operator("logits", "losses")
+def cross_entropy(logits: Tensor, targets: Tensor, share: Tensor, losses: Tensor, n_vocab: int, gradients: bool) -> None:
+    """Each row's cross-entropy, times its `share`, of bfloat16 logits [n, padded V] at targets int64 [n]: float32 [n].
+
+    Only the first `n_vocab` logits count. With `gradients` the logits become the derivatives of the sum. A row whose share is
+    0 is left out, whatever its target.
+    """
+    values = map(address, (logits, targets, share, losses))
+    _code().cross_entropy(*values, gradients, len(logits), n_vocab, logits.shape[1])
+
+
+@operator("values")
+def scale(values: Tensor, factor: Tensor) -> None:
+    """Multiply bfloat16 or float32 values by a float32 factor []; takes no time where it is 1."""
+    _code().scale(address(values), address(factor), values.dtype is torch.float32, values.numel())
+
+
+@operator("weights", "moment", "square", "copy")
+def adamw(
+    weights: Tensor, gradient: Tensor, moment: Tensor, square: Tensor, copy: Tensor, clip: float, factors: list[float]
+) -> None:
+    """One update of float32 weights by AdamW, for a gradient that is `clip` times the given one, and their bfloat16 copy.
+
+    weights = kept * weights - rate * moment / (correction * sqrt(square) + epsilon), where the factors are beta1, beta2, kept,
+    rate, correction and epsilon.
+    """
+    tensors = map(address, (weights, gradient, moment, square, copy))
+    _code().adamw(*tensors, clip, *factors, weights.numel())

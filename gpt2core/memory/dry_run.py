@@ -1,0 +1,124 @@
+"""The gradients of an update, gone through on tensors without data: what is allocated and when, with nothing allocated.
+
+The trainer that trains runs here as it is, on PyTorch's fake tensors (which know shape, dtype and device, and allocate
+nothing), so whatever the settings make it keep is counted, and no formula has to follow the model.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from configs.schema import TrainSettings
+from gpt2core.memory.workload import Workload
+from gpt2core.model.config import GPT2Config
+from gpt2core.model.gpt2 import GPT2
+from gpt2core.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of the tensors of an update. `peak` is their sum at its fullest moment, when not all gradients need be there."""
+
+    parameters: int
+    trained: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    peak: int
+
+    @property
+    def snapshot(self) -> int:
+        """What a checkpoint that is saved beside training copies: trained weights and the optimizer's state."""
+        return 4 * self.trained + self.optimizer
+
+    @property
+    def standing(self) -> int:
+        """What stays between updates."""
+        return self.weights + self.gradients + self.optimizer
+
+
+def rehearse(work: Workload) -> Footprint:
+    """The footprint of an update; seconds for a large model."""
+    like = work.with_length(1).with_settings(
+        noise=0.0, compile=False, accumulate=min(2, work.settings.accumulate), memory_limit=None
+    )
+    return _rehearse(work.config, like.settings.model_dump_json(), work.device, work.mask_documents)
+
+
+@lru_cache(maxsize=256)
+def _rehearse(config: GPT2Config, settings_json: str, device: torch.device, masked: bool) -> Footprint:
+    settings = TrainSettings.model_validate_json(settings_json)
+    with FakeTensorMode(), Ledger() as ledger, device:
+        model = GPT2(config)
+        model.separator = 0 if masked else None
+        trainer = Trainer(model, _Blank(settings.batch_size, config.n_ctx), settings)  # type: ignore[arg-type]
+        weights = ledger.alive
+        trained = trainer.optimizer.parameters
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+        count = sum(parameter.numel() for parameter in trained)
+        moments = trainer.optimizer.checkpoint_bytes - 4 * count
+        standing = torch.empty(moments, dtype=torch.uint8)
+        trainer.begin_update()
+        before = ledger.alive
+        at_the_end_of_the_blocks = _note_when_blocks_are_done(trainer.computing_model(), ledger)
+        model.train()
+        trainer.gradient()
+        kept = max(at_the_end_of_the_blocks) - before
+        del standing
+    return Footprint(model.parameter_count(), count, weights, 4 * count, moments, max(0, kept), ledger.peak)
+
+
+def _note_when_blocks_are_done(model: GPT2, ledger: Ledger) -> list[int]:
+    notes: list[int] = []
+    model.ln_f.register_forward_hook(lambda *_: notes.append(ledger.alive))
+    return notes
+
+
+class _Blank:
+    """Batches of no particular tokens."""
+
+    def __init__(self, batch_size: int, n_ctx: int) -> None:
+        self._shape = (batch_size, n_ctx)
+
+    def at(self, _: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets int64 [B, T]."""
+        return torch.empty(self._shape, dtype=torch.int64), torch.empty(self._shape, dtype=torch.int64)
+
+
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of the storages that are alive, and the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.alive = self.peak = 0
+        self._sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do what was asked and enter the results' storages."""
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._enter(leaf.untyped_storage())
+        return result
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.alive += self._sizes[key]
+            self.peak = max(self.peak, self.alive)
+            weakref.finalize(storage, self._leave, key)
+
+    def _leave(self, key: int) -> None:
+        self.alive -= self._sizes.pop(key)

@@ -1,0 +1,181 @@
+"""What an update will need in memory, what fits, and how to stay within a limit: said before anything is allocated.
+
+The tensors are counted by a rehearsal; what libraries and allocator take beside them is measured on a few blocks.
+benchmarks/memory.py compares the sum with the measured peak of real processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from configs.errors import UserError
+from gpt2core.memory.dry_run import Footprint, rehearse
+from gpt2core.memory.evaluation import evaluation_bytes
+from gpt2core.memory.trial_run import FEW_BLOCKS, is_small, measure, with_blocks
+from gpt2core.memory.workload import Workload
+from gpt2core.model.linear_cross_entropy import OWN_CHUNK
+
+ASSUMED_EXTRA = 0.05
+"""Share of the tensors that libraries and allocator are taken to need where that cannot be measured."""
+EVALUATION_EXTRA = 0.15
+"""Share of an evaluation's tensors, mostly in float32, that they are taken to need (measured: 0.1)."""
+ENOUGH_TOKENS = 4096
+"""Tokens in a batch beyond which a CPU is no faster and only needs more memory."""
+SPARE = 0.05
+"""Share of the tensors by which a prediction may be wrong without passing a limit."""
+SPARE_EXTRA = 0.2
+"""Share of the extra by which it differs from one process to the next: what the allocator wastes is partly chance."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes at the fullest moment of training. `process` is what the program holds before, `extra` what libraries take, and
+    `evaluation` the tensors of an evaluation beside what stands."""
+
+    footprint: Footprint
+    process: int
+    extra: int
+    saves_beside: bool = True
+    evaluation: int = 0
+
+    @property
+    def tensors(self) -> int:
+        """The most that tensors take in training or in an evaluation between two updates."""
+        return max(self.footprint.peak, self.footprint.standing + self.evaluation)
+
+    @property
+    def peak(self) -> int:
+        """The most that the process will hold, a checkpoint being saved beside training included."""
+        return self.process + self.tensors + self.extra + (self.footprint.snapshot if self.saves_beside else 0)
+
+    @property
+    def outside(self) -> int:
+        """What an evaluation in a process of its own holds, beside this one."""
+        return self.process + self.footprint.weights + self.evaluation
+
+    @property
+    def with_spare(self) -> int:
+        """The peak and what it may be wrong by."""
+        return self.peak + int(SPARE * self.tensors + SPARE_EXTRA * self.extra)
+
+
+@dataclass(frozen=True)
+class Thrift:
+    """What keeps training within a limit: blocks that are recomputed, and whether checkpoints are saved beside training."""
+
+    recompute_blocks: int
+    saves_beside: bool
+    need: Need
+
+
+def predict(work: Workload, process: int, saves_beside: bool = True, measured: bool = True) -> Need:
+    """What training will need; unless `measured` (which takes seconds), the extra is assumed."""
+    footprint = rehearse(work)
+    extra = extra_bytes(work) if measured else int(ASSUMED_EXTRA * footprint.peak)
+    evaluation = evaluation_bytes(work)
+    extra = max(extra, int(EVALUATION_EXTRA * evaluation))
+    return Need(footprint, process, extra, saves_beside and work.settings.save_beside, evaluation)
+
+
+def extra_bytes(work: Workload) -> int:
+    """What libraries and allocator take beside the tensors, measured: on the whole model where that is small."""
+    if is_small(work) and (found := _beside_tensors(work)) is not None:
+        return found
+    return extra_of_blocks(work)
+
+
+def extra_of_blocks(work: Workload) -> int:
+    """The same, concluded from what two and four blocks take.
+
+    It grows with the blocks, and beyond the fourth about half as fast as before (see benchmarks/memory.py).
+    """
+    n_layer = work.config.n_layer
+    two, four = (_beside_tensors(with_blocks(work, min(blocks, n_layer))) for blocks in FEW_BLOCKS)
+    if two is None or four is None:
+        return int(ASSUMED_EXTRA * rehearse(work).peak)
+    a_block = max(0, four - two) / 2
+    return int(four + max(0, n_layer - 4) * a_block / 2)
+
+
+def _beside_tensors(work: Workload) -> int | None:
+    found = measure(work)
+    return None if found is None else max(0, found.peak - rehearse(work).peak)
+
+
+def keep_within(limit: int, work: Workload, process: int) -> Thrift:
+    """The fastest way to train within `limit` bytes that gives the same weights, bit for bit.
+
+    Raises UserError with the minimum where recomputing every block but the last (which would save nothing) does not help. What
+    libraries take is measured at both ends, and between them only where the tensors leave room for the smaller of both.
+    """
+    train, most = work.settings, _most_recomputed(work)
+    # To wait for a checkpoint costs seconds a save, a recomputed block costs a share of every update.
+    full = predict(work, process)
+    if full.with_spare <= limit:
+        return Thrift(train.recompute_blocks, full.saves_beside, full)
+
+    least = thriftiest(work, process)
+    if least.with_spare > limit:
+        raise UserError(
+            f"train.memory_limit is {gigabytes(limit)}, but this training needs at least {gigabytes(least.with_spare)}: raise "
+            f"the limit to that, or lower train.batch_size ({train.batch_size}) and raise train.accumulate as much."
+        )
+    extra = min(full.extra, least.extra)
+    for blocks in range(train.recompute_blocks, most):
+        recomputing = work.with_settings(recompute_blocks=blocks)
+        if replace(least, footprint=rehearse(recomputing), extra=extra).with_spare <= limit:
+            need = predict(recomputing, process, saves_beside=False)
+            if need.with_spare <= limit:
+                return Thrift(blocks, False, need)
+    return Thrift(most, False, least)
+
+
+def thriftiest(work: Workload, process: int, measured: bool = True) -> Need:
+    """The least that the same batch can do with."""
+    recomputing = work.with_settings(recompute_blocks=_most_recomputed(work))
+    return predict(recomputing, process, saves_beside=False, measured=measured)
+
+
+def _most_recomputed(work: Workload) -> int:
+    """All blocks but the last: to recompute that one too would save nothing."""
+    return max(work.settings.recompute_blocks, work.config.n_layer - 1)
+
+
+def largest_batch(work: Workload, budget: int, process: int) -> int:
+    """The most windows in a batch with which training stays within `budget` bytes; 0 if not one does.
+
+    Above one part of the loss, memory grows in proportion to the batch, so two rehearsals tell all.
+    """
+
+    def need(size: int) -> int:
+        return predict(work.with_settings(batch_size=size), process, measured=False).with_spare
+
+    small = -(-OWN_CHUNK // work.config.n_ctx)
+    if need(small) > budget:
+        fitting = [size for size in range(1, small) if need(size) <= budget]
+        return max(fitting, default=0)
+    return small + (budget - need(small)) * small // (need(2 * small) - need(small))
+
+
+def choose_batch(work: Workload, budget: int, process: int) -> Workload:
+    """The same work with the batch and accumulation that make up `tokens_per_step`, in the largest batches of use that fit.
+
+    Raises UserError where a single window does not fit.
+    """
+    settings, n_ctx = work.settings, work.config.n_ctx
+    windows = max(1, settings.tokens_per_step // n_ctx)
+    most = max(1, ENOUGH_TOKENS // n_ctx) if work.device.type == "cpu" else windows
+    size = min(windows, most, largest_batch(work, budget, process))
+    if not size:
+        least = predict(work.with_settings(batch_size=1), process, measured=False).with_spare
+        raise UserError(
+            f"A single window of {n_ctx} tokens needs {gigabytes(least)} and there are {gigabytes(budget)}: "
+            "raise train.recompute_blocks, shorten model.n_ctx, train less of the model (train.trainable)."
+        )
+    size = next(divisor for divisor in range(size, 0, -1) if windows % divisor == 0)
+    return work.with_settings(batch_size=size, accumulate=windows // size)
+
+
+def gigabytes(count: int) -> str:
+    """3.25 GB."""
+    return f"{count / 1e9:.2f} GB"

@@ -1,0 +1,75 @@
+"""Causal attention by whichever way is fastest for its length and dtype; both ways compute the same.
+
+Shapes: B batch, H heads, T queries, K keys (past and new), D head size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gpt2core.kernels import training_kernels
+
+LONGEST_PLAIN = 512
+"""Up to here, plain products beat PyTorch's fused kernel in bfloat16 on a CPU (2 to 5 times up to 128 positions)."""
+VECTOR = 16
+"""Head sizes that the compiled attention takes are multiples of this."""
+
+
+def attend_within(heads: Tensor, dropout: float, visible: Tensor | None = None) -> Tensor:
+    """Mix the values of queries, keys and values [B, T, 3, H, D] that have no past: [B, T, H, D]. `visible` as in `attend`."""
+    plain = dropout > 0 or visible is not None or heads.shape[-1] % VECTOR or heads.shape[1] > LONGEST_PLAIN
+    if plain or not training_kernels.take(heads) or training_kernels.attention_library() is None:
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind()  # each [B, H, T, D]
+        return attend(query, key, value, dropout, visible).transpose(1, 2)
+    mixed: Tensor = _CausalAttention.apply(heads)  # type: ignore[no-untyped-call]
+    return mixed
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float, visible: Tensor | None = None) -> Tensor:
+    """Mix values [B, H, K, D] for queries [B, H, T, D]: query i sees key j where i >= j - K + T. Returns [B, H, T, D].
+
+    `visible`, bool [B, 1, T, T], says instead which keys a query sees; there is no past then.
+    """
+    length, past = query.shape[2], key.shape[2] - query.shape[2]
+    if past == 0 and 1 < length <= LONGEST_PLAIN and query.dtype is torch.bfloat16 and query.device.type == "cpu":
+        return _plain(query, key, value, dropout, visible)
+    if visible is not None:
+        return F.scaled_dot_product_attention(query, key, value, visible, dropout)
+    # A single query sees every key; several behind a past need the causal mask shifted by that past.
+    mask = torch.ones(length, past + length, dtype=torch.bool, device=query.device).tril(past) if past and length > 1 else None
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=past == 0 and length > 1)
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, dropout: float, visible: Tensor | None) -> Tensor:
+    length, width = query.shape[2:]
+    future = torch.full((length, length), -torch.inf, dtype=query.dtype).triu(1)  # [T, T]
+    flat_query, flat_key, flat_value = (part.reshape(-1, length, width) for part in (query, key, value))  # [B * H, T, D]
+    scores = torch.baddbmm(future, flat_query, flat_key.transpose(1, 2), alpha=1.0 / math.sqrt(width))  # [B * H, T, T]
+    if visible is not None:
+        scores.view(*query.shape[:2], length, length).masked_fill_(~visible, -torch.inf)
+    weights = F.dropout(scores.softmax(-1), dropout)
+    return (weights @ flat_value).view(query.shape)
+
+
+class _CausalAttention(torch.autograd.Function):
+    """Keeps nothing but its input: the weights are computed again by backward."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: Tensor) -> Tensor:
+        heads = heads.contiguous()
+        ctx.save_for_backward(heads)
+        mixed = heads.new_empty(*heads.shape[:2], *heads.shape[3:])
+        training_kernels.attention(heads, mixed)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *by_mixed: Tensor) -> Tensor:
+        (heads,) = ctx.saved_tensors
+        by_heads = torch.empty_like(heads)
+        training_kernels.attention_backward(heads, by_mixed[0].contiguous(), by_heads)
+        return by_heads

@@ -1,0 +1,241 @@
+"""The optimisation: a live object whose one verb is `run_until(step)`.
+
+Everything an update consumes (windows, dropout, learning rate) is a function of the seed and the step, so the only state
+is the weights, the optimizer's moments and the step itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.errors import UserError
+from configs.schema import TrainSettings
+from gpt2core.machine.allocator import keep_freed_memory
+from gpt2core.machine.devices import choose_threads, copy_to
+from gpt2core.machine.dtypes import choose_dtype
+from gpt2core.machine.memory import is_out_of_memory
+from gpt2core.model.gpt2 import GPT2
+from gpt2core.training.batches import Batches
+from gpt2core.training.callback import Callback, StepMetrics, StepsDone
+from gpt2core.training.compilation import choose_compilation, compile_blocks
+from gpt2core.training.noise import add_noise
+from gpt2core.training.optimizers import Optimization
+from gpt2core.training.schedule import learning_rate
+from gpt2core.training.trainable import choose_trainable
+from gpt2core.training.working_copy import WorkingCopy
+
+REPORT_EVERY = 10  # steps; reading a loss waits for the device, so it is done in groups
+SKIPS_IN_A_ROW = 20  # updates left out one after the other, at which skipping gives up
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """What an exact resume needs beside weights and moments. Updates are numbered from 0 here."""
+
+    step: int = 0
+    """Updates made."""
+    replaced: dict[int, int] = field(default_factory=dict)
+    """Updates that take other windows than their own, and how often they were given others."""
+    batch_cuts: dict[int, int] = field(default_factory=dict)
+    """Updates from which on memory did not suffice for a batch, and into how many each is cut."""
+
+
+class DivergedError(Exception):
+    """Loss or gradient of update `step` (1 is the first) were not finite; the update was not applied."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"The loss or its gradient is no longer finite at step {step}")
+        self.step = step
+
+
+class Trainer:
+    """Trains `model` in place; `step` counts the updates made; `callbacks` hear of them."""
+
+    def __init__(self, model: GPT2, batches: Batches, settings: TrainSettings, callbacks: Iterable[Callback] = ()) -> None:
+        keep_freed_memory()
+        choose_threads(model.config.n_embd)
+        self.model = model
+        self.batches = batches
+        self.settings = settings
+        self.callbacks = list(callbacks)
+        self.micro_batches = settings.accumulate
+        """Batches that an update's gradient is the mean of."""
+        self.step = 0
+        self.replaced: dict[int, int] = {}
+        self.batch_cuts: dict[int, int] = {}
+        choose_trainable(model, settings)
+        self._whole = batches
+        self._device = model.wte.weight.device
+        self._working = WorkingCopy(model, choose_dtype(settings.dtype, self._device, model.config.n_embd))
+        self.optimizer = Optimization(model, settings, self._working.copies)
+        self._working.model.recomputed = settings.recompute_blocks
+        self.compiled = choose_compilation(settings.compile, self._device, settings.steps * settings.accumulate)
+        if self.compiled:
+            compile_blocks(self._working.model)
+        self._stop_requested = False
+        self._not_finite = torch.zeros((), dtype=torch.bool)
+        self._skipped = 0
+        self._pending: list[tuple[Tensor, float, Tensor]] = []
+        self._reported_at = time.perf_counter()
+
+    @property
+    def state(self) -> TrainerState:
+        """Where training stands, beside weights and moments."""
+        return TrainerState(self.step, dict(self.replaced), dict(self.batch_cuts))
+
+    @state.setter
+    def state(self, state: TrainerState) -> None:
+        self.step, self.replaced, self.batch_cuts = state.step, dict(state.replaced), dict(state.batch_cuts)
+
+    def run_until(self, step: int) -> None:
+        """Train until `step` updates have been made in all, or until `request_stop`.
+
+        An update whose loss or gradient is not finite is not applied. Then `train.on_divergence` decides: UserError is raised
+        (stop), DivergedError (rewind), or training goes on (skip).
+        """
+        self.model.train()
+        self._reported_at = time.perf_counter()
+        gc.freeze()  # all that is alive now stays alive until the end: the collector need not walk through it again and again
+        while self.step < step and not self._stop_requested:
+            self._update()
+            if len(self._pending) >= REPORT_EVERY or self._is_known_to_diverge():
+                self._report()
+        gc.unfreeze()
+        self._report()
+
+    def computing_model(self) -> GPT2:
+        """The model with the current weights in the dtype that training computes in: for evaluation, not to be changed."""
+        self._working.refresh()
+        return self._working.model
+
+    def begin_update(self) -> None:
+        """Let go of gradients that the next update will make anew."""
+        self._working.begin_update()
+
+    def gradient(self) -> Tensor:
+        """Mean loss [] of the next update's batches, whose gradients are left in the model's `grad`.
+
+        Where the memory does not suffice, the batch is split, so that the update sees the same windows in more and smaller
+        batches. Raises UserError where a single window does not fit.
+        """
+        self._working.refresh()
+        while True:
+            self._cut_batches()
+            try:
+                return self._gradient()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._cut_smaller()
+
+    def request_stop(self) -> None:
+        """End `run_until` after the update that is under way; safe to call from a signal handler."""
+        self._stop_requested = True
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self._stop_requested
+
+    def _update(self) -> None:
+        rate = learning_rate(self.step, self.settings)
+        loss = self.gradient()
+        norm = self.optimizer.clip(self.settings.clip or math.inf)
+        for callback in self.callbacks:
+            callback.before_update()
+        self._not_finite = ~(loss.isfinite() & norm.isfinite())
+        self.optimizer.update(rate, left_out=self._not_finite)
+        if self.optimizer.fills_copies:
+            self._working.note_as_current()
+        self.step += 1
+        self._pending.append((loss, rate, norm))
+
+    def _gradient(self) -> Tensor:
+        self.begin_update()
+        loss = torch.zeros((), device=self._device)
+        for number in range(self.micro_batches):
+            loss += self._accumulate(number)
+        return loss
+
+    def _cut_batches(self) -> None:
+        """Cut the batches as they were cut when this update was first made, so that a resumed run makes the same one."""
+        cut = max((pieces for update, pieces in self.batch_cuts.items() if update <= self.step), default=1)
+        if self.micro_batches != self.settings.accumulate * cut:
+            self.batches, self.micro_batches = self._whole.in_smaller_batches(cut), self.settings.accumulate * cut
+            for callback in self.callbacks:
+                callback.on_batch_cut(self.batches.batch_size, self.micro_batches)
+
+    def _cut_smaller(self) -> None:
+        """Halve the batches from this update on, or take the smallest other factor out of them."""
+        size = self.batches.batch_size
+        if size == 1:
+            raise UserError(
+                f"A single window of {self.model.config.n_ctx} tokens does not fit into memory: raise train.recompute_blocks, "
+                "shorten model.n_ctx, or train less of the model (train.trainable); gpt2flow plan says what fits."
+            )
+        factor = next(number for number in range(2, size + 1) if size % number == 0)
+        self.batch_cuts[self.step] = self.micro_batches // self.settings.accumulate * factor
+
+    def _accumulate(self, number: int) -> Tensor:
+        """Add the gradient of the update's batch `number`, divided by how many there are; return its share of the loss."""
+        update = self.step + self.settings.steps * self.replaced.get(self.step, 0)  # others lie behind the run's own
+        index = update * self.micro_batches + number
+        text, targets = self.batches.at(index)
+        inputs = add_noise(text, self.settings, index, self.model.config.n_vocab)
+        inputs, targets = copy_to(self._device, inputs), copy_to(self._device, targets)
+        if self.model.config.dropout or self.settings.lora.dropout:
+            torch.manual_seed(mixed_seed(self.settings.seed, index))
+        mask = self._working.model.mask_for(text)  # noise neither makes documents nor joins them
+        loss = self._working.model.loss(inputs, targets, mask) / self.micro_batches
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _report(self) -> None:
+        if not self._pending:
+            return
+        values = torch.stack([torch.stack((loss, norm)) for loss, _, norm in self._pending]).tolist()
+        first = self.step - len(self._pending) + 1
+        updates = [
+            StepMetrics(first + i, loss, rate, norm)
+            for i, ((loss, norm), (_, rate, _)) in enumerate(zip(values, self._pending, strict=True))
+        ]
+        now = time.perf_counter()
+        tokens = len(updates) * self.settings.accumulate * self.settings.batch_size * self.model.config.n_ctx
+        speed = tokens / (now - self._reported_at)
+        self._pending, self._reported_at = [], now
+        self._judge(updates)
+        done = StepsDone(updates, speed)
+        for callback in self.callbacks:
+            callback.on_steps_done(done)
+
+    def _is_known_to_diverge(self) -> bool:
+        """On the CPU nobody has to wait for the answer; elsewhere the report finds out."""
+        return self._device.type == "cpu" and bool(self._not_finite)
+
+    def _judge(self, updates: list[StepMetrics]) -> None:
+        for update in updates:
+            finite = math.isfinite(update.loss) and math.isfinite(update.gradient_norm)
+            self._skipped = 0 if finite else self._skipped + 1
+            if finite:
+                continue
+            if self.settings.on_divergence == "rewind":
+                raise DivergedError(update.step)
+            if self.settings.on_divergence == "stop" or self._skipped >= SKIPS_IN_A_ROW:
+                raise UserError(
+                    f"The loss is no longer finite at step {update.step}: lower train.learning_rate "
+                    f"({self.settings.learning_rate:g}) or raise train.warmup_steps, and run again."
+                )
+
+
+def mixed_seed(seed: int, index: int) -> int:
+    """A 63-bit seed that is a function of both numbers and differs for neighbours."""
+    low, high = np.random.SeedSequence((seed, index)).generate_state(2)
+    return (int(high) << 32 | int(low)) >> 1

@@ -1,0 +1,68 @@
+"""In which dtype a model is trained, and the copy of it that computes when that is not float32.
+
+The weights that count and the optimizer's moments stay float32 (master weights). A working copy in bfloat16 is made from
+them once an update, not at every layer, and its gradients are added up in float32 as soon as backward has each of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gpt2core.model.gpt2 import GPT2
+from gpt2core.model.gradient_sums import follow
+
+DtypeName = Literal["float32", "bfloat16"]
+
+
+class WorkingCopy:
+    """What computes loss and gradients for a float32 model: itself, or a copy in `dtype` that follows its weights.
+
+    `model` is that copy. Its gradients end up in the float32 model's `grad`, whichever of both it is.
+    """
+
+    def __init__(self, master: GPT2, dtype: torch.dtype) -> None:
+        self.master = master
+        self.model = master if dtype is torch.float32 else _copy_of(master, dtype)
+        self._current: dict[Tensor, int] = {}
+        self._outdated = list(zip(self.model.parameters(), master.parameters(), strict=True))
+        self._trained = [(copied, own) for copied, own in self._outdated if own.requires_grad]
+        self._sums = [follow(copied, own) for copied, own in self._trained if copied is not own]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the master's weights; to be called when they have changed. The frozen ones are taken over once."""
+        if self.model is not self.master:
+            outdated = [pair for pair in self._outdated if self._current.get(pair[1]) != pair[1]._version]
+            if outdated:
+                torch._foreach_copy_([copied for copied, _ in outdated], [own for _, own in outdated])
+            self._outdated = self._trained
+            self.model.train(self.master.training)
+
+    @property
+    def copies(self) -> dict[Tensor, Tensor]:
+        """The copy of each parameter that is trained; none where the model itself computes."""
+        return {} if self.model is self.master else {own: copied for copied, own in self._trained}
+
+    def note_as_current(self) -> None:
+        """The copies of what is trained have been given the weights as they are now: nothing to refresh until these change."""
+        self._current = {own: own._version for _, own in self._trained}
+
+    def begin_update(self) -> None:
+        """Let the next gradients be the first ones of an update, whatever is left of others."""
+        self.model.zero_grad(set_to_none=True)
+        self.master.wte.weight.grad = None  # the loss makes a new one, and there need not be two
+        for total in self._sums:
+            total.restart()
+
+
+def _copy_of(master: GPT2, dtype: torch.dtype) -> GPT2:
+    """The same modules around parameters in `dtype` that are still to be filled."""
+    empty = {
+        id(own): nn.Parameter(torch.empty_like(own, dtype=dtype), requires_grad=own.requires_grad)
+        for own in master.parameters()
+    }
+    return copy.deepcopy(master, empty)

@@ -1,0 +1,139 @@
+"""The report on a token store: shown in the terminal, and kept in MLflow with a picture of the document lengths."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from rich.table import Table
+
+from configs.schema import RunConfig
+from gpt2core.model.config import GPT2Config
+from gpt2core.store.report import OVERLAP, CorpusReport, report_on
+from gpt2core.store.token_store import TokenStore
+from gpt2core.weights.model_folder import read_config
+from tasks.terminal.console import bytes_text, console
+from tasks.tracking.mlflow_mirror import create_experiment
+
+BAR = 40
+EXPERIMENT = "data"
+UTILISATION = 0.4
+"""Share of a plain matrix product's speed that training is taken to reach."""
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def report_data(store: TokenStore, config: RunConfig, base: Path | None, price: float | None = None) -> CorpusReport:
+    """Report on the store: print it, and keep it in MLflow's experiment `data`, one run a store."""
+    n_ctx = config.model.n_ctx or (read_config(base).n_ctx if base else 1024)
+    report = report_on(store, n_ctx)
+    seconds = epoch_seconds(report.tokens["train"], _parameters(config, base))
+    print_report(report, store, n_ctx, seconds, price)
+    keep_report(report, store)
+    return report
+
+
+def print_report(report: CorpusReport, store: TokenStore, n_ctx: int, seconds: float, price: float | None) -> None:
+    """Print the figures, then a bar for each class of document length."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
+    for name, text in _lines(report, store, n_ctx, seconds, price):
+        table.add_row(f"[bold]{name}[/]", text)
+    console.print(table)
+    console.print("\n [bold]documents by length in tokens[/]")
+    most = max(report.length_counts)
+    for edge, count in zip(report.length_edges, report.length_counts, strict=True):
+        if count:
+            console.print(f" {edge:>10,} … {'█' * max(1, round(BAR * count / most)):<{BAR}} {count:,}")
+
+
+def keep_report(report: CorpusReport, store: TokenStore) -> None:
+    """Write the report and the picture to MLflow, once for each store."""
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    identity = experiment.experiment_id if experiment else create_experiment(client, EXPERIMENT)
+    if client.search_runs([identity], f"tags.store = '{store.hash}'", max_results=1):
+        return
+    run = client.create_run(identity, tags={"store": store.hash}, run_name=f"store {store.hash[:8]}").info.run_id
+    client.log_text(run, json.dumps(asdict(report), indent=1), "report.json")
+    with BytesIO() as picture:
+        length_figure(report).savefig(picture, format="png", dpi=120)
+        picture.seek(0)
+        from PIL import Image
+
+        client.log_image(run, Image.open(picture), artifact_file="document-lengths.png")
+    client.set_terminated(run)
+
+
+def length_figure(report: CorpusReport) -> Figure:
+    """Histogram of the document lengths, drawn without a display."""
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(len(report.length_edges)), report.length_counts, color="#3b6ea5")
+    axes.set_xticks(range(len(report.length_edges)), [f"{edge:,}" for edge in report.length_edges], rotation=60, fontsize=8)
+    axes.set_xlabel("tokens in a document, from")
+    axes.set_ylabel("documents")
+    return figure
+
+
+def epoch_seconds(tokens: int, parameters: int) -> float:
+    """Estimated seconds to train one epoch on this machine: six operations a token and parameter (Kaplan et al., 2020)."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    matrix = torch.rand(1024, 1024, device=device)
+    matrix @ matrix
+    start = time.perf_counter()
+    for _ in range(5):
+        matrix = torch.nn.functional.normalize(matrix @ matrix)
+    matrix.sum().item()
+    rate = 5 * 2 * 1024**3 / (time.perf_counter() - start)
+    return 6.0 * tokens * parameters / (rate * UTILISATION)
+
+
+def _parameters(config: RunConfig, base: Path | None) -> int:
+    sizes = config.model
+    if base is not None:
+        shape = read_config(base)
+    else:
+        assert sizes.n_ctx and sizes.n_embd and sizes.n_head and sizes.n_layer  # RunConfig has checked it
+        shape = GPT2Config(config.tokenizer.vocab_size, sizes.n_ctx, sizes.n_embd, sizes.n_head, sizes.n_layer)
+    return 12 * shape.n_layer * shape.n_embd**2 + shape.n_vocab * shape.n_embd
+
+
+def _lines(report: CorpusReport, store: TokenStore, n_ctx: int, seconds: float, price: float | None) -> list[tuple[str, str]]:
+    def both(counts: dict[str, int]) -> str:
+        return f"{sum(counts.values()):,} ({counts['train']:,} for training, {counts['validation']:,} for validation)"
+
+    letters = sum(report.scripts.values()) or 1
+    scripts = sorted(report.scripts.items(), key=lambda item: -item[1])[:6]
+    cost = f", {price * seconds / 3600:,.2f} at {price:g} an hour" if price is not None else ""
+    return [
+        ("store", str(store.path)),
+        ("documents", both(report.documents)),
+        ("bytes", f"{both(report.bytes)}, {bytes_text(sum(report.bytes.values()))}"),
+        ("tokens", f"{both(report.tokens)}, {report.tokens_per_byte:.3f} a byte"),
+        ("dropped", ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items())),
+        ("near-duplicates", f"{report.near_duplicates:,} of {report.compared:,} documents compared"),
+        ("decode errors", f"{report.decode_errors:,}"),
+        ("longest line", f"{report.longest_line:,} characters"),
+        ("scripts", ", ".join(f"{name} {count / letters:.1%}" for name, count in scripts)),
+        (f"under {n_ctx:,}", f"{report.shorter_than_block:,} documents are shorter than a block"),
+        (
+            "leaks",
+            f"{report.shared_hashes:,} texts in both splits; {report.overlapping:.2%} of {report.probes:,} held-out "
+            f"passages of {OVERLAP} tokens stand in the training text",
+        ),
+        ("one epoch", f"about {_duration(seconds)} on this machine{cost}"),
+    ]
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.0f} seconds"

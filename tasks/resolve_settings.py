@@ -1,0 +1,161 @@
+"""Works out what a config leaves to the machine, before the run has an id: length, batch, what is recomputed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from configs.errors import UserError
+from configs.schema import ModelSettings, RunConfig
+from gpt2core.machine.devices import choose_device
+from gpt2core.machine.memory import available_bytes
+from gpt2core.memory.plan import Thrift, choose_batch, gigabytes, keep_within, predict
+from gpt2core.memory.trial_run import load_libraries, measure, resident_bytes, seconds_per_update
+from gpt2core.memory.workload import Workload
+from gpt2core.model.config import GPT2Config
+from gpt2core.model.gpt2 import GPT2
+from gpt2core.store.token_store import TokenStore
+from gpt2core.text.tokenizer import Tokenizer
+from gpt2core.training.optimizers import Optimization
+from gpt2core.training.run_length import duration, steps_of
+from gpt2core.training.trainable import choose_trainable
+from gpt2core.weights.model_folder import read_config
+from tasks.finetuning.open_run import weights_hash
+from tasks.runs.find import all_runs
+from tasks.runs.run_folder import asked_id
+from tasks.terminal.console import begin, say
+from tasks.workspace.folders import Workspace
+
+WHILE_RUNNING = 150_000_000
+"""Bytes that a run adds to the process before and between updates: Prefect's engine, MLflow's database, code that evaluates and
+reports (measured: 50 to 150 million)."""
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def settle(config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore) -> tuple[RunConfig, str]:
+    """The config with its steps, batch_size and accumulate as numbers, obeying memory_limit, and the id of what was asked.
+
+    What a run of the same wishes has found is taken over, so that the same command goes on with the same run. Raises
+    UserError where the memory does not suffice.
+    """
+    train = config.train
+    if train.steps and train.batch_size and not train.memory_limit:
+        return config, ""
+    asked = asked_id(config, store.hash, weights_hash(base))
+    sizes = sizes_of(config.model, base, tokenizer.n_vocab)
+    work = workload(config, sizes).with_settings(**_settled_before(asked))
+    if not work.settings.batch_size:
+        work = settled_batch(work)
+    if not work.settings.steps:
+        work = _settled_length(work, store.manifest.counts["train"].tokens // sizes.n_ctx)
+    if work.settings.memory_limit:
+        work = _within_limit(work)
+    return config.model_copy(update={"train": work.with_length(work.settings.steps).settings}), asked
+
+
+def check_choices(config: RunConfig, base: Path | None) -> None:
+    """Raise UserError for a device, parameters or an optimizer that cannot be: before text is encoded, which may take hours."""
+    choose_device(config.train.device)
+    n_layer = sizes_of(config.model, base, n_vocab=1).n_layer
+    smallest = GPT2(GPT2Config(n_vocab=1, n_ctx=1, n_embd=1, n_head=1, n_layer=n_layer))  # with the names of the real one
+    train = config.train.model_copy(update={"lora": config.train.lora.model_copy(update={"rank": 1})})
+    choose_trainable(smallest, train)
+    Optimization(smallest, train)
+
+
+def workload(config: RunConfig, sizes: GPT2Config) -> Workload:
+    """What the config asks for, of a model of these sizes."""
+    return Workload(sizes, config.train, choose_device(config.train.device), config.data.mask_documents, config.evaluate)
+
+
+def sizes_of(settings: ModelSettings, base: Path | None, n_vocab: int) -> GPT2Config:
+    """Sizes of the model that a run will train."""
+    found = read_config(base) if base else None
+    given = {name: getattr(settings, name) or getattr(found, name, None) for name in ("n_ctx", "n_embd", "n_head", "n_layer")}
+    sizes: dict[str, Any] = {**given, "n_vocab": found.n_vocab if found else n_vocab, "dropout": settings.dropout}
+    return GPT2Config(**sizes)
+
+
+def process_bytes(work: Workload) -> int:
+    """What this process holds beside the model, with the libraries that it will come to use and what a run adds."""
+    load_libraries(work.settings, work.device)
+    if work.evaluation and work.evaluation.lens:
+        import_module("gpt2core.lens.pictures")
+    return resident_bytes(work.device) + (WHILE_RUNNING if work.device.type == "cpu" else 0)
+
+
+def budget_of(work: Workload, process: int) -> int:
+    """What this process may hold: the limit, or all that there is, without what a process that evaluates takes beside it."""
+    if work.settings.memory_limit:
+        return work.settings.memory_limit
+    available = available_bytes(work.device)
+    if work.evaluation is None or work.evaluation.where != "process":
+        return available
+    single = work if work.settings.batch_size else work.with_settings(batch_size=1)
+    return available - predict(single, process, measured=False).outside
+
+
+def settled_batch(work: Workload) -> Workload:
+    """The same work in batches that fit, tried out with real updates; raises UserError where a single window does not fit."""
+    process = process_bytes(work)
+    budget = budget_of(work, process)
+    begin("batch", f"looking for one that fits into {gigabytes(budget)} and trying it out")
+    chosen = choose_batch(work.with_settings(batch_size=1, accumulate=1), budget, process)
+    while (found := measure(chosen)) is None or process + found.peak > budget:
+        size = chosen.settings.batch_size
+        if size == 1 and found is None:
+            raise UserError("A single window does not fit into memory in a trial: take a smaller model or model.n_ctx.")
+        if size == 1:  # a limit, which recomputing may still obey
+            break
+        factor = next(number for number in range(2, size + 1) if size % number == 0)
+        chosen = chosen.with_settings(batch_size=size // factor, accumulate=chosen.settings.accumulate * factor)
+    size, parts = chosen.settings.batch_size, chosen.settings.accumulate
+    say("batch", f"{size} windows of {work.config.n_ctx} tokens, {parts} batches a step")
+    return chosen
+
+
+def _settled_length(work: Workload, windows_per_epoch: int) -> Workload:
+    seconds = None
+    if work.settings.hours:
+        begin("length", "trying out how long an update takes")
+        seconds = seconds_per_update(work)
+        if seconds is None:
+            raise UserError(
+                "train.hours needs a trial update, and that does not fit into memory: gpt2flow plan says what fits."
+            )
+    settled = work.with_length(steps_of(work.settings, work.config.n_ctx, windows_per_epoch, seconds))
+    if seconds:
+        steps = settled.settings.steps
+        say("length", f"an update takes {duration(seconds)}, {steps:,} of them about {duration(seconds * steps)}")
+    return settled
+
+
+def _within_limit(work: Workload) -> Workload:
+    limit = work.settings.memory_limit
+    assert limit
+    begin("memory", f"looking for the fastest way to stay within {gigabytes(limit)}")
+    way = keep_within(limit, work, process_bytes(work))
+    say("memory", describe(way, work.config.n_layer))
+    return work.with_settings(recompute_blocks=way.recompute_blocks, save_beside=way.saves_beside and work.settings.save_beside)
+
+
+def describe(way: Thrift, n_layer: int) -> str:
+    """What staying within a limit takes."""
+    recomputed = (
+        f"{way.recompute_blocks} of {n_layer} blocks are recomputed" if way.recompute_blocks else "nothing is recomputed"
+    )
+    waiting = "" if way.saves_beside else ", training waits while a checkpoint is saved"
+    return f"{gigabytes(way.need.peak)} at the fullest moment: {recomputed}{waiting}"
+
+
+def _settled_before(asked: str) -> dict[str, Any]:
+    """Steps and batch of the run that the same wishes led to, if there is one."""
+    for run in all_runs(Workspace.current()):
+        known = run.read("run")
+        if known.get("asked") == asked:
+            return {name: known["config"]["train"][name] for name in ("steps", "batch_size", "accumulate")}
+    return {}

@@ -1,0 +1,94 @@
+"""One run in the hands of a user: stopped, looked at, pinned, pruned, synchronised, resumed, interrupted twice."""
+
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from flows.cli import app
+from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
+from tasks.runs.find import find_run
+from tasks.runs.run_folder import RunFolder
+from tasks.workspace.folders import Workspace
+
+PATIENCE = 300.0  # seconds
+SlowProcess = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
+CONFIG = {
+    "name": "handled",
+    "tokenizer": {"vocab_size": 300},
+    "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 1},
+    "train": {"steps": 100_000, "batch_size": 2, "checkpoint_every": 2, "keep_checkpoints": 2, "keep_weights_history": True},
+    "evaluate": {"every": 4, "prompts": ["The "], "max_new_tokens": 4},
+    "registry": {"enabled": False},
+}
+
+
+def gpt2flow(*arguments: str) -> None:
+    app(list(arguments), exit_on_error=False, result_action="return_value")
+
+
+@pytest.fixture(scope="module")
+def stopped(slow_process: SlowProcess, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that `gpt2flow stop` has stopped somewhere behind step 12."""
+    folder = tmp_path_factory.mktemp("handled")
+    (folder / "a.txt").write_text("".join(f"The {i}th line says that {i * i}.\n\n" for i in range(400)))
+    (folder / "run.yaml").write_text(yaml.safe_dump({**CONFIG, "data": {"source": str(folder / "a.txt")}}))
+    Workspace.current().create()
+    with slow_process("run", str(folder / "run.yaml"), until="step 12", pause=0.02) as process:
+        gpt2flow("stop", "handled")
+        assert process.stdout is not None
+        assert "the same command goes on from there" in process.stdout.read()
+    assert process.returncode == 143
+    return find_run(Workspace.current(), "handled")
+
+
+def test_a_stopped_run_is_stopped_at_its_newest_checkpoint(stopped: RunFolder) -> None:
+    newest = find_checkpoints(stopped.checkpoints)[-1]
+    assert stopped.state() == "stopped"
+    assert newest.step == stopped.metrics.rows()[-1]["step"]
+    assert find_damage(newest, stopped.id) == ""
+
+
+def test_its_checkpoints_are_listed_verified_pinned_and_pruned(stopped: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    *_, before, newest = find_checkpoints(stopped.checkpoints)
+    gpt2flow("checkpoints", "handled", "--verify", "--prune", "--pin", str(before.step))
+    printed = capsys.readouterr().out
+    assert "Removed:" in printed
+    assert "pinned" in printed
+    assert "weights only" in printed
+    assert printed.count("verified") == len(list(stopped.checkpoints.glob("*-0*[0-9]")))
+    (newest.path / "model.safetensors").rename(newest.path / "away")
+    with pytest.raises(SystemExit) as code:
+        gpt2flow("checkpoints", "handled", "--verify")
+    (newest.path / "away").rename(newest.path / "model.safetensors")
+    assert code.value.code == 1
+    assert "model.safetensors is missing" in " ".join(capsys.readouterr().out.split())
+
+
+def test_mlflow_is_told_what_it_lacks_once(stopped: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        gpt2flow("runs", "--sync")
+        assert f"{stopped.id}: KILLED" in capsys.readouterr().out
+    history = MlflowClient().get_metric_history(stopped.read("run")["mlflow_run_id"], "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(row["step"], row["loss"]) for row in stopped.metrics.rows()]
+
+
+def test_a_second_interrupt_ends_a_resumed_run_at_once_with_its_checkpoint(
+    slow_process: SlowProcess, stopped: RunFolder
+) -> None:
+    step = find_checkpoints(stopped.checkpoints)[-1].step
+    with slow_process("resume", "handled", until="an update begins", pause=PATIENCE) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert any("a second signal (Ctrl-C) ends the process at once" in line for line in process.stdout)
+        assert process.poll() is None  # it waits for the update that is under way
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE / 2) == -signal.SIGINT
+    newest = find_checkpoints(stopped.checkpoints)[-1]
+    assert newest.step == step
+    assert find_damage(newest, stopped.id) == ""
+    assert stopped.state() == "stopped"

@@ -1,0 +1,92 @@
+"""What a config leaves to the machine is settled before the run has an id, and found again by the same command."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+from flows.finetune import finetune
+from tasks.resolve_settings import check_choices
+from tasks.runs.run_folder import RunFolder
+from tasks.workspace.folders import Workspace
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A text of its own, so that its runs are new."""
+    path = tmp_path / "lines.txt"
+    path.write_text("".join(f"The {i}th line says that {i} times {i} is {i * i}.\n\n" for i in range(400)))
+    return path
+
+
+def config(text: Path, **train: object) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "name": "settled",
+            "data": {"source": str(text)},
+            "tokenizer": {"vocab_size": 300},
+            "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2},
+            "train": {"warmup_steps": 2, **train},
+            "evaluate": {"every": 50, "max_windows": 8, "max_new_tokens": 4, "lens": False},
+            "registry": {"enabled": False},
+        }
+    )
+
+
+def test_epochs_and_an_automatic_batch_become_numbers_that_the_same_command_finds_again(
+    text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Workspace.current().create()
+    asked = config(text, epochs=0.5, batch_size="auto", tokens_per_step=512, memory_limit="3GB")
+    result = finetune(asked)
+    train = RunFolder(Path(result.folder)).read("run")["config"]["train"]
+    assert train["batch_size"] * train["accumulate"] == 512 // 16
+    assert train["epochs"] is None
+    printed = capsys.readouterr().out
+    assert f"{train['steps']:,} steps = {train['steps'] * 512:,} tokens = 0.5" in printed
+    assert finetune(asked) == result
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_hours_become_steps_that_the_same_command_finds_again_however_fast_the_machine_is_then(
+    text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Workspace.current().create()
+    asked = config(text, hours=2e-5)
+    result = finetune(asked)
+    known = RunFolder(Path(result.folder)).read("run")
+    assert (known["config"]["train"]["steps"], known["config"]["train"]["hours"]) == (result.steps, None)
+    assert f"{result.steps:,} of them about" in capsys.readouterr().out
+    assert finetune(asked) == result
+    printed = capsys.readouterr().out
+    assert "finished already" in printed
+    assert "trying out" not in printed
+
+
+@pytest.mark.parametrize(
+    ("train", "sentence"),
+    [
+        ({"trainable": "h.2.*"}, r"'h\.2\.\*' matches no parameter: .* h\.1\.\* \(the last block\)"),
+        ({"trainable": "wte.*", "optimizer": "muon"}, "muon is for the blocks' matrices"),
+        ({"device": "cuda:99"}, "'cuda:99' is not available here"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_any_text_is_read(
+    train: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        check_choices(config(tmp_path / "nowhere.txt", **train), None)
+
+
+def test_adapters_are_checked_by_their_targets_and_not_by_a_rank_of_another_model(golden: Path) -> None:
+    base = golden / "openai-tiny" / "models" / "tiny"
+    values = config(base).model_dump() | {"model": {"base": str(base)}, "tokenizer": {"source": "base"}}
+    for targets in ("c_attn", "wte"):
+        values["train"] |= {"trainable": "lora", "lora": {"targets": targets}}
+        adapters = RunConfig.model_validate(values)
+        if targets == "c_attn":
+            check_choices(adapters, base)
+        else:
+            with pytest.raises(UserError, match=r"train\.lora\.targets 'wte' is no projection"):
+                check_choices(adapters, base)
