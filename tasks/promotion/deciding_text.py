@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 from configs.errors import UserError
 from configs.promotion import PromotionSettings
 from configs.schema import DataSettings
-from gpt2core.corpus_report import resembling
-from gpt2core.document_stream import split_of_store
-from gpt2core.documents import Document, find_files, read_documents
-from gpt2core.splitting import Split
-from gpt2core.token_store import TokenStore, open_store
-from gpt2core.tokenizer import Tokenizer, load_tokenizer
+from gpt2core.store.document_stream import split_of_store
+from gpt2core.store.report import resembling
+from gpt2core.store.splitting import Split
+from gpt2core.store.token_store import TokenStore, open_store
+from gpt2core.text.documents import Document, find_files, read_documents
+from gpt2core.text.tokenizer import Tokenizer, load_tokenizer
 from tasks.promotion.evidence import DecidingText
-from tasks.workspace import Workspace
+from tasks.workspace.folders import Workspace
 
 
 @dataclass(frozen=True)

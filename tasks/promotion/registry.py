@@ -17,9 +17,9 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from configs.errors import UserError
-from gpt2core.durable import file_hash
-from gpt2core.model_folder import weight_files
-from tasks.model_sources import latest_run, resolve_model
+from gpt2core.machine.durable import file_hash
+from gpt2core.weights.model_folder import weight_files
+from tasks.runs.models import latest_run, resolve_model
 
 CHAMPION, PREVIOUS, CANDIDATE = "champion", "previous", "candidate"
 NOT_A_MODEL = "gpt2flow.lock"

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt2core.document_scores import DocumentScores
+from gpt2core.evaluation.document_scores import DocumentScores
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 EXACT = 13

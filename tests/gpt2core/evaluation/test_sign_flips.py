@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from gpt2core.document_scores import DocumentScores
-from gpt2core.sign_flips import (
+from gpt2core.evaluation.document_scores import DocumentScores
+from gpt2core.evaluation.sign_flips import (
     error_of_attempt,
     fewest_documents,
     paired_gains,
