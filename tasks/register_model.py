@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -26,21 +24,15 @@ import gpt2core
 from configs.errors import UserError
 from configs.schema import CompletionSettings
 from gpt2core.checkpoints.weights import export_model
-from gpt2core.machine.allocator import return_freed_memory
 from tasks.finetuning.open_run import FinetuneRun, git_revision
 from tasks.runs.models import best_checkpoint
 from tasks.terminal.console import begin, say
 from tasks.tracking import registered_model
+from tasks.tracking.fresh_process import problem_in_fresh_process
 from tasks.tracking.retrying import DELAYS, is_curable
 
 NOT_BY_REQUEST = {"weights", "batch_size", "log_probabilities", "include_prefix"}
 NOT_SERVING = {"prefect", "fastapi", "sqlalchemy", "cyclopts", "rich", "matplotlib", "jinja2", "packaging"}
-FRESH_PROCESS = """
-import sys, mlflow, pandas
-model = mlflow.pyfunc.load_model(sys.argv[1])
-completion = model.predict(pandas.DataFrame({"prompt": [sys.argv[2]]}), params={"max_new_tokens": 8})["completion"][0]
-assert isinstance(completion, str) and completion, f"it generated {completion!r}"
-"""
 
 
 @task(
@@ -142,13 +134,8 @@ def _signature() -> ModelSignature:
 
 
 def _try_in_fresh_process(uri: str, prompt: str) -> None:
-    """Load the logged model in another interpreter and generate; MLflow itself only warns about a broken model."""
-    return_freed_memory()  # which the other process needs
-    command = [sys.executable, "-c", FRESH_PROCESS, uri, prompt]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir())
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
-        raise UserError(f"The logged model {uri} does not work in a fresh process ({reason}): it was not registered.")
+    if problem := problem_in_fresh_process(uri, prompt):
+        raise UserError(f"The logged model {uri} does not work in a fresh process ({problem}): it was not registered.")
 
 
 def _create_version(client: MlflowClient, name: str, uri: str, run: FinetuneRun, run_id: str, best: Path) -> str:

@@ -1,0 +1,233 @@
+"""The ledger of a registered model: every decision about its champion, in order, each sealed with the one before it.
+
+It is kept in MLflow, one experiment a model and one run a decision, with the whole record and its page as artifacts; the
+workspace has a copy of the records, which is read where MLflow is away. A record is complete before any alias moves: its run
+carries the tag SEAL from then on, and APPLIED once the aliases are where it says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from pydantic import ValidationError
+
+from gpt2core.machine.durable import as_json, write_text
+from tasks.promotion.evidence import Evidence, Fact
+from tasks.promotion.registry import Aliases
+from tasks.promotion.rules import Finding, Verdict
+from tasks.tracking.mlflow_mirror import create_experiment
+from tasks.workspace.folders import Workspace
+
+RECORD, PAGE = "decision.json", "decision.html"
+ENTRY, SEAL, APPLIED = "gpt2flow.decision", "gpt2flow.seal", "gpt2flow.applied"
+LONGEST_TAG = 4000
+"""Characters of the grounds that stand in a tag; the record has all of them."""
+
+
+class Approval(Fact):
+    """A person's answer."""
+
+    by: str
+    agreed: bool
+    reason: str
+
+
+class Decision(Fact):
+    """What was decided, on what grounds, and where the aliases stood before and shall stand after."""
+
+    number: int = 0
+    model: str
+    verdict: Verdict
+    why: str
+    when: str
+    who: str
+    before: Aliases
+    after: Aliases
+    key: str = ""
+    """Hash of what was decided on; the same again has the same answer."""
+    candidate: str = ""
+    """Content of the candidate."""
+    rival: str = ""
+    text: str = ""
+    attempt: int = 0
+    deadline: str | None = None
+    """Until when a person may answer."""
+    answers: int | None = None
+    """Number of the decision that was waiting for this one."""
+    approval: Approval | None = None
+    previous_seal: str = ""
+    findings: list[Finding] = []
+    evidence: Evidence | None = None
+    settings: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    """Of gpt2flow and the libraries that decide about figures."""
+
+    @cached_property
+    def seal(self) -> str:
+        """Hash of everything in it."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+    def as_text(self) -> str:
+        """The file of the record."""
+        return as_json({"seal": self.seal, **self.model_dump(mode="json")})
+
+    def in_short(self) -> Decision:
+        """Without what fills pages."""
+        left_out: dict[str, Any] = {
+            "findings": [],
+            "evidence": None,
+            "settings": {},
+            "versions": {},
+            "why": self.why[:LONGEST_TAG],
+        }
+        return self.model_copy(update=left_out)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A decision in the ledger."""
+
+    decision: Decision
+    """In short."""
+    seal: str
+    run_id: str
+    applied: bool
+
+
+class Ledger:
+    """The decisions about one model. Appending needs the model's lock."""
+
+    def __init__(self, client: MlflowClient, model: str) -> None:
+        self._client = client
+        self.model = model
+
+    @property
+    def folder(self) -> Path:
+        """Copies of the records in this workspace."""
+        return Workspace.current().root / "promotions" / self.model
+
+    def entries(self) -> list[Entry]:
+        """All complete decisions, oldest first."""
+        found = [_entry(run) for run in self._runs() if SEAL in run.data.tags]
+        return sorted(found, key=lambda entry: entry.decision.number)
+
+    def append(self, decision: Decision, page: str) -> Entry:
+        """Number, chain, write and seal a decision; when this returns it is durable, and nothing has moved yet."""
+        entries = self.entries()
+        last = entries[-1] if entries else None
+        number, previous = (last.decision.number + 1, last.seal) if last else (1, "")
+        numbered = decision.model_copy(update={"number": number, "previous_seal": previous})
+        name = f"{number}: {numbered.verdict}"
+        tags = {ENTRY: numbered.in_short().model_dump_json()}
+        run_id = self._client.create_run(self._experiment(), tags=tags, run_name=name).info.run_id
+        self._log(run_id, numbered, page)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / f"{number:06d}.html", page)
+        write_text(self.folder / f"{number:06d}.json", numbered.as_text())
+        self._client.set_tag(run_id, SEAL, numbered.seal)
+        return Entry(numbered.in_short(), numbered.seal, run_id, applied=False)
+
+    def mark_applied(self, entry: Entry) -> None:
+        """The aliases are where the decision says."""
+        self._client.set_tag(entry.run_id, APPLIED, "yes")
+        self._client.set_terminated(entry.run_id, "FINISHED")
+
+    def note(self, entry: Entry, key: str, text: str) -> None:
+        """Add something that became known later, such as a hook that failed."""
+        self._client.set_tag(entry.run_id, f"gpt2flow.{key}", text[:LONGEST_TAG])
+
+    def remove_incomplete(self) -> None:
+        """Decisions that a kill cut short before they were sealed; nothing has moved for them."""
+        for run in self._runs():
+            if SEAL not in run.data.tags:
+                self._client.delete_run(run.info.run_id)
+
+    def record(self, entry: Entry) -> Decision | None:
+        """The whole record, from this workspace or from MLflow; None where neither has it as it was sealed."""
+        with suppress(OSError):
+            if (known := read_record(self.folder / f"{entry.decision.number:06d}.json")) and known.seal == entry.seal:
+                return known
+        with suppress(MlflowException, OSError), tempfile.TemporaryDirectory() as scratch:
+            file = mlflow.artifacts.download_artifacts(f"runs:/{entry.run_id}/{RECORD}", dst_path=scratch)
+            if (known := read_record(Path(file))) and known.seal == entry.seal:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_text(self.folder / f"{entry.decision.number:06d}.json", known.as_text())
+                return known
+        return None
+
+    def copies(self) -> list[Decision]:
+        """The records in this workspace, oldest first, for when MLflow is away."""
+        return [record for file in sorted(self.folder.glob("*.json")) if (record := read_record(file))]
+
+    def _log(self, run_id: str, decision: Decision, page: str) -> None:
+        outcome = decision.evidence.outcome if decision.evidence else None
+        if outcome is not None:
+            for name in ("gain", "low", "high", "p_value"):
+                if (value := getattr(outcome, name)) is not None:
+                    self._client.log_metric(run_id, name, value)
+        self._client.log_text(run_id, page, PAGE)
+        self._client.log_text(run_id, decision.as_text(), RECORD)
+
+    def _runs(self) -> list[Run]:
+        experiment = self._client.get_experiment_by_name(self._name)
+        if experiment is None:
+            return []
+        found: list[Run] = []
+        page = self._client.search_runs([experiment.experiment_id])
+        while True:
+            found += page
+            if not page.token:
+                return found
+            page = self._client.search_runs([experiment.experiment_id], page_token=page.token)
+
+    def _experiment(self) -> str:
+        experiment = self._client.get_experiment_by_name(self._name)
+        if experiment is None:
+            return create_experiment(self._client, self._name)
+        if experiment.lifecycle_stage != "active":
+            self._client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+    @property
+    def _name(self) -> str:
+        return f"promotions/{self.model}"  # no run can have that name
+
+
+def read_record(file: Path) -> Decision | None:
+    """A record as it was sealed; None where it is missing or a bit of it differs."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        seal = values.pop("seal")
+        decision = Decision.model_validate(values)
+    except (FileNotFoundError, ValueError, KeyError, AttributeError, ValidationError):
+        return None
+    return decision if decision.seal == seal else None
+
+
+def broken_links(entries: Sequence[tuple[Decision, str]]) -> list[str]:
+    """What is wrong with a ledger of (decision, seal): a number that is missing, a record that is not the one sealed before."""
+    problems, number, seal = [], 0, ""
+    for decision, own in entries:
+        if decision.number != number + 1:
+            problems.append(f"decision {number + 1} is missing")
+        elif decision.previous_seal != seal:
+            problems.append(f"decision {number} is not what it was when decision {decision.number} was made")
+        number, seal = decision.number, own
+    return problems
+
+
+def _entry(run: Run) -> Entry:
+    tags = run.data.tags
+    return Entry(Decision.model_validate_json(tags[ENTRY]), tags[SEAL], run.info.run_id, APPLIED in tags)
