@@ -366,6 +366,8 @@ class RunConfig(RunSettings):
             raise ValueError("train.trainable lora stands alone: choose adapters, or patterns of the model's own parameters")
         if self.train.lora != LoraSettings() and not self.train.adapts:
             raise ValueError("train.lora is given but no adapters are trained: add train.trainable lora, or leave it out")
+        if self.registry.promote and self.registry.alias in ("champion", "previous"):
+            raise ValueError(f"registry.alias is '{self.registry.alias}', which only a promotion may set: leave it out")
         if sizes.n_embd and sizes.n_head and sizes.n_embd % sizes.n_head:
             raise ValueError(f"model.n_embd {sizes.n_embd} is not divisible by model.n_head {sizes.n_head}: change one of them")
         return self

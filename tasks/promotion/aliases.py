@@ -10,14 +10,20 @@ from tasks.terminal.console import warn
 
 
 def apply(client: MlflowClient, ledger: Ledger, entry: Entry) -> None:
-    """Put the aliases where the decision says: `previous` first, `champion` in one atomic call, the candidate's last.
+    """Put the aliases that a decision moves where it says: `previous` first, `champion` in one atomic call, `candidate` last.
 
-    Calling it again after a kill ends what was begun. Needs the model's lock.
+    A candidate that was registered meanwhile stays. Calling it again after a kill ends what was begun. Needs the lock.
     """
-    model, wanted = ledger.model, entry.decision.after
-    _place(client, model, PREVIOUS, wanted.previous)
-    _place(client, model, CHAMPION, wanted.champion)
-    _place(client, model, CANDIDATE, wanted.candidate)
+    before, after = entry.decision.before, entry.decision.after
+    for alias in (PREVIOUS, CHAMPION, CANDIDATE):
+        old, new = getattr(before, alias), getattr(after, alias)
+        if old == new:
+            continue
+        current = getattr(Aliases.of(aliases_of(client, ledger.model)), alias)
+        if new is not None and new != current:
+            client.set_registered_model_alias(ledger.model, alias, new)
+        elif new is None and current == old:
+            client.delete_registered_model_alias(ledger.model, alias)
     ledger.mark_applied(entry)
 
 
@@ -39,13 +45,3 @@ def finish_interrupted(client: MlflowClient, ledger: Ledger) -> None:
             )
             ledger.note(entry, "superseded", f"champion {champion} was chosen by hand")
             ledger.mark_applied(entry)
-
-
-def _place(client: MlflowClient, model: str, alias: str, version: str | None) -> None:
-    current = getattr(Aliases.of(aliases_of(client, model)), alias)
-    if version == current:
-        return
-    if version is None:
-        client.delete_registered_model_alias(model, alias)
-    else:
-        client.set_registered_model_alias(model, alias, version)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,20 +116,25 @@ class Ledger:
     @property
     def folder(self) -> Path:
         """Copies of the records in this workspace."""
-        return Workspace.current().root / "promotions" / self.model
+        return self.folder_of(self.model)
+
+    @staticmethod
+    def folder_of(model: str) -> Path:
+        """As `folder`, of any model."""
+        return Workspace.current().root / "promotions" / model
 
     def entries(self) -> list[Entry]:
         """All complete decisions, oldest first."""
         found = [_entry(run) for run in self._runs() if SEAL in run.data.tags]
         return sorted(found, key=lambda entry: entry.decision.number)
 
-    def append(self, decision: Decision, page: str) -> Entry:
+    def append(self, decision: Decision, render: Callable[[Decision], str]) -> tuple[Decision, Entry]:
         """Number, chain, write and seal a decision; when this returns it is durable, and nothing has moved yet."""
         entries = self.entries()
         last = entries[-1] if entries else None
         number, previous = (last.decision.number + 1, last.seal) if last else (1, "")
         numbered = decision.model_copy(update={"number": number, "previous_seal": previous})
-        name = f"{number}: {numbered.verdict}"
+        name, page = f"{number}: {numbered.verdict}", render(numbered)
         tags = {ENTRY: numbered.in_short().model_dump_json()}
         run_id = self._client.create_run(self._experiment(), tags=tags, run_name=name).info.run_id
         self._log(run_id, numbered, page)
@@ -137,7 +142,7 @@ class Ledger:
         write_text(self.folder / f"{number:06d}.html", page)
         write_text(self.folder / f"{number:06d}.json", numbered.as_text())
         self._client.set_tag(run_id, SEAL, numbered.seal)
-        return Entry(numbered.in_short(), numbered.seal, run_id, applied=False)
+        return numbered, Entry(numbered.in_short(), numbered.seal, run_id, applied=False)
 
     def mark_applied(self, entry: Entry) -> None:
         """The aliases are where the decision says."""

@@ -1,0 +1,177 @@
+"""The stages of a promotion as Prefect tasks: match, text, measurement, evidence, decision."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as package_version
+from typing import Literal
+
+from mlflow import MlflowClient
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from configs.errors import UserError
+from configs.promotion import PromotionSettings
+from tasks.promotion import match as matching
+from tasks.promotion.aliases import finish_interrupted
+from tasks.promotion.comparison import gains_by_source, outcome_of, test_at_attempt
+from tasks.promotion.deciding_text import FrozenText, NoTextError, freeze_text
+from tasks.promotion.evidence import Evidence
+from tasks.promotion.ledger import Decision
+from tasks.promotion.lock import moving_aliases, now, who
+from tasks.promotion.match import Match, Settled
+from tasks.promotion.measure import Measured, measure, race
+from tasks.promotion.record import record_and_move
+from tasks.promotion.registry import Aliases, aliases_of
+from tasks.promotion.rules import judge, reason
+from tasks.terminal.console import begin, say
+from tasks.tracking.fresh_process import problem_in_fresh_process
+from tasks.tracking.retrying import DELAYS, is_curable
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(DELAYS),
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=is_curable,
+)
+def find_match(model: str, version: str | None, settings: PromotionSettings | None) -> Match | Settled:
+    """Candidate and rival, or an answer that is known already. `settings` are laid over those of the candidate's own run."""
+    found = matching.find_match(MlflowClient(), model, version, settings or PromotionSettings())
+    if isinstance(found, Match):
+        rival = f"{found.role} {found.rival.reference}" if found.rival else "nobody"
+        say("match", f"{found.candidate.uri} meets {rival}")
+    return found
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def freeze_deciding_text(match: Match) -> FrozenText | None:
+    """The text that decides; None where there is none, and then the match knows the obstacle."""
+    if match.rival is None:
+        return None
+    client = MlflowClient()
+    candidate = match.entrant.learner(client)
+    assert candidate is not None
+    try:
+        text = freeze_text(match.settings, candidate, match.rival.learner(client))
+    except NoTextError as error:
+        match.obstacle = str(error)
+        return None
+    say("text", f"{text.facts.documents:,} documents, {text.facts.bytes:,} bytes, {text.facts.origin}")
+    return text
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def measure_model(match: Match, side: Literal["candidate", "rival"], text: FrozenText) -> Measured:
+    """Loss by document, samples, canaries and tasks of one of both."""
+    entrant = match.entrant if side == "candidate" else match.rival
+    assert entrant is not None
+    begin(entrant.title, f"scoring the text with {entrant.reference}, and writing {match.settings.samples} samples")
+    found = measure(entrant, text.documents, match.questions())
+    bits = found.contender.bits_per_byte
+    say(entrant.title, "its loss is no number" if bits is None else f"{bits:.4f} bits per byte")
+    return found
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def try_candidate(match: Match) -> str | None:
+    """Load and generate in a fresh process; returns the problem."""
+    prompts = match.questions().prompts
+    begin("candidate", "trying it in a fresh process")
+    return problem_in_fresh_process(match.candidate.uri, prompts[0] if prompts else "")
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def time_models(match: Match, candidate: Measured, rival: Measured) -> tuple[Measured, Measured]:
+    """Add the seconds that each model takes for a token, measured in turns."""
+    assert match.rival is not None
+    prompts = match.questions().prompts
+    times = race(match.entrant, match.rival, prompts[0] if prompts else "")
+    timed = [
+        Measured(one.contender.model_copy(update={"seconds_per_token": seconds}), one.scores)
+        for one, seconds in zip((candidate, rival), times, strict=True)
+    ]
+    return timed[0], timed[1]
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(DELAYS),
+    retry_delay_seconds=DELAYS,
+    retry_condition_fn=is_curable,
+)
+def known_answer(match: Match, text: FrozenText | None) -> Decision | None:
+    """The last decision on just these models, this text and these rules, unless it waited for a person who did not answer."""
+    if text is None:
+        return None
+    key = match.key(text.facts.sha256)
+    same = [entry.decision for entry in match.ledger.entries() if entry.decision.key == key]
+    if not same or same[-1].verdict not in ("refused", "undecided"):
+        return None
+    return match.unchanged(f"Decided before, as number {same[-1].number}: {same[-1].verdict}. {same[-1].why}")
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def decide(
+    match: Match, problem: str | None, text: FrozenText | None, candidate: Measured | None, rival: Measured | None
+) -> Decision:
+    """Judge, record and move: the record is durable before an alias moves. Raises UserError if others moved them meanwhile."""
+    client, settings = MlflowClient(), match.settings
+    with moving_aliases(client, match.model, f"deciding about {match.candidate.uri}", settings.wait):
+        finish_interrupted(client, match.ledger)
+        _require_same_aliases(client, match)
+        evidence = _evidence(match, problem, text, candidate, rival)
+        verdict, findings = judge(settings.rules, evidence)
+        waits = verdict == "promoted" and settings.approval.required
+        number, aliases = match.candidate.number, match.aliases
+        promoted = Aliases(number, aliases.champion, None if aliases.candidate == number else aliases.candidate)
+        decision = Decision(
+            model=match.model,
+            verdict="awaiting approval" if waits else verdict,
+            why=reason(verdict, findings),
+            when=now(),
+            who=who(),
+            before=aliases,
+            after=promoted if verdict == "promoted" else aliases,
+            key=match.key(text.facts.sha256) if text else "",
+            candidate=candidate.contender.content if candidate else "",
+            rival=rival.contender.content if rival else "",
+            text=text.facts.sha256 if text else "",
+            attempt=evidence.outcome.attempt if evidence.outcome else 0,
+            deadline=matching.deadline(settings.approval.hours) if waits else None,
+            findings=findings,
+            evidence=evidence,
+            settings=settings.model_dump(mode="json"),
+            versions={name: package_version(name) for name in ("gpt2flow", "torch", "numpy", "tokenizers")},
+        )
+        return record_and_move(client, match.ledger, decision)
+
+
+def _require_same_aliases(client: MlflowClient, match: Match) -> None:
+    current = Aliases.of(aliases_of(client, match.model))
+    if current.champion != match.aliases.champion:
+        raise UserError(
+            f"The champion of {match.model} was version {match.aliases.champion} and is {current.champion} now, moved by "
+            "somebody meanwhile: run the same command again."
+        )
+    match.aliases = current
+
+
+def _evidence(
+    match: Match, problem: str | None, text: FrozenText | None, candidate: Measured | None, rival: Measured | None
+) -> Evidence:
+    if text is None or candidate is None or rival is None:
+        return Evidence(model=match.model, fresh_process=problem, obstacle=match.obstacle)
+    attempt, settings = match.attempt(text.facts.sha256), match.settings
+    test = test_at_attempt(rival.scores, candidate.scores, settings.rules.margin, settings.error_rate, attempt)
+    by_source = gains_by_source(rival.scores, candidate.scores, text.documents)
+    return Evidence(
+        model=match.model,
+        candidate=candidate.contender,
+        rival=rival.contender,
+        role=match.role,
+        text=text.facts,
+        outcome=outcome_of(test, attempt, by_source),
+        fresh_process=problem,
+    )
