@@ -1,7 +1,8 @@
 """Every setting of a run: its type, its range, its default and what it means.
 
 Sections hold fields only, so the command line can read a part of them as overrides; `RunConfig` adds the checks that
-need several fields at once. Nothing here reads a file: see `configs.loading`.
+need several fields at once. Nothing here reads a file: see `configs.loading`. What is marked with an `Influence` is no part of
+a run's id; all the rest is, where it is not at its default.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator, model_validator
 
 from configs.accepted_values import as_bytes, auto_or_switch, known_encoding, no_float16, with_digits
+from configs.influence import Influence
 from configs.promotion import PromotionSettings
 from configs.section import Section
 
@@ -28,26 +30,26 @@ BestBy = Literal["val_loss", "perplexity", "bits_per_byte", "accuracy", "calibra
 class DataSettings(Section):
     """The text to learn from and how it is split."""
 
-    source: OneOrMore = ["builtin:python-topics"]
+    source: Annotated[OneOrMore, Influence.APART] = ["builtin:python-topics"]
     """A file, folder, glob or URL, several of those, dataset:NAME:SPLIT, or builtin:python-topics."""
-    validation: Annotated[float, Field(gt=0.0, le=0.5)] = 0.1
+    validation: Annotated[float, Field(gt=0.0, le=0.5), Influence.APART] = 0.1
     """Share of the text held out for validation, chosen by document hash."""
-    validation_source: list[str] = []
+    validation_source: Annotated[list[str], Influence.APART] = []
     """Text held out instead of a share of data.source: files, folders, globs or URLs."""
-    text_column: str | None = None
+    text_column: Annotated[str | None, Influence.APART] = None
     """Column (CSV, TSV, Parquet, Arrow) or field (JSONL) that holds the text; found by its name or type unless given."""
-    encoding: Annotated[str, AfterValidator(known_encoding)] = "utf-8"
+    encoding: Annotated[str, AfterValidator(known_encoding), Influence.APART] = "utf-8"
     """Encoding of text files, such as latin-1 or utf-16."""
-    errors: Literal["strict", "replace", "ignore"] = "strict"
+    errors: Annotated[Literal["strict", "replace", "ignore"], Influence.APART] = "strict"
     """Bytes that are not in the encoding: refuse the file, put U+FFFD in their place, or leave them out (both are counted)."""
-    newlines: Literal["normalize", "keep"] = "normalize"
+    newlines: Annotated[Literal["normalize", "keep"], Influence.APART] = "normalize"
     """Whether line ends \\r\\n become \\n."""
     mask_documents: bool = False
     """Keep documents that share a window apart, in training and validation: attention and positions begin anew with each."""
-    workers: Positive = 1
+    workers: Annotated[Positive, Influence.NONE] = 1
     """Prefect tasks that share the shards out among them, on the flow's task runner; 1 encodes in the run itself, and its
     tokenizer uses every core already."""
-    expanded_limit: Positive = 64
+    expanded_limit: Annotated[Positive, Influence.NONE] = 64
     """GiB that one compressed file or archive may expand to."""
 
 
@@ -64,7 +66,7 @@ class TokenizerSettings(Section):
 class ModelSettings(Section):
     """The network: from scratch by its sizes, or a base model to fine-tune."""
 
-    base: str = "scratch"
+    base: Annotated[str, Influence.APART] = "scratch"
     """'scratch', a folder (OpenAI, Hugging Face or gpt2flow layout), hub:OWNER/NAME, or a registry URI models:/NAME@ALIAS."""
     n_ctx: Positive | None = None
     """Context length in tokens. Required from scratch; with a base model it may only shorten."""
@@ -105,25 +107,25 @@ class TrainSettings(Section):
 
     steps: Annotated[int, Field(ge=0)] = 1000
     """Optimizer updates. Instead of steps the length may be given as epochs, tokens or hours (steps is 0 until it is known)."""
-    epochs: Annotated[float, Field(gt=0.0)] | None = None
+    epochs: Annotated[Annotated[float, Field(gt=0.0)] | None, Influence.SETTLES] = None
     """Length of the run in passes over the training text."""
-    tokens: Positive | None = None
+    tokens: Annotated[Positive | None, Influence.SETTLES] = None
     """Length of the run in tokens trained on."""
-    hours: Annotated[float, Field(gt=0.0)] | None = None
+    hours: Annotated[Annotated[float, Field(gt=0.0)] | None, Influence.SETTLES] = None
     """Length of the run in hours of training on this machine, by a short trial before it; evaluations come on top, and a run
     that goes on keeps its number of steps."""
     batch_size: Annotated[int, BeforeValidator(lambda value: 0 if value == "auto" else value), Field(ge=0)] = 8
     """Windows of n_ctx tokens in one forward pass. auto (or 0): what fits and makes up tokens_per_step with accumulate."""
     accumulate: Positive = 1
     """Forward passes averaged into one update."""
-    tokens_per_step: Positive = 16384
+    tokens_per_step: Annotated[Positive, Influence.SETTLES] = 16384
     """Tokens wanted in one update where batch_size is auto."""
-    memory_limit: Annotated[Positive | None, BeforeValidator(as_bytes)] = None
+    memory_limit: Annotated[Positive | None, BeforeValidator(as_bytes), Influence.NONE] = None
     """The most memory the process may take, such as 6GB or 800MB: blocks are recomputed, and checkpoints not saved beside
     training, as far as that needs; the weights stay the same. On an accelerator its own memory counts."""
-    save_beside: bool = True
+    save_beside: Annotated[bool, Influence.NONE] = True
     """Save checkpoints beside training, from a copy of weights and optimizer state; false saves memory and waits instead."""
-    recompute_blocks: Annotated[int, Field(ge=0)] = 0
+    recompute_blocks: Annotated[int, Field(ge=0), Influence.NONE] = 0
     """Blocks that keep no activations and compute them again in backward: less memory, more time, the same weights."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 3e-4
     """Peak learning rate."""
@@ -165,26 +167,26 @@ class TrainSettings(Section):
     on_divergence: Literal["stop", "skip", "rewind"] = "stop"
     """When loss or gradient are NaN or infinite, the update is not applied. Then: stop; skip it and go on; or rewind to the
     last checkpoint and take other windows for that update, at most 3 times."""
-    device: str = "auto"
+    device: Annotated[str, Influence.NONE] = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(no_float16)] = "auto"
     """In which numbers products are computed; weights and optimizer stay float32. auto: bfloat16 where that is faster."""
     compile: Annotated[Literal["auto"] | bool, WrapValidator(auto_or_switch)] = "auto"
     """Whether the blocks are compiled by torch.compile: faster steps after a first one of up to a minute. auto: on CUDA, in
     runs of 500 batches and more."""
-    restore_from: str = "latest"
+    restore_from: Annotated[str, Influence.APART] = "latest"
     """latest: go on where this very run stands. fresh: begin it again, the old one is kept aside. A step, 'best' or a step-N
     folder: begin with weights, optimizer and step of that checkpoint of the latest run of this name. models:/NAME@ALIAS:
     short for model.base and tokenizer.source base, with a new optimizer."""
-    checkpoint_every: Positive = 500
+    checkpoint_every: Annotated[Positive, Influence.NONE] = 500
     """Steps between checkpoints (evaluated steps are checkpointed as well)."""
-    keep_checkpoints: Positive = 5
+    keep_checkpoints: Annotated[Positive, Influence.NONE] = 5
     """Newest checkpoints kept."""
-    keep_best: Positive = 1
+    keep_best: Annotated[Positive, Influence.NONE] = 1
     """Best checkpoints by validation loss kept beside them."""
-    keep_every_hours: Annotated[float, Field(ge=0.0)] = 2.0
+    keep_every_hours: Annotated[float, Field(ge=0.0), Influence.NONE] = 2.0
     """One checkpoint every so many hours is kept for ever; 0 keeps none."""
-    keep_weights_history: bool = False
+    keep_weights_history: Annotated[bool, Influence.NONE] = False
     """Of every other checkpoint keep the weights, as a model folder weights-N without the optimizer."""
 
     @model_validator(mode="before")
@@ -325,15 +327,15 @@ class RunSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
-    name: Name = "gpt2"
+    name: Annotated[Name, Influence.APART] = "gpt2"
     """Name of the run; also the MLflow experiment."""
     data: DataSettings = DataSettings()
-    tokenizer: TokenizerSettings = TokenizerSettings()
+    tokenizer: Annotated[TokenizerSettings, Influence.APART] = TokenizerSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
-    evaluate: EvaluateSettings = EvaluateSettings()
-    registry: RegistrySettings = RegistrySettings()
-    promote: PromotionSettings = PromotionSettings()
+    evaluate: Annotated[EvaluateSettings, Influence.NONE] = EvaluateSettings()
+    registry: Annotated[RegistrySettings, Influence.NONE] = RegistrySettings()
+    promote: Annotated[PromotionSettings, Influence.NONE] = PromotionSettings()
 
 
 class RunConfig(RunSettings):

@@ -4,14 +4,15 @@ from prefect import flow
 
 from configs.schema import RunConfig
 from tasks.encode_to_parquet import encode_to_parquet
-from tasks.finetuning.open_run import open_run, run_folder_of
+from tasks.finetuning.milestones import is_evaluated_at, milestones, stops_early
+from tasks.finetuning.open_run import open_run
 from tasks.finetuning.result import RunResult, read_result, write_result
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import prepare_tokenizer
 from tasks.register_model import register_model
 from tasks.resolve_settings import check_choices, settle
 from tasks.runs.models import resolve_base
-from tasks.runs.start import find_origin
+from tasks.runs.start import find_origin, run_folder_of
 from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
 from tasks.servers.cancellation import cancellable
 from tasks.terminal.console import say
@@ -38,12 +39,12 @@ def finetune(config: RunConfig) -> RunResult:
 
         with open_run(folder, config, base, tokenizer, store, origin, asked) as run:
             make_up_evaluations(run)
-            for step in run.milestones():
+            for step in milestones(config, run.trainer.step):
                 train_until(run, step)
-                if run.evaluates_at(step):
+                if is_evaluated_at(config, folder, step):
                     sample_and_evaluate(run, step)
                     write_report(run.folder)
-                if run.stops_early():
+                if stops_early(config, folder, step):
                     break
             await_evaluation(run)
             run.checkpoints.finish()

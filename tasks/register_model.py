@@ -24,7 +24,8 @@ import gpt2core
 from configs.errors import UserError
 from configs.schema import CompletionSettings
 from gpt2core.checkpoints.weights import export_model
-from tasks.finetuning.open_run import FinetuneRun, git_revision
+from tasks.finetuning.finetune_run import FinetuneRun
+from tasks.runs.identity import git_revision
 from tasks.runs.models import best_checkpoint
 from tasks.terminal.console import begin, say
 from tasks.tracking import registered_model

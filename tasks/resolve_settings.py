@@ -24,9 +24,8 @@ from gpt2core.training.optimizers import Optimization
 from gpt2core.training.run_length import duration, steps_of
 from gpt2core.training.trainable import choose_trainable
 from gpt2core.weights.model_folder import read_config
-from tasks.finetuning.open_run import weights_hash
 from tasks.runs.find import all_runs
-from tasks.runs.run_folder import asked_id
+from tasks.runs.identity import asked_ids, weights_hash
 from tasks.terminal.console import begin, say
 from tasks.workspace.folders import Workspace
 
@@ -45,9 +44,9 @@ def settle(config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: To
     train = config.train
     if train.steps and train.batch_size and not train.memory_limit:
         return config, ""
-    asked = asked_id(config, store.hash, weights_hash(base))
+    asked, asked_of_0_1 = asked_ids(config, store.hash, weights_hash(base))
     sizes = sizes_of(config.model, base, tokenizer.n_vocab)
-    work = workload(config, sizes).with_settings(**_settled_before(asked))
+    work = workload(config, sizes).with_settings(**_settled_before(asked, asked_of_0_1))
     if not work.settings.batch_size:
         work = settled_batch(work)
     if not work.settings.steps:
@@ -152,10 +151,10 @@ def describe(way: Thrift, n_layer: int) -> str:
     return f"{gigabytes(way.need.peak)} at the fullest moment: {recomputed}{waiting}"
 
 
-def _settled_before(asked: str) -> dict[str, Any]:
+def _settled_before(*asked: str) -> dict[str, Any]:
     """Steps and batch of the run that the same wishes led to, if there is one."""
     for run in all_runs(Workspace.current()):
         known = run.read("run")
-        if known.get("asked") == asked:
+        if known.get("asked") in asked:
             return {name: known["config"]["train"][name] for name in ("steps", "batch_size", "accumulate")}
     return {}

@@ -10,7 +10,8 @@ from prefect.cache_policies import NO_CACHE
 
 from configs.schema import EvaluateSettings
 from tasks.evaluation.evaluate_step import Subject, evaluate_step
-from tasks.finetuning.open_run import FinetuneRun
+from tasks.finetuning.finetune_run import FinetuneRun
+from tasks.finetuning.milestones import missed_evaluations
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import say, warn
 
@@ -23,7 +24,7 @@ def sample_and_evaluate(run: FinetuneRun, step: int) -> None:
     """
     await_evaluation.fn(run)
     if run.config.evaluate.where != "inline" and _is_saved(run, step):
-        run.evaluate_outside(step)
+        run.outside.begin(step)
         if run.config.train.early_stopping.patience:  # whether training goes on depends on the figures
             await_evaluation.fn(run)
         return
@@ -35,15 +36,15 @@ def sample_and_evaluate(run: FinetuneRun, step: int) -> None:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def await_evaluation(run: FinetuneRun) -> None:
     """Wait for the evaluation outside of this process, if there is one, and record it."""
-    if (row := run.outside_row()) is not None:
+    if (row := run.outside.join()) is not None:
         record_evaluation(run.folder, run.config.evaluate, row)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def make_up_evaluations(run: FinetuneRun) -> None:
     """Evaluate the checkpoints whose evaluation outside of the run was cut off together with it."""
-    for step in run.missed_evaluations():
-        run.evaluate_outside(step)
+    for step in missed_evaluations(run.config, run.folder, run.trainer.step):
+        run.outside.begin(step)
         await_evaluation.fn(run)
 
 

@@ -12,7 +12,8 @@ from rich.progress import Progress, TaskID
 from gpt2core.machine.allocator import return_freed_memory
 from gpt2core.training.callback import Callback, StepsDone
 from gpt2core.training.trainer import DivergedError
-from tasks.finetuning.open_run import FinetuneRun
+from tasks.finetuning.finetune_run import FinetuneRun
+from tasks.finetuning.resume import rewind
 from tasks.terminal.console import training_bar
 from tasks.terminal.stop_signals import finishing
 
@@ -37,7 +38,7 @@ def _train(run: FinetuneRun, step: int) -> None:
         try:
             return run.trainer.run_until(step)
         except DivergedError as diverged:
-            run.rewind(diverged)
+            rewind(run, diverged)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlflow import MlflowClient
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -42,7 +43,7 @@ def print_decision(console: Console, decision: Decision) -> None:
     for alias, before, after in moves_of(decision):
         if decision.verdict in ("promoted", "rolled back"):
             console.print(f"{alias}: {before or 'none'} → {after or 'none'}")
-    page = Ledger.folder_of(decision.model) / f"{decision.number:06d}.html"
+    page = Ledger(MlflowClient(), decision.model).page(decision.number)
     if decision.number and page.is_file():
         console.print(f"page: {page.as_uri()}", soft_wrap=True)
 

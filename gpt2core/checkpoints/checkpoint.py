@@ -6,7 +6,6 @@ tokenizer.json, optimizer.safetensors, state.json, and manifest.json with a hash
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from safetensors.torch import load_file
 
 from configs.errors import UserError
 from configs.schema import LoraSettings
 from gpt2core.checkpoints.weights import read_weights, write_weights
-from gpt2core.machine.durable import as_json, file_hash, fsync, publish_folder, remove_folder, write_json
+from gpt2core.machine.durable import file_hash, fsync, publish_folder, remove_folder
+from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, seal_of, write_sealed
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.text.tokenizer import Tokenizer
@@ -31,6 +30,7 @@ from gpt2core.weights.loading import save_config, save_tensors
 from gpt2core.weights.tensor_files import Readers
 
 SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> 
             moments.result()
             save_config(snapshot.config, temporary, end_of_text=tokenizer.end_of_text)
             tokenizer.save(temporary)
-            write_json(temporary / "state.json", {**_as_json(snapshot.training), "versions": _versions(), **snapshot.state})
+            write_sealed(temporary / "state.json", {**_as_json(snapshot.training), "versions": _versions(), **snapshot.state})
             files = sorted(temporary.iterdir())
             hashes = list(pool.map(file_hash, files))
         write_manifest(temporary, {file.name: digest for file, digest in zip(files, hashes, strict=True)})
@@ -104,7 +104,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> 
 
 def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
     """Write what `find_damage` compares the folder's files with."""
-    write_json(folder / "manifest.json", _with_checksum({"schema_version": SCHEMA_VERSION, "files": hashes}))
+    write_sealed(folder / MANIFEST, {"schema_version": SCHEMA_VERSION, "files": hashes})
 
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
@@ -146,15 +146,14 @@ def newest_valid(folder: Path, run: str | None = None) -> tuple[Checkpoint | Non
 def find_damage(checkpoint: Checkpoint, run: str | None = None) -> str:
     """What is wrong with a checkpoint, naming the file; empty if every file is as it was written (by the run of that id)."""
     try:
-        raw = (checkpoint.path / "manifest.json").read_text(encoding="utf-8")
-        manifest = json.loads(raw)
+        manifest = read_sealed(checkpoint.path / MANIFEST)
         schema_version, files = int(manifest["schema_version"]), dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return "manifest.json is missing or unreadable"
+    except OSError:
+        return f"{MANIFEST} is missing or unreadable"
+    except (DamagedFileError, KeyError):
+        return f"{MANIFEST} is not what was written"
     if schema_version > SCHEMA_VERSION:
         return f"it was written by a newer gpt2flow (format {schema_version}, known is {SCHEMA_VERSION})"
-    if raw != as_json(_with_checksum({"schema_version": schema_version, "files": files})):
-        return "manifest.json is not what was written"
     for name, expected in files.items():
         path = checkpoint.path / name
         if not path.is_file():
@@ -165,11 +164,16 @@ def find_damage(checkpoint: Checkpoint, run: str | None = None) -> str:
 
 
 def recorded_hashes(checkpoint: Checkpoint) -> dict[str, str]:
-    """The hash of each file as it was written; empty where the manifest cannot be read."""
+    """The hash of each file as it was written; empty where the manifest is missing or damaged."""
     try:
-        return dict(json.loads((checkpoint.path / "manifest.json").read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(read_sealed(checkpoint.path / MANIFEST)["files"])
+    except (OSError, DamagedFileError, KeyError):
         return {}
+
+
+def identity_of(checkpoint: Checkpoint) -> str:
+    """Hash that no other checkpoint has; raises UserError where the manifest is damaged."""
+    return seal_of(checkpoint.path / MANIFEST)
 
 
 def _wrong_owner(checkpoint: Checkpoint, run: str | None) -> str:
@@ -200,14 +204,8 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """state.json of a checkpoint."""
-    state: dict[str, Any] = json.loads((checkpoint.path / "state.json").read_text(encoding="utf-8"))
-    return state
-
-
-def _with_checksum(manifest: dict[str, Any]) -> dict[str, Any]:
-    """The manifest covers itself too: a flipped bit in a file's name would otherwise look like a missing file."""
-    return {**manifest, "checksum": xxhash.xxh3_128_hexdigest(json.dumps(manifest, sort_keys=True).encode())}
+    """state.json of a checkpoint; raises UserError where it is damaged."""
+    return read_sealed(checkpoint.path / "state.json")
 
 
 def _as_json(training: TrainerState) -> dict[str, Any]:

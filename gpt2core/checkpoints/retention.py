@@ -9,6 +9,7 @@ from configs.schema import TrainSettings
 from gpt2core.checkpoints.checkpoint import Checkpoint, find_checkpoints, find_damage, read_state
 from gpt2core.checkpoints.weights_history import keep_weights
 from gpt2core.machine.durable import fsync, remove_folder
+from gpt2core.machine.sealed_json import DamagedFileError
 
 
 def pin(checkpoint: Checkpoint) -> None:
@@ -54,7 +55,7 @@ def saved_at(checkpoint: Checkpoint) -> float:
     """When a checkpoint was made, in seconds since 1970; 0 where that cannot be read."""
     try:
         return float(read_state(checkpoint)["saved"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, DamagedFileError, KeyError):
         return 0.0
 
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from gpt2core.checkpoints.checkpoint import Checkpoint, write_manifest
+from gpt2core.checkpoints.checkpoint import Checkpoint, recorded_hashes, write_manifest
 from gpt2core.machine.durable import link_file, publish_folder
 
 OPTIMIZER = "optimizer.safetensors"
 
 
 def keep_weights(checkpoint: Checkpoint) -> None:
-    """Give the checkpoint's files except the optimizer's a second name in `weights-N`; costs no space while both exist.
+    """Give the sound checkpoint's files except the optimizer's a second name in `weights-N`; costs no space while both exist.
 
     The hashes are those of the checkpoint's manifest, so what was damaged does not become good. One that is there stays.
     """
     target = checkpoint.path.with_name(f"weights-{checkpoint.step:08d}")
     if target.exists():
         return
-    manifest = json.loads((checkpoint.path / "manifest.json").read_text(encoding="utf-8"))
-    hashes = {name: digest for name, digest in manifest["files"].items() if name != OPTIMIZER}
+    hashes = {name: digest for name, digest in recorded_hashes(checkpoint).items() if name != OPTIMIZER}
     with publish_folder(target) as temporary:
         for name in hashes:
             link_file(checkpoint.path / name, temporary / name)

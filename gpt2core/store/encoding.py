@@ -7,8 +7,6 @@ older store holds its documents. Memory holds a batch of text and a row group, w
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ import pyarrow.parquet as pq
 from configs.errors import UserError
 from configs.schema import DataSettings
 from gpt2core.machine.durable import fsync, named_write_errors
+from gpt2core.machine.lock import is_held, locked
 from gpt2core.store.contracts import DOCUMENTS, check_store
 from gpt2core.store.index import CorpusIndex, reading_options
 from gpt2core.store.manifest import (
@@ -88,7 +87,7 @@ def encode_store(
     with named_write_errors(stores_dir):
         stores_dir.mkdir(parents=True, exist_ok=True)
     target = stores_dir / name_of_store(files, settings, tokenizer)
-    with _alone_in(stores_dir):
+    with locked(stores_dir):  # two runs of one corpus encode it once
         if not _is_whole(target):
             with _set_aside(target) as damaged, named_write_errors(target):
                 _Encoding(files, settings, tokenizer, target, damaged, progress, share_out).publish()
@@ -292,24 +291,7 @@ def _set_aside(target: Path) -> Iterator[Path | None]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: two runs of one corpus encode it once. The lock goes with the process, however that ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _refuse_if_abandoned(stores_dir: Path) -> None:
     """Raise UserError where nobody holds the folder's lock any more: what is encoded now would be for nobody."""
-    descriptor = os.open(stores_dir, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    finally:
-        os.close(descriptor)
-    raise UserError(f"The encode that shared out the shards of {stores_dir} was stopped: run it again.")
+    if not is_held(stores_dir):
+        raise UserError(f"The encode that shared out the shards of {stores_dir} was stopped: run it again.")

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from configs.errors import UserError
+from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, write_sealed
 from gpt2core.store.splitting import Split
 
 MANIFEST = "manifest.json"
@@ -85,29 +86,17 @@ def store_hash(sources: list[tuple[str, str]], tokenizer_sha256: str, options: d
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """The last file written into a store; its first line is the hash of the rest."""
-    (folder / MANIFEST).write_bytes(_serialise(manifest))
+    """The last file written into a store."""
+    write_sealed(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Raises UserError if there is none, or if a bit of it differs from what was written."""
     path = folder / MANIFEST
     try:
-        raw = path.read_bytes()
+        return Manifest.model_validate(read_sealed(path))
     except OSError as error:
         raise UserError(f"{folder} is not a token store ({MANIFEST}: {error.strerror}): encode the corpus first.") from error
-    try:
-        values = json.loads(raw)
-        values.pop("checksum")
-        manifest = Manifest.model_validate(values)
-    except (ValueError, KeyError, AttributeError, ValidationError):
-        manifest = None
-    if manifest is None or raw != _serialise(manifest):
-        raise UserError(f"{path} is damaged or of another version: delete the folder {folder} and encode again.")
-    return manifest
-
-
-def _serialise(manifest: Manifest) -> bytes:
-    content = manifest.model_dump(mode="json")
-    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return (json.dumps({"checksum": checksum, **content}, indent=1, ensure_ascii=False) + "\n").encode()
+    except (DamagedFileError, ValidationError) as error:
+        remedy = f"delete the folder {folder} and encode again"
+        raise UserError(f"{path} is damaged or of another version: {remedy}.") from error

@@ -6,7 +6,6 @@ evaluations/step-N.lock  held while a process evaluates the step, so that two ne
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from pathlib import Path
@@ -19,6 +18,7 @@ from gpt2core.checkpoints.checkpoint import Checkpoint, find_damage, recorded_ha
 from gpt2core.machine.devices import choose_device, choose_threads
 from gpt2core.machine.dtypes import choose_dtype
 from gpt2core.machine.durable import write_json
+from gpt2core.machine.lock import is_held, locked
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.document_stream import split_of_store
 from gpt2core.store.token_store import open_store
@@ -26,7 +26,7 @@ from gpt2core.text.tokenizer import load_tokenizer
 from gpt2core.weights.loading import load_model
 from tasks.evaluation.copied_passages import CopySearch
 from tasks.evaluation.evaluate_step import Subject, evaluate_step
-from tasks.runs.run_folder import RunFolder, is_held
+from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace
 
 Row = dict[str, float]
@@ -37,8 +37,7 @@ def leave_row(folder: RunFolder, step: int) -> None:
 
     While another process does so this one waits. Raises UserError where the checkpoint is missing or damaged.
     """
-    with _file(folder, step, "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(_file(folder, step, "lock")):
         if read_row(folder, step) is None and step not in {row["step"] for row in folder.evaluations.rows()}:
             of = identity(folder, step)  # first: the settings may change when a run is resumed meanwhile
             write_json(_file(folder, step, "row"), {"of": of, "row": evaluate_checkpoint(folder, step)})

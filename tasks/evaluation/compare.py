@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from gpt2core.evaluation.held_out import EvaluationReport, evaluate
 from gpt2core.evaluation.zero_shot import TaskResult, run_task
 from gpt2core.machine.devices import choose_device, choose_threads
 from gpt2core.machine.durable import write_json
+from gpt2core.machine.sealed_json import DamagedFileError
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.document_stream import DocumentStream, split_of_store, text_of_documents
 from gpt2core.store.encoding import encode_store
@@ -133,8 +135,9 @@ def _tokenizer_of(store: TokenStore) -> Path:
     """A folder with the vocabulary of a store: a run's checkpoint that was trained on it."""
     for state in Workspace.current().runs.glob("*/checkpoints/step-*/state.json"):
         checkpoint = Checkpoint(state.parent, 0)
-        if read_state(checkpoint).get("store") == store.hash:
-            return checkpoint.path
+        with suppress(DamagedFileError):
+            if read_state(checkpoint).get("store") == store.hash:
+                return checkpoint.path
     raise UserError(f"No run has the vocabulary of the token store {store.path}: give the text with --text or --config.")
 
 

@@ -18,6 +18,7 @@ from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.callback import Callback, StepsDone
 from gpt2core.training.ranking import costs_by_step
 from gpt2core.training.trainer import Trainer
+from tasks.evaluation.outside import OutsideEvaluation
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import bytes_text, say, warn
 
@@ -34,6 +35,7 @@ class CheckpointKeeper(Callback):
         trainer: Trainer,
         tokenizer: Tokenizer,
         state: Callable[[], dict[str, object]],
+        outside: OutsideEvaluation,
     ) -> None:
         self._folder = folder
         self._settings = config.train
@@ -43,8 +45,7 @@ class CheckpointKeeper(Callback):
         self._state = state
         self._saver = BackgroundSaver(trainer, self._write, config.train.save_beside)
         self._missed: int | None = None
-        self.reading = False
-        """Whether another process reads a checkpoint, so that none may go."""
+        self._outside = outside
         trainer.callbacks.append(self)
 
     def save(self) -> None:
@@ -81,7 +82,7 @@ class CheckpointKeeper(Callback):
 
     def prune(self) -> None:
         """Remove the checkpoints that nothing gives a reason to keep; none while one of them is being evaluated."""
-        if self.reading:
+        if self._outside.reads_checkpoint:
             return
         costs = costs_by_step(self._folder.evaluations.rows(), self._best_by)
         prune(self._folder.checkpoints, self._settings, costs, self._folder.started)

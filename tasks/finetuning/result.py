@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pydantic import TypeAdapter
 
 from gpt2core.evaluation.held_out import Evaluation
-from tasks.finetuning.open_run import FinetuneRun
+from tasks.finetuning.finetune_run import FinetuneRun
 from tasks.runs.models import best_checkpoint
 from tasks.runs.run_folder import RunFolder
 

@@ -31,7 +31,7 @@ def read_history(model: str) -> History:
         entries = ledger.entries()
         if not entries:
             aliases_of(client, model)
-        sealed = [(entry.decision, entry.seal) for entry in entries]
+        sealed = [(entry.decision, entry.fingerprint) for entry in entries]
         lost = [
             f"the record of decision {entry.decision.number} is not what was sealed, or gone"
             for entry in entries
@@ -41,7 +41,5 @@ def read_history(model: str) -> History:
     except MlflowException as error:
         copies = ledger.copies()
         if not copies:
-            raise UserError(
-                f"MLflow does not answer and there is no copy of the ledger of '{model}' here ({error})."
-            ) from error
-    return History(model, copies, broken_links([(copy, copy.seal) for copy in copies]), True, ledger.folder)
+            raise UserError(f"MLflow does not answer and no copy of the ledger of '{model}' is here ({error}).") from error
+    return History(model, copies, broken_links([(copy, copy.fingerprint) for copy in copies]), True, ledger.folder)

@@ -1,8 +1,8 @@
-"""The ledger of a registered model: every decision about its champion, in order, each sealed with the one before it.
+"""The ledger of a registered model: every decision about its champion, in order, each with the fingerprint of the last one.
 
 It is kept in MLflow, one experiment a model and one run a decision, with the whole record and its page as artifacts; the
 workspace has a copy of the records, which is read where MLflow is away. A record is complete before any alias moves: its run
-carries the tag SEAL from then on, and APPLIED once the aliases are where it says.
+carries the tag FINGERPRINT from then on, and APPLIED once the aliases are where it says.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from pydantic import ValidationError
 
-from gpt2core.machine.durable import as_json, write_text
+from gpt2core.machine.durable import write_text
+from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, write_sealed
 from tasks.promotion.evidence import Evidence, Fact
 from tasks.promotion.registry import Aliases
 from tasks.promotion.rules import Finding, Verdict
@@ -31,7 +32,7 @@ from tasks.tracking.mlflow_mirror import create_experiment
 from tasks.workspace.folders import Workspace
 
 RECORD, PAGE = "decision.json", "decision.html"
-ENTRY, SEAL, APPLIED = "gpt2flow.decision", "gpt2flow.seal", "gpt2flow.applied"
+ENTRY, FINGERPRINT, APPLIED = "gpt2flow.decision", "gpt2flow.fingerprint", "gpt2flow.applied"
 LONGEST_TAG = 4000
 """Characters of the grounds that stand in a tag; the record has all of them."""
 
@@ -67,7 +68,7 @@ class Decision(Fact):
     answers: int | None = None
     """Number of the decision that was waiting for this one."""
     approval: Approval | None = None
-    previous_seal: str = ""
+    previous_fingerprint: str = ""
     findings: list[Finding] = []
     evidence: Evidence | None = None
     settings: dict[str, Any] = {}
@@ -75,13 +76,9 @@ class Decision(Fact):
     """Of gpt2flow and the libraries that decide about figures."""
 
     @cached_property
-    def seal(self) -> str:
+    def fingerprint(self) -> str:
         """Hash of everything in it."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
-
-    def as_text(self) -> str:
-        """The file of the record."""
-        return as_json({"seal": self.seal, **self.model_dump(mode="json")})
 
     def in_short(self) -> Decision:
         """Without what fills pages."""
@@ -101,7 +98,7 @@ class Entry:
 
     decision: Decision
     """In short."""
-    seal: str
+    fingerprint: str
     run_id: str
     applied: bool
 
@@ -115,34 +112,26 @@ class Ledger:
 
     @property
     def folder(self) -> Path:
-        """Copies of the records in this workspace."""
-        return self.folder_of(self.model)
-
-    @staticmethod
-    def folder_of(model: str) -> Path:
-        """As `folder`, of any model."""
-        return Workspace.current().root / "promotions" / model
+        """Copies of the records in this workspace, a folder each."""
+        return Workspace.current().promotions / self.model
 
     def entries(self) -> list[Entry]:
         """All complete decisions, oldest first."""
-        found = [_entry(run) for run in self._runs() if SEAL in run.data.tags]
+        found = [_entry(run) for run in self._runs() if FINGERPRINT in run.data.tags]
         return sorted(found, key=lambda entry: entry.decision.number)
 
     def append(self, decision: Decision, render: Callable[[Decision], str]) -> tuple[Decision, Entry]:
         """Number, chain, write and seal a decision; when this returns it is durable, and nothing has moved yet."""
         entries = self.entries()
         last = entries[-1] if entries else None
-        number, previous = (last.decision.number + 1, last.seal) if last else (1, "")
-        numbered = decision.model_copy(update={"number": number, "previous_seal": previous})
-        name, page = f"{number}: {numbered.verdict}", render(numbered)
-        tags = {ENTRY: numbered.in_short().model_dump_json()}
-        run_id = self._client.create_run(self._experiment(), tags=tags, run_name=name).info.run_id
-        self._log(run_id, numbered, page)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / f"{number:06d}.html", page)
-        write_text(self.folder / f"{number:06d}.json", numbered.as_text())
-        self._client.set_tag(run_id, SEAL, numbered.seal)
-        return numbered, Entry(numbered.in_short(), numbered.seal, run_id, applied=False)
+        number, previous = (last.decision.number + 1, last.fingerprint) if last else (1, "")
+        numbered = decision.model_copy(update={"number": number, "previous_fingerprint": previous})
+        entry_tag = {ENTRY: numbered.in_short().model_dump_json()}
+        run = self._client.create_run(self._experiment(), tags=entry_tag, run_name=f"{number}: {numbered.verdict}")
+        entry = Entry(numbered.in_short(), numbered.fingerprint, run.info.run_id, applied=False)
+        self._log(entry, numbered, render(numbered))
+        self._client.set_tag(entry.run_id, FINGERPRINT, entry.fingerprint)
+        return numbered, entry
 
     def mark_applied(self, entry: Entry) -> None:
         """The aliases are where the decision says."""
@@ -156,34 +145,45 @@ class Ledger:
     def remove_incomplete(self) -> None:
         """Decisions that a kill cut short before they were sealed; nothing has moved for them."""
         for run in self._runs():
-            if SEAL not in run.data.tags:
+            if FINGERPRINT not in run.data.tags:
                 self._client.delete_run(run.info.run_id)
 
     def record(self, entry: Entry) -> Decision | None:
         """The whole record, from this workspace or from MLflow; None where neither has it as it was sealed."""
-        with suppress(OSError):
-            if (known := read_record(self.folder / f"{entry.decision.number:06d}.json")) and known.seal == entry.seal:
-                return known
+        copy = self._copy(entry.decision.number, RECORD)
+        if (known := read_record(copy)) and known.fingerprint == entry.fingerprint:
+            return known
         with suppress(MlflowException, OSError), tempfile.TemporaryDirectory() as scratch:
             file = mlflow.artifacts.download_artifacts(f"runs:/{entry.run_id}/{RECORD}", dst_path=scratch)
-            if (known := read_record(Path(file))) and known.seal == entry.seal:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_text(self.folder / f"{entry.decision.number:06d}.json", known.as_text())
+            if (known := read_record(Path(file))) and known.fingerprint == entry.fingerprint:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                write_sealed(copy, known.model_dump(mode="json"))
                 return known
         return None
 
     def copies(self) -> list[Decision]:
         """The records in this workspace, oldest first, for when MLflow is away."""
-        return [record for file in sorted(self.folder.glob("*.json")) if (record := read_record(file))]
+        return [record for file in sorted(self.folder.glob(f"*/{RECORD}")) if (record := read_record(file))]
 
-    def _log(self, run_id: str, decision: Decision, page: str) -> None:
+    def page(self, number: int) -> Path:
+        """Where the page of a decision lies in this workspace."""
+        return self._copy(number, PAGE)
+
+    def _copy(self, number: int, file: str) -> Path:
+        return self.folder / f"{number:06d}" / file
+
+    def _log(self, entry: Entry, decision: Decision, page: str) -> None:
+        """Write record and page here and to MLflow, figures to MLflow."""
+        record, shown = (self._copy(decision.number, file) for file in (RECORD, PAGE))
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_text(shown, page)
+        write_sealed(record, decision.model_dump(mode="json"))
+        for file in (shown, record):
+            self._client.log_artifact(entry.run_id, str(file))
         outcome = decision.evidence.outcome if decision.evidence else None
-        if outcome is not None:
-            for name in ("gain", "low", "high", "p_value"):
-                if (value := getattr(outcome, name)) is not None:
-                    self._client.log_metric(run_id, name, value)
-        self._client.log_text(run_id, page, PAGE)
-        self._client.log_text(run_id, decision.as_text(), RECORD)
+        for name in ("gain", "low", "high", "p_value") if outcome else ():
+            if (value := getattr(outcome, name)) is not None:
+                self._client.log_metric(entry.run_id, name, value)
 
     def _runs(self) -> list[Run]:
         experiment = self._client.get_experiment_by_name(self._name)
@@ -213,26 +213,23 @@ class Ledger:
 def read_record(file: Path) -> Decision | None:
     """A record as it was sealed; None where it is missing or a bit of it differs."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        seal = values.pop("seal")
-        decision = Decision.model_validate(values)
-    except (FileNotFoundError, ValueError, KeyError, AttributeError, ValidationError):
+        return Decision.model_validate(read_sealed(file))
+    except (OSError, DamagedFileError, ValidationError):
         return None
-    return decision if decision.seal == seal else None
 
 
 def broken_links(entries: Sequence[tuple[Decision, str]]) -> list[str]:
-    """What is wrong with a ledger of (decision, seal): a number that is missing, a record that is not the one sealed before."""
-    problems, number, seal = [], 0, ""
+    """What is wrong with a ledger of (decision, fingerprint): a number that is missing, a record that is another one by now."""
+    problems, number, fingerprint = [], 0, ""
     for decision, own in entries:
         if decision.number != number + 1:
             problems.append(f"decision {number + 1} is missing")
-        elif decision.previous_seal != seal:
+        elif decision.previous_fingerprint != fingerprint:
             problems.append(f"decision {number} is not what it was when decision {decision.number} was made")
-        number, seal = decision.number, own
+        number, fingerprint = decision.number, own
     return problems
 
 
 def _entry(run: Run) -> Entry:
     tags = run.data.tags
-    return Entry(Decision.model_validate_json(tags[ENTRY]), tags[SEAL], run.info.run_id, APPLIED in tags)
+    return Entry(Decision.model_validate_json(tags[ENTRY]), tags[FINGERPRINT], run.info.run_id, APPLIED in tags)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -103,7 +104,7 @@ def compare_versions(first: str, second: str) -> Difference:
         _different(*settings),
         _different(_text_of(one), _text_of(two)),
         [(name, mine, theirs) for name, mine, theirs in shown],
-        _samples(client, one, two),
+        _samples(one, two),
     )
 
 
@@ -161,7 +162,8 @@ def _figures(client: MlflowClient, version: Version) -> dict[str, float]:
     for name in FIGURES:
         with suppress(MlflowException):
             history = client.get_metric_history(version.run_id, name)
-            found |= {name: metric.value for metric in history if metric.step == int(step)}
+            at_step = [metric.value for metric in history if metric.step == int(step)]
+            found.update([(name, value) for value in at_step])
     return found
 
 
@@ -199,24 +201,22 @@ def _counts(manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _samples(client: MlflowClient, first: Version, second: Version) -> list[tuple[str, str, str]]:
+def _samples(first: Version, second: Version) -> list[tuple[str, str, str]]:
     """Completions of the prompts that both were asked, at the steps that were registered."""
-    one, two = _completions(client, first), _completions(client, second)
+    one, two = _completions(first), _completions(second)
     return [(prompt, one[prompt], two[prompt]) for prompt in one if prompt in two]
 
 
-def _completions(client: MlflowClient, version: Version) -> dict[str, str]:
+def _completions(version: Version) -> dict[str, str]:
     for run in all_runs(Workspace.current()):
         if run.id == version.tags.get("run"):
             step = int(version.tags.get("checkpoint", "step-0").removeprefix("step-"))
             return {sample["prompt"]: sample["completion"] for sample in run.samples_of(step)}
-    return _logged_completions(client, version)
+    return _logged_completions(version)
 
 
-def _logged_completions(client: MlflowClient, version: Version) -> dict[str, str]:
+def _logged_completions(version: Version) -> dict[str, str]:
     """From MLflow's table of all samples, where the run is not here."""
-    import mlflow
-
     step, found = version.tags.get("checkpoint", "").removeprefix("step-"), {}
     with suppress(MlflowException, OSError, ValueError, KeyError):
         table: dict[str, Any] = mlflow.artifacts.load_dict(f"runs:/{version.run_id}/samples.json")

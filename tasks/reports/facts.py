@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
@@ -28,6 +27,7 @@ from tasks.reports.figures import (
     text_of,
 )
 from tasks.reports.lens import recorded_histories
+from tasks.runs.evaluation_files import read_report
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import bytes_text
 from tasks.workspace.folders import Workspace
@@ -110,7 +110,7 @@ def gather_facts(folder: RunFolder) -> RunFacts:
         figure_charts=figure_charts(rows),
         steps=steps,
         figures=figure_rows(shown),
-        details=detail_tables(_details(folder, best)) if best is not None else [],
+        details=detail_tables(read_report(folder, best)) if best is not None else [],
         samples=_samples(folder, steps),
         lens=_lens(folder, steps),
         text=_text(known),
@@ -182,19 +182,12 @@ def _curves(folder: RunFolder, rows: list[Row]) -> list[Chart]:
 def _samples(folder: RunFolder, steps: list[int]) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = {}
     for step in steps:
-        passages = (_details(folder, step).get("copies") or {}).get("passages", [])
+        passages = (read_report(folder, step).get("copies") or {}).get("passages", [])
         copied = {passage["sample"]: f"repeats {passage['tokens']} tokens of {passage['source']}" for passage in passages}
         for number, row in enumerate(folder.samples_of(step)):
             remarks = _remarks(row) + ([copied[number]] if number in copied else [])
             found.setdefault(row["prompt"], []).append(Sample(step, row["completion"], remarks))
     return found
-
-
-def _details(folder: RunFolder, step: int) -> dict[str, Any]:
-    """The report of an evaluation; empty where there is none."""
-    with suppress(OSError, ValueError):
-        return dict(json.loads(folder.report_files(step)[0].read_text(encoding="utf-8")))
-    return {}
 
 
 def _remarks(row: dict[str, Any]) -> list[str]:
@@ -258,7 +251,7 @@ def _commands(revision: str) -> list[str]:
 
 def _newest_state(folder: RunFolder) -> dict[str, Any]:
     checkpoints = list(find_checkpoints(folder.checkpoints))
-    with suppress(OSError, ValueError):
+    with suppress(OSError, UserError):
         return read_state(checkpoints[-1]) if checkpoints else {}
     return {}
 

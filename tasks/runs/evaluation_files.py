@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt2core.machine.durable import file_hash, write_json
-from tasks.runs.run_folder import RunFolder, checksum
+from gpt2core.machine.durable import file_hash
+from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, write_sealed
+from tasks.runs.run_folder import RunFolder
 
 
 def write_report(folder: RunFolder, step: int, report: dict[str, Any]) -> None:
-    """Write the report of an evaluated step, with the hashes of the files that were written before it, and one of itself."""
+    """Write the report of an evaluated step, with the hashes of the files that were written before it."""
     path, *others = _files(folder, step)
-    sealed = {"step": step, **report, "files": {file.name: file_hash(file) for file in others}}
-    write_json(path, {**sealed, "checksum": checksum(sealed)})
+    write_sealed(path, {"step": step, **report, "files": {file.name: file_hash(file) for file in others}})
+
+
+def read_report(folder: RunFolder, step: int) -> dict[str, Any]:
+    """The report of an evaluated step; empty where it is missing or damaged."""
+    try:
+        return read_sealed(folder.report_files(step)[0])
+    except (FileNotFoundError, DamagedFileError):
+        return {}
 
 
 def damaged_files(folder: RunFolder) -> Iterator[Path]:
     """Files of the evaluated steps that are missing or not what was written; a report without hashes is taken as it is."""
     for row in folder.evaluations.rows():
         path, *others = _files(folder, int(row["step"]))
-        try:
-            report = json.loads(path.read_text(encoding="utf-8"))
-            seal, known = report.pop("checksum", None), report.get("files", {})
-            sound = seal == checksum(report) if seal or known else True
-        except (FileNotFoundError, ValueError, AttributeError, TypeError):
-            sound, known = False, {}
-        if not sound:
+        report = read_report(folder, int(row["step"]))
+        known = report.get("files", {})
+        if not report:
             yield path
-        else:
-            yield from (file for file in others if file.name in known and not _is(file, known[file.name]))
+        yield from (file for file in others if file.name in known and not _is(file, known[file.name]))
 
 
 def _files(folder: RunFolder, step: int) -> tuple[Path, Path, Path, Path]:

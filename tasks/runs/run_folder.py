@@ -18,47 +18,22 @@ lock                held while a process works on the run
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, Literal
-
-import xxhash
+from typing import Any, Literal
 
 from configs.errors import UserError
-from configs.schema import RunConfig
-from gpt2core.machine.durable import write_json
+from gpt2core.machine.lock import is_held, locked
+from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, write_sealed
 from tasks.runs.metrics_log import MetricsLog
 
 FileName = Literal["run", "result", "failure", "tracking"]
 RunState = Literal["running", "finished", "failed", "stopped"]
-LOCK_ATTEMPTS = 10
-HARMLESS = {
-    "device",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "keep_best",
-    "keep_every_hours",
-    "keep_weights_history",
-    "recompute_blocks",
-    "restore_from",
-    "save_beside",
-    "memory_limit",
-    "epochs",
-    "tokens",
-    "hours",
-    "tokens_per_step",
-}
-"""Settings of `train` that cannot change the weights, or do so only through others (steps, batch_size, accumulate)."""
-ASKED = {"epochs", "tokens", "hours", "tokens_per_step"}
-"""Those of them that decide what others are settled to."""
 
 
 @dataclass(frozen=True)
@@ -155,14 +130,13 @@ class RunFolder:
     def read(self, name: FileName) -> dict[str, Any]:
         """One of the JSON files; empty if it is not there, or if a bit of it differs from what was written."""
         try:
-            value = dict(json.loads((self.path / f"{name}.json").read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
+            return read_sealed(self.path / f"{name}.json")
+        except (FileNotFoundError, DamagedFileError):
             return {}
-        return value if value.pop("checksum", None) in (None, checksum(value)) else {}
 
     def write(self, name: FileName, value: dict[str, Any]) -> None:
         """Replace one of the JSON files."""
-        write_json(self.path / f"{name}.json", {**value, "checksum": checksum(value)})
+        write_sealed(self.path / f"{name}.json", value)
 
     def is_damaged(self, name: FileName) -> bool:
         """Whether one of the JSON files is there and not what was written."""
@@ -170,7 +144,7 @@ class RunFolder:
 
     def state(self) -> RunState:
         """Running while some process holds the lock; otherwise what the last attempt left behind."""
-        return "running" if self._is_locked() else self.outcome()
+        return "running" if is_held(self._lock) else self.outcome()
 
     def outcome(self) -> RunState:
         """What the last attempt left behind."""
@@ -181,67 +155,21 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process; raises UserError that says who holds it. A kill always frees it."""
-        with (self.path / "lock").open("a+", encoding="utf-8") as lock:
-            if not _lock_patiently(lock):
-                lock.seek(0)
-                raise UserError(f"Run {self.id} is being trained by {lock.read()}: wait for it or stop it first.")
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
-            lock.flush()
+        with ExitStack() as held:
+            try:
+                descriptor = held.enter_context(locked(self._lock, wait=False))
+            except BlockingIOError as error:
+                holder = self._lock.read_text(encoding="utf-8")
+                raise UserError(f"Run {self.id} is being trained by {holder}: wait for it or stop it first.") from error
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} since {datetime.now():%Y-%m-%d %H:%M:%S}".encode())
             yield
 
     def holder(self) -> int | None:
         """The process that works on the run."""
-        words = (self.path / "lock").read_text(encoding="utf-8").split() if self._is_locked() else []
+        words = self._lock.read_text(encoding="utf-8").split() if is_held(self._lock) else []
         return int(words[1]) if len(words) > 1 else None
 
-    def _is_locked(self) -> bool:
-        return is_held(self.path / "lock")
-
-
-def is_held(lock: Path) -> bool:
-    """Whether a process holds this lock file, here or on another machine that sees it."""
-    try:
-        with lock.open("r", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def checksum(value: dict[str, Any]) -> str:
-    """Hash of a JSON object's content, whatever the order of its keys."""
-    return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True).encode())
-
-
-def _lock_patiently(lock: IO[str]) -> bool:
-    """Whether the lock was got; who only looks whether a run is locked holds it for a moment, so one attempt is not enough."""
-    for _ in range(LOCK_ATTEMPTS):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.05)
-        else:
-            return True
-    return False
-
-
-def run_id(config: RunConfig, store_hash: str, base_hash: str, origin_hash: str = "") -> str:
-    """The id under which the same settings on the same text from the same base weights are found again.
-
-    Settings that cannot change the weights (device, checkpoints, evaluation, registry, where the text lies) are left out.
-    """
-    train = config.train.model_dump(exclude=HARMLESS)
-    model = config.model.model_dump(exclude={"base"})
-    data = config.data.model_dump(include={"mask_documents"})  # the rest is in the store's hash
-    ingredients = {"train": train, "model": model, "data": data, "store": store_hash, "base": base_hash, "origin": origin_hash}
-    digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
-    return f"{config.name}-{digest[:8]}"
-
-
-def asked_id(config: RunConfig, store_hash: str, base_hash: str) -> str:
-    """As `run_id`, of a config in which not everything is settled yet: what was asked for, before it was worked out."""
-    wishes = json.dumps(config.train.model_dump(include=ASKED), sort_keys=True)
-    return run_id(config, store_hash, base_hash, hashlib.sha256(wishes.encode()).hexdigest())
+    @property
+    def _lock(self) -> Path:
+        return self.path / "lock"

@@ -1,23 +1,26 @@
-"""Where a run takes its first state from, when `train.restore_from` names a checkpoint of another run."""
+"""Where a run begins: in its folder, if it is there, or with a checkpoint of another run that `train.restore_from` names."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from configs.errors import UserError
 from configs.schema import RunConfig
-from gpt2core.checkpoints.checkpoint import Checkpoint, find_checkpoints, find_damage, read_state
+from gpt2core.checkpoints.checkpoint import Checkpoint, find_checkpoints, find_damage, identity_of, read_state
 from gpt2core.store.token_store import TokenStore
 from tasks.runs.find import all_runs
+from tasks.runs.identity import differences, run_id, run_id_of_0_1, weights_hash
 from tasks.runs.models import best_checkpoint
-from tasks.runs.run_folder import HARMLESS, RunFolder
+from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import say
 from tasks.workspace.folders import Workspace
 
 NOT_A_CHECKPOINT = ("latest", "fresh", "models:/")
+LENGTH = ("train.steps ", "train.early_stopping.")
+"""Settings of where a run ends."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +43,46 @@ def find_origin(config: RunConfig, store: TokenStore) -> Origin | None:
     wanted = config.train.restore_from
     if wanted.startswith(NOT_A_CHECKPOINT):
         return None
-    if known := _recorded(config):
+    if known := _recorded(config, store):
         return known
     checkpoint = _named(config, wanted)
     if damage := find_damage(checkpoint):
         raise UserError(f"train.restore_from: {checkpoint.path} cannot be used: {damage}. Choose another checkpoint.")
     state = read_state(checkpoint)
-    if differences := _differences(config, store, state):
+    if unfit := _unfit(config, store, state):
         raise UserError(
-            f"train.restore_from: the config does not fit {checkpoint.path}: {'; '.join(differences)}. Use the checkpoint's "
+            f"train.restore_from: the config does not fit {checkpoint.path}: {'; '.join(unfit)}. Use the checkpoint's "
             "values, or give the folder as model.base to start with its weights and a new optimizer."
         )
-    manifest = json.loads((checkpoint.path / "manifest.json").read_text(encoding="utf-8"))
-    return Origin(checkpoint, manifest["checksum"])
+    return Origin(checkpoint, identity_of(checkpoint))
 
 
-def begin_afresh(folder: RunFolder) -> None:
+def run_folder_of(config: RunConfig, base: Path | None, store: TokenStore, origin: Origin | None = None) -> RunFolder:
+    """Folder of the run that belongs to this config, text, base weights and first state; it may not exist yet.
+
+    Raises UserError where a run of this id was made with other settings, which were the defaults then.
+    """
+    ingredients = config, store.hash, weights_hash(base), origin.checksum if origin else ""
+    folder, earlier = (RunFolder(Workspace.current().runs / made(*ingredients)) for made in (run_id, run_id_of_0_1))
+    if not folder.path.is_dir() and earlier.path.is_dir() and not _other_settings(earlier, config):
+        folder = earlier
+    if config.train.restore_from == "fresh":
+        _begin_afresh(folder)
+    if other := _other_settings(folder, config):
+        raise UserError(
+            f"The run {folder.id} was made with other settings, the defaults then: {'; '.join(other)}. Set them as they were "
+            "to go on with it, or choose another name."
+        )
+    return folder
+
+
+def _other_settings(folder: RunFolder, config: RunConfig) -> list[str]:
+    """What a run was made with and the config says otherwise; nothing where that is not known."""
+    known = folder.read("run").get("config")
+    return differences(config, known) if known else []
+
+
+def _begin_afresh(folder: RunFolder) -> None:
     """Put an existing run of the same id away under another name, so that it begins again; raises UserError if it runs."""
     if not folder.path.is_dir():
         return
@@ -65,14 +92,19 @@ def begin_afresh(folder: RunFolder) -> None:
     say("run", f"the run that was there is kept as {target.name}")
 
 
-def _recorded(config: RunConfig) -> Origin | None:
-    """The origin that a run of this very config has begun with: it goes on, whatever checkpoints there are by now."""
+def _recorded(config: RunConfig, store: TokenStore) -> Origin | None:
+    """The origin that a run of the same settings and text has begun with: it goes on, whatever checkpoints there are by now."""
     for run in all_runs(Workspace.current()):
         known = run.read("run")
-        if known.get("origin") and known["config"] == config.model_dump():
-            origin = known["origin"]
+        origin = known.get("origin")
+        if origin and known["store"] == store.hash and _begins_as(config, known["config"]):
             return Origin(Checkpoint(Path(origin["path"]), origin["step"]), origin["checksum"])
     return None
+
+
+def _begins_as(config: RunConfig, before: dict[str, Any]) -> bool:
+    named = before["name"], before["model"]["base"], before["train"]["restore_from"]
+    return named == (config.name, config.model.base, config.train.restore_from) and not differences(config, before)
 
 
 def _named(config: RunConfig, wanted: str) -> Checkpoint:
@@ -94,17 +126,7 @@ def _named(config: RunConfig, wanted: str) -> Checkpoint:
     )
 
 
-def _differences(config: RunConfig, store: TokenStore, state: dict[str, object]) -> list[str]:
-    """What decides about the weights and is not as it was; total steps may change, and so may what only looks on."""
-    before, now = state["config"], config.model_dump()
-    assert isinstance(before, dict)
-    free = {"train": HARMLESS | {"steps", "early_stopping", "restore_from"}, "model": {"base"}}
-    found = [
-        f"{section}.{key} is {now[section][key]}, was {before[section][key]}"
-        for section, left_out in free.items()
-        for key in now[section].keys() & before[section].keys() - left_out
-        if now[section][key] != before[section][key]
-    ]
-    if state["store"] != store.hash:
-        found.append("data or tokenizer give another text")
-    return sorted(found)
+def _unfit(config: RunConfig, store: TokenStore, state: dict[str, Any]) -> list[str]:
+    """What decides about the weights and is not as in the checkpoint; where the run ends may change."""
+    found = [text for text in differences(config, state["config"]) if not text.startswith(LENGTH)]
+    return found + (["data or tokenizer give another text"] if state["store"] != store.hash else [])

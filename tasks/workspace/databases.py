@@ -6,21 +6,19 @@ together in a new workspace would break each other's tables, and a kill would le
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
 
 from configs.errors import UserError
 from gpt2core.machine.durable import write_json
+from gpt2core.machine.lock import locked
 from tasks.workspace.folders import Workspace
 
 PREFECT_URL_VARIABLES = ("PREFECT_API_URL", "PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
@@ -52,7 +50,7 @@ def prepare_databases(workspace: Workspace) -> None:
     Waits while another process does it. Databases that the environment names elsewhere are left alone.
     Raises UserError if a migration fails.
     """
-    with _only_one(workspace) as lock:
+    with locked(workspace.root / "databases.lock") as lock:
         stale = [database for database in _databases(workspace) if not _is_current(workspace, database)]
         if not stale:
             return
@@ -73,7 +71,7 @@ def _databases(workspace: Workspace) -> list[Database]:
     return found
 
 
-def _migrate(workspace: Workspace, databases: list[Database], lock: IO[str]) -> None:
+def _migrate(workspace: Workspace, databases: list[Database], lock: int) -> None:
     """Migrate side by side. The children hold the lock as well, so it is kept even if this process is killed."""
     log = workspace.root / "databases.log"
     children = []
@@ -89,7 +87,7 @@ def _migrate(workspace: Workspace, databases: list[Database], lock: IO[str]) -> 
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=subprocess.STDOUT,
-                        pass_fds=[lock.fileno()],
+                        pass_fds=[lock],
                     )
                 )
         for database, child in zip(databases, children, strict=True):
@@ -126,10 +124,3 @@ def _recorded(workspace: Workspace) -> dict[str, str]:
 
 def _record_file(workspace: Workspace) -> Path:
     return workspace.root / "databases.json"
-
-
-@contextmanager
-def _only_one(workspace: Workspace) -> Iterator[IO[str]]:
-    with (workspace.root / "databases.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock

@@ -62,7 +62,7 @@ IN_LONG_FORM = [
     "tasks.runs.metrics_log:MetricsLog cut_back 2 after",
     "tasks.register_model _log_model 1 after",
     "tasks.register_model:MlflowClient set_registered_model_alias 1 before",
-    "tasks.runs.run_folder write_json 3 before",
+    "tasks.runs.run_folder write_sealed 3 before",
     "flows.finetune write_result 1 after",  # finished, and MLflow has not been told
 ]
 

@@ -18,18 +18,19 @@ from torch import Tensor
 from configs.errors import UserError
 from configs.schema import RunConfig
 from flows.finetune import finetune
-from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
+from gpt2core.checkpoints.checkpoint import Checkpoint, find_checkpoints, find_damage, read_state
 from gpt2core.checkpoints.retention import saved_at
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.document_mask import DocumentMask
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.model.linear_cross_entropy import IGNORED
+from gpt2core.store.manifest import read_manifest
 from gpt2core.store.token_store import TokenStream
 from gpt2core.text.tokenizer import Tokenizer, train_tokenizer
 from gpt2core.training.batches import Batches
 from gpt2core.training.trainer import Trainer
 from tasks.finetuning.checkpoint_keeper import CheckpointKeeper
-from tasks.runs.evaluation_files import damaged_files
+from tasks.runs.evaluation_files import damaged_files, read_report
 from tasks.runs.run_folder import RunFolder
 from tasks.tracking.reconciliation import reconcile
 from tasks.workspace.folders import Workspace
@@ -85,7 +86,7 @@ def losses_in_mlflow(folder: RunFolder) -> list[int]:
 
 
 def test_a_diverged_run_is_rewound_and_ends_with_every_step(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.finetuning.open_run.Batches", PoisonedBatches)
+    monkeypatch.setattr("tasks.finetuning.build_trainer.Batches", PoisonedBatches)
     monkeypatch.setattr(GPT2, "loss", poisoned_loss)
     monkeypatch.setattr(
         "tasks.tracking.mlflow_mirror.DELIVERY_INTERVAL", 0.001
@@ -192,6 +193,37 @@ def test_metrics_that_are_not_what_was_written_are_named(text: Path, capsys: pyt
     folder.metrics.path.write_bytes(content)
     finetune(config)
     assert "metrics.jsonl is not what was written up to step 8" in capsys.readouterr().out
+
+
+def is_found(file: Path, folder: RunFolder) -> bool:
+    """Whether whoever reads a sealed file of a run sees that it is not what was written."""
+    if file.parent == folder.path:
+        return folder.is_damaged(file.stem)  # type: ignore[arg-type]
+    if file.parent == folder.reports:
+        return not read_report(folder, int(file.stem.removeprefix("step-")))
+    checkpoint = Checkpoint(file.parent, 0)
+    if file.name == "manifest.json" and file.parent.parent == folder.checkpoints:
+        return find_damage(checkpoint) == "manifest.json is not what was written"
+    try:
+        read_manifest(file.parent) if file.name == "manifest.json" else read_state(checkpoint)
+    except UserError as error:
+        return str(file) in str(error)
+    return False
+
+
+def test_every_flipped_bit_of_every_sealed_file_of_a_run_is_found(evaluated: RunFolder) -> None:
+    store = Workspace.current().stores / evaluated.read("run")["store"]
+    sealed = [file for place in (evaluated.path, store) for file in place.rglob("*.json") if b'"seal"' in file.read_bytes()]
+    kinds = {"run", "result", "tracking", "manifest", "state", "step-00000008"}
+    assert kinds <= {file.stem for file in sealed}
+    for file in sealed:
+        content = file.read_bytes()
+        with file.open("r+b", buffering=0) as changed:
+            for bit in range(8 * len(content)):
+                os.pwrite(changed.fileno(), bytes([content[bit // 8] ^ 1 << bit % 8]), bit // 8)
+                assert is_found(file, evaluated), (file, bit)
+                os.pwrite(changed.fileno(), content[bit // 8 : bit // 8 + 1], bit // 8)
+        assert not is_found(file, evaluated)
 
 
 @pytest.mark.parametrize("name", ["samples/{}.json", "samples/{}.txt", "evaluations/{}.json", "evaluations/{}.parquet"])

@@ -1,5 +1,6 @@
 """train.restore_from: beginning with a checkpoint of an earlier run."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from flows.finetune import finetune
 from tasks.finetuning.result import RunResult
+from tasks.runs.identity import run_id_of_0_1
 from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace
 
@@ -73,3 +75,31 @@ def test_afresh_keeps_what_was_there(short: RunResult, text: Path) -> None:
 def test_a_registry_uri_is_the_base_model_with_its_vocabulary() -> None:
     config = RunConfig.model_validate({"train": {"restore_from": "models:/demo@champion"}})
     assert (config.model.base, config.tokenizer.source) == ("models:/demo@champion", "base")
+
+
+def test_a_run_that_was_made_with_another_default_is_not_gone_on_with(text: Path) -> None:
+    """The id holds no defaults, so it is the same; the run's own record says what they were."""
+    finished = finetune(config_with(text, "default"))
+    folder = RunFolder(Path(finished.folder))
+    known = folder.read("run")
+    known["config"]["train"]["clip"] = 0.5
+    folder.write("run", known)
+    with pytest.raises(
+        UserError, match=rf"{folder.id} was made with other settings, the defaults then: train.clip is 1.0, was 0.5"
+    ):
+        finetune(config_with(text, "default"))
+    assert folder.state() == "finished"
+
+
+def test_a_run_with_an_id_of_version_0_1_is_gone_on_with_unless_a_setting_is_another(
+    text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.runs.start.run_id", run_id_of_0_1)
+        earlier = RunFolder(Path(finetune(config_with(text, "earlier")).folder))
+    shutil.rmtree(earlier.checkpoint_path(4))
+    (earlier.path / "result.json").unlink()
+    capsys.readouterr()
+    assert finetune(config_with(text, "earlier")).run == earlier.id
+    assert f"{earlier.id} goes on at step 2" in capsys.readouterr().out
+    assert finetune(config_with(text, "earlier", clip=0.5)).run != earlier.id

@@ -8,6 +8,7 @@ import pytest
 
 from configs.schema import RunConfig
 from gpt2core.lens.reading import Guess, LensReading, save_reading
+from gpt2core.machine.sealed_json import write_sealed
 from tasks.runs.run_folder import RunFolder
 
 SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 1}
@@ -40,7 +41,7 @@ def folder(tmp_path: Path, prompt: str) -> RunFolder:
         folder.report_files(step)[0].parent.mkdir(exist_ok=True)
         copied = {"sample": 0, "tokens": 31, "text": "copied <words>", "source": "book.txt"}
         details = {"by_source": [{"name": "book.txt", "val_loss": loss}] * 40, "copies": {"share": 0.1, "passages": [copied]}}
-        folder.report_files(step)[0].write_text(json.dumps(details))
+        write_sealed(folder.report_files(step)[0], details)
         save_reading(reading(prompt, (step + 1) / 100), folder.lens_folder(step) / "prompt-1.json")
     return folder
 

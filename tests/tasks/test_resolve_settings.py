@@ -8,6 +8,7 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from flows.finetune import finetune
 from tasks.resolve_settings import check_choices
+from tasks.runs.identity import asked_ids
 from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace
 
@@ -40,13 +41,17 @@ def test_epochs_and_an_automatic_batch_become_numbers_that_the_same_command_find
     Workspace.current().create()
     asked = config(text, epochs=0.5, batch_size="auto", tokens_per_step=512, memory_limit="3GB")
     result = finetune(asked)
-    train = RunFolder(Path(result.folder)).read("run")["config"]["train"]
+    folder = RunFolder(Path(result.folder))
+    train = folder.read("run")["config"]["train"]
     assert train["batch_size"] * train["accumulate"] == 512 // 16
     assert train["epochs"] is None
     printed = capsys.readouterr().out
     assert f"{train['steps']:,} steps = {train['steps'] * 512:,} tokens = 0.5" in printed
     assert finetune(asked) == result
     assert "finished already" in capsys.readouterr().out
+    known = folder.read("run")
+    folder.write("run", {**known, "asked": asked_ids(asked, known["store"], "")[1]})
+    assert finetune(asked) == result
 
 
 def test_hours_become_steps_that_the_same_command_finds_again_however_fast_the_machine_is_then(

@@ -7,6 +7,7 @@ import pytest
 
 from configs.schema import TrainSettings
 from gpt2core.checkpoints.checkpoint import Checkpoint, find_checkpoints, find_damage, newest_valid, save_checkpoint, set_aside
+from gpt2core.machine.sealed_json import read_sealed, write_sealed
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStore
@@ -76,23 +77,13 @@ def test_a_truncated_file_is_named(three: Path) -> None:
 
 def test_a_checkpoint_of_a_newer_version_is_refused_with_both_numbers(three: Path) -> None:
     path = three / "step-00000003" / "manifest.json"
-    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 9'))
+    write_sealed(path, {**read_sealed(path), "schema_version": 9})
     assert "newer gpt2flow (format 9, known is 1)" in find_damage(Checkpoint(path.parent, 3))
 
 
 def test_an_unfinished_checkpoint_does_not_count(three: Path) -> None:
     (three / "step-00000003").rename(three / "step-00000003.tmp")
     assert [checkpoint.step for checkpoint in find_checkpoints(three)] == [1, 2]
-
-
-def test_every_flipped_bit_of_the_manifest_is_found(three: Path) -> None:
-    path = three / "step-00000003" / "manifest.json"
-    content = path.read_bytes()
-    for position in range(len(content)):
-        changed = bytearray(content)
-        changed[position] ^= 1
-        path.write_bytes(changed)
-        assert find_damage(Checkpoint(path.parent, 3)), position
 
 
 def test_a_checkpoint_of_another_run_or_step_is_named(three: Path) -> None:

@@ -1,0 +1,49 @@
+"""The trainer of a run: model, batches and optimizer as the config says, before anything is restored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+from gpt2core.machine.devices import choose_device
+from gpt2core.model.config import GPT2Config
+from gpt2core.model.gpt2 import GPT2
+from gpt2core.store.token_store import TokenStore, require_block
+from gpt2core.text.tokenizer import Tokenizer
+from gpt2core.training.batches import Batches
+from gpt2core.training.compilation import keep_compiled_code
+from gpt2core.training.nshepperd_batches import CompatBatches, chunks_of
+from gpt2core.training.trainer import Trainer
+from gpt2core.weights.loading import load_model
+from tasks.finetuning.step_recorder import StepRecorder
+from tasks.runs.run_folder import RunFolder
+
+
+def build_trainer(folder: RunFolder, config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore) -> Trainer:
+    """The trainer at step 0; raises UserError where text, base model and config do not fit together."""
+    keep_compiled_code(folder.path / "compiled")
+    model = _build_model(config, base, tokenizer)
+    model.separator = tokenizer.end_of_text if config.data.mask_documents else None
+    require_block(store, model.config.n_ctx)
+    train, n_ctx = config.train, model.config.n_ctx
+    if train.compat:
+        batches: Batches = CompatBatches(chunks_of(store, tokenizer), n_ctx, train.batch_size, train.seed)
+    else:
+        batches = Batches(store.stream("train"), n_ctx, train.batch_size, train.seed, train.order)
+    return Trainer(model, batches, config.train, [StepRecorder(folder)])
+
+
+def _build_model(config: RunConfig, base: Path | None, tokenizer: Tokenizer) -> GPT2:
+    sizes, device = config.model, choose_device(config.train.device)
+    if base is None:
+        assert sizes.n_ctx and sizes.n_embd and sizes.n_head and sizes.n_layer  # RunConfig has checked it
+        shape = GPT2Config(tokenizer.n_vocab, sizes.n_ctx, sizes.n_embd, sizes.n_head, sizes.n_layer, sizes.dropout)
+        return GPT2(shape).initialise(config.train.seed).to(device)
+    model = load_model(base, device=str(device), n_ctx=sizes.n_ctx, dropout=sizes.dropout)
+    if tokenizer.n_vocab > model.config.n_vocab:
+        raise UserError(
+            f"The vocabulary has {tokenizer.n_vocab:,} entries, but the base model {base} knows {model.config.n_vocab:,}: "
+            "use tokenizer.source 'base'."
+        )
+    return model

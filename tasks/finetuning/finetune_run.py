@@ -1,0 +1,66 @@
+"""One fine-tune in this process: what its stages share.
+
+Not how it is opened (`open_run`), where it goes on (`resume`) or at which steps it does what (`milestones`).
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import cached_property
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+from gpt2core.store.document_stream import DocumentStream, split_of_store
+from gpt2core.store.token_store import TokenStore
+from gpt2core.text.tokenizer import Tokenizer
+from gpt2core.training.callback import Callback
+from gpt2core.training.trainer import Trainer
+from tasks.evaluation.copied_passages import CopySearch
+from tasks.evaluation.outside import OutsideEvaluation
+from tasks.finetuning.checkpoint_keeper import CheckpointKeeper
+from tasks.runs.identity import git_revision
+from tasks.runs.run_folder import RunFolder
+from tasks.terminal.console import warn
+from tasks.tracking.mlflow_mirror import Tracking
+
+
+class FinetuneRun(Callback):
+    """One fine-tune in this process. Not a dataclass: Prefect would walk through its fields at every task."""
+
+    def __init__(self, folder: RunFolder, config: RunConfig, tokenizer: Tokenizer, store: TokenStore, trainer: Trainer) -> None:
+        self.folder = folder
+        self.config = config
+        self.tokenizer = tokenizer
+        self.store = store
+        self.trainer = trainer
+        self.outside = OutsideEvaluation(folder, config.evaluate.where)
+        self.checkpoints = CheckpointKeeper(self.folder, config, trainer, tokenizer, self.state, self.outside)
+        self.tracking = Tracking(folder)
+
+    @cached_property
+    def held_out(self) -> DocumentStream:
+        """The validation split with its documents."""
+        return split_of_store(self.store, self.tokenizer)
+
+    @cached_property
+    def copies(self) -> CopySearch | None:
+        """Finds what samples repeat of the training text; None where that is switched off."""
+        return CopySearch(self.store, self.tokenizer) if self.config.evaluate.copied_tokens else None
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint records beside weights and step."""
+        return {
+            "run": self.folder.id,
+            "store": self.store.hash,
+            "mlflow_run_id": self.folder.read("run").get("mlflow_run_id"),
+            "key": self.folder.read("run").get("key"),
+            "config": self.config.model_dump(),
+            "git_revision": git_revision(),
+        }
+
+    def on_batch_cut(self, batch_size: int, micro_batches: int) -> None:
+        """Keep at once, and say, that memory did not suffice: a run that is killed must go on with the same cuts."""
+        with suppress(UserError):  # the disk may be full; the next checkpoint holds it too
+            self.folder.write("run", {**self.folder.read("run"), "splits": self.trainer.batch_cuts})
+        cut = f"{micro_batches} x {batch_size} a step"
+        warn("memory", f"it did not suffice for a batch: training is going on with the same windows, {cut}")
