@@ -1,17 +1,19 @@
-"""The main pipeline: load, encode, train, sample and evaluate, register."""
+"""The main pipeline: load, encode, train, sample and evaluate, register, and promote where that is asked for."""
 
 from prefect import flow
 
 from configs.schema import RunConfig
+from flows.promote import promote
 from tasks.encode_to_parquet import encode_to_parquet
 from tasks.finetuning.milestones import is_evaluated_at, milestones, stops_early
 from tasks.finetuning.open_run import open_run
-from tasks.finetuning.result import RunResult, read_result, write_result
+from tasks.finetuning.result import RunResult, after_promotion, read_result, write_result
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import prepare_tokenizer
 from tasks.register_model import register_model
 from tasks.resolve_settings import check_choices, settle
 from tasks.runs.models import resolve_base
+from tasks.runs.pinned_base import pin_base, stay_with_base
 from tasks.runs.start import find_origin, run_folder_of
 from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
 from tasks.servers.cancellation import cancellable
@@ -22,14 +24,27 @@ from tasks.write_report import write_report
 
 @flow(flow_run_name="{config.name}", persist_result=False)
 def finetune(config: RunConfig) -> RunResult:
-    """Fine-tune GPT-2 as the config says. The same config on the same text goes on where it stood, or says it is finished."""
+    """Fine-tune GPT-2 as the config says. The same config on the same text goes on where it stood, or says it is finished.
+
+    With registry.promote the registered version then meets its champion.
+    """
+    result = _train(config)
+    if not config.registry.promote or result.version is None:
+        return result
+    return after_promotion(result, promote(result.model, result.version, config.promote))
+
+
+def _train(asked: RunConfig) -> RunResult:
     with cancellable():
+        config = pin_base(asked)
         base = resolve_base(config.model)
         check_choices(config, base)
         files = load_dataset(config.data)
         tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
         store = encode_to_parquet(files, config.data, tokenizer)
-        config, asked = settle(config, base, tokenizer, store)
+        if (staying := stay_with_base(asked, config, store)) != config:
+            config, base = staying, resolve_base(staying.model)
+        config, asked_id = settle(config, base, tokenizer, store)
 
         origin = find_origin(config, store)
         folder = run_folder_of(config, base, store, origin)
@@ -37,7 +52,7 @@ def finetune(config: RunConfig) -> RunResult:
             say("run", f"{folder.id} is finished already: nothing to do")
             return result
 
-        with open_run(folder, config, base, tokenizer, store, origin, asked) as run:
+        with open_run(folder, config, base, tokenizer, store, origin, asked_id) as run:
             make_up_evaluations(run)
             for step in milestones(config, run.trainer.step):
                 train_until(run, step)

@@ -25,6 +25,7 @@ CHAMPION, PREVIOUS, CANDIDATE = "champion", "previous", "candidate"
 NOT_A_MODEL = "gpt2flow.lock"
 """Tag of entries in the registry that are no models."""
 URI = re.compile(r"models:/([^/@]+)(?:@([^/]+)|/(\d+))")
+PINNED = re.compile(r"models:/([^/@]+)/(\d+)")
 ADDRESS = re.compile(r"([^/@:]+)(?:[@/]([^/@]+))?")
 ENDLESS = 100
 """More ancestors than a lineage has."""
@@ -149,11 +150,11 @@ def alias_version(client: MlflowClient, name: str, alias: str) -> Version | None
 def lineage(client: MlflowClient, version: Version) -> Iterator[Version]:
     """The registered versions that this one comes from, its own base first."""
     for _ in range(ENDLESS):
-        match = URI.fullmatch(version.base or "")
-        if match is None or match[3] is None:
+        match = PINNED.fullmatch(version.base or "")
+        if match is None:
             return
         try:
-            version = find_version(client, match[1], match[3])
+            version = find_version(client, match[1], match[2])
         except UserError:  # deleted meanwhile
             return
         yield version
