@@ -49,7 +49,7 @@ class PromotionRules(Section):
     copied_tokens: Limit | None = Limit(worse_by=50)
     """Tokens of the longest passage that a sample copies from the training text."""
     repetition: Limit | None = Limit(at_most=0.4, worse_by=0.05)
-    """Share of the samples' 4-grams that stood in the same sample before."""
+    """Share of the samples' 4-grams that stood in the same sample before; as much as in the text itself is always allowed."""
     loops: Limit | None = Limit(at_most=0.3, worse_by=0.1)
     """Share of the samples that end in a loop."""
     canary_exposure: Limit | None = Limit(worse_by=1.0)

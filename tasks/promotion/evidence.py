@@ -57,6 +57,8 @@ class Contender(Fact):
     calibration_error: Figure = None
     seconds_per_token: Figure = None
     repetition: Figure = None
+    text_repetition: Figure = None
+    """The repetition of the deciding text itself, in this model's tokens."""
     loops: Figure = None
     copied_share: Figure = None
     copied_tokens: Figure = None

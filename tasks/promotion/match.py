@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 
 from mlflow import MlflowClient
 
@@ -61,7 +62,8 @@ class Match:
     def key(self, text_sha256: str) -> str:
         """Hash of all that the answer depends on."""
         asked = self.settings.model_dump(mode="json", exclude=NOT_EVIDENCE)
-        contents = [self.entrant.content, self.rival.content if self.rival else "", text_sha256, asked]
+        rival = self.rival.content if self.rival else ""
+        contents = [self.entrant.content, rival, text_sha256, asked, version("gpt2flow")]
         return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:32]
 
     def attempt(self, text_sha256: str) -> int:

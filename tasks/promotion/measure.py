@@ -18,7 +18,7 @@ from configs.schema import CompletionSettings
 from gpt2core.evaluation.canaries import exposure_of
 from gpt2core.evaluation.document_scores import DocumentScores
 from gpt2core.evaluation.held_out import EvaluationReport, evaluate
-from gpt2core.evaluation.sample_quality import sample_quality
+from gpt2core.evaluation.sample_quality import repetition, sample_quality
 from gpt2core.evaluation.zero_shot import run_task
 from gpt2core.generation.completion import Completion, complete
 from gpt2core.generation.inference import for_inference
@@ -39,6 +39,8 @@ ROUNDS, TOKENS = 5, 24
 """Each model generates so many tokens in so many turns; the fastest turn counts."""
 SHOWN = 10
 CURVE_POINTS = 200
+PASSAGES = 200
+"""Documents of whose text the repetition is counted."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def measure(entrant: Entrant, documents: Sequence[Document], questions: Question
         accuracy=report.figures.accuracy if sound else None,
         calibration_error=report.figures.calibration_error if sound else None,
         repetition=quality.repetition if quality else None,
+        text_repetition=_text_repetition(documents, tokenizer, questions.sampling.max_new_tokens),
         loops=quality.loops if quality else None,
         copied_share=copied.share if copied else None,
         copied_tokens=copied.longest if copied else None,
@@ -128,6 +131,12 @@ def _samples(model: GPT2, tokenizer: Tokenizer, questions: Questions) -> list[Co
 
 def _ids(sample: Completion) -> list[int]:
     return sample.tokens[:-1] if sample.ending == "end_of_text" else sample.tokens
+
+
+def _text_repetition(documents: Sequence[Document], tokenizer: Tokenizer, length: int) -> float:
+    """Of passages of the text that are as long as a sample, one of each document."""
+    passages = [tokenizer.encode(document.text, special=False)[:length] for document in documents[:PASSAGES]]
+    return sum(map(repetition, passages)) / len(passages)
 
 
 def _copied(entrant: Entrant, tokenizer: Tokenizer, samples: Sequence[Sequence[int]]) -> CopiedText | None:

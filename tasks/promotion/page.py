@@ -26,6 +26,7 @@ FIGURES = {
     "val_loss": ("loss in nats a token", "{:.4f}".format),
     "accuracy": ("accuracy", "{:.1%}".format),
     **LIMITED,
+    "text_repetition": ("repetition in the text", "{:.1%}".format),
     "bytes": ("weights", bytes_text),
     "parameters": ("parameters", "{:,}".format),
     "n_vocab": ("vocabulary", "{:,}".format),

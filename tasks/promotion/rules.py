@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import math
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -112,7 +112,7 @@ def _limited(name: str, limit: Limit | None, evidence: Evidence) -> Iterator[Fin
     """A limit that is relative to the rival counts against a champion; a first model's base is no measure of its samples."""
     assert evidence.candidate and evidence.rival
     title, written = LIMITED[name]
-    value, other = getattr(evidence.candidate, name), getattr(evidence.rival, name)
+    value = getattr(evidence.candidate, name)
     if limit is None:
         return
     if value is None:
@@ -120,20 +120,27 @@ def _limited(name: str, limit: Limit | None, evidence: Evidence) -> Iterator[Fin
         sentence = f"The {title} was not measured{': take the rule out, or make it measurable' if asked else ''}."
         yield Finding(rule=name, mark="open" if asked else "not measured", sentence=sentence)
         return
-    bounds = []
-    if limit.at_most is not None:
-        bounds.append((limit.at_most, "allowed"))
-    if evidence.role == "champion" and other is not None:
-        bounds += (
-            [(other + limit.worse_by, f"allowed, the champion has {written(other)}")] if limit.worse_by is not None else []
-        )
-        bounds += [(other * limit.times, f"allowed, the champion has {written(other)}")] if limit.times is not None else []
-    over = next((bound for bound in sorted(bounds, key=operator.itemgetter(0)) if value > bound[0]), None)
+    bound, because = _bound(name, limit, evidence.candidate, evidence.rival if evidence.role == "champion" else None)
     sentence = f"The {title} is {written(value)}"
-    if over is None:
+    if value <= bound:
         yield Finding(rule=name, mark="held", sentence=f"{sentence}.")
     else:
-        yield Finding(rule=name, mark="broken", sentence=f"{sentence}, at most {written(over[0])} is {over[1]}.")
+        yield Finding(rule=name, mark="broken", sentence=f"{sentence}, at most {written(bound)} is allowed{because}.")
+
+
+def _bound(name: str, limit: Limit, candidate: Contender, champion: Contender | None) -> tuple[float, str]:
+    """The smallest bound and where it comes from; a model may repeat itself as much as the text does that it shall continue."""
+    written = LIMITED[name][1]
+    bounds = [(math.inf if limit.at_most is None else limit.at_most, "")]
+    other = getattr(champion, name) if champion else None
+    if other is not None:
+        because = f", the champion has {written(other)}"
+        if limit.times is not None:
+            bounds.append((other * limit.times, because))
+        text = (candidate.text_repetition or 0.0) if name == "repetition" else 0.0
+        if limit.worse_by is not None:
+            bounds.append((max(other, text) + limit.worse_by, f"{because} and the text {written(text)}" if text else because))
+    return min(bounds)
 
 
 def _task(task: str, rule: TaskRule, candidate: Contender, rival: Contender) -> Finding:
