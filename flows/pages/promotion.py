@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tasks.promotion.history import History
-from tasks.promotion.ledger import Decision, Ledger
+from tasks.promotion.ledger import MOVING, Decision, Ledger
 from tasks.promotion.page import MARKS, moves_of
 from tasks.promotion.rules import Mark, Verdict
 
@@ -41,8 +41,7 @@ def print_decision(console: Console, decision: Decision) -> None:
     colour = VERDICT_COLOURS.get(decision.verdict, "bold")
     console.print(f"[{colour}]{decision.model}: {decision.verdict}[/]  {escape(decision.why)}", soft_wrap=True)
     for alias, before, after in moves_of(decision):
-        if decision.verdict in ("promoted", "rolled back"):
-            console.print(f"{alias}: {before or 'none'} → {after or 'none'}")
+        console.print(f"{alias}: {before or 'none'} → {after or 'none'}")
     page = Ledger(MlflowClient(), decision.model).page(decision.number)
     if decision.number and page.is_file():
         console.print(f"page: {page.as_uri()}", soft_wrap=True)
@@ -53,7 +52,7 @@ def print_history(console: Console, history: History) -> None:
     table = Table("", "when", "who", "decision", "champion", "why", box=None, padding=(0, 2, 0, 0))
     for decision in history.decisions:
         before, after = decision.before.champion or "none", decision.after.champion or "none"
-        moved = f"{before} → {after}" if before != after and decision.verdict in ("promoted", "rolled back") else before
+        moved = f"{before} → {after}" if before != after and decision.verdict in MOVING else before
         colour = VERDICT_COLOURS.get(decision.verdict, "default")
         verdict = f"[{colour}]{decision.verdict}[/]"
         table.add_row(str(decision.number), decision.when, decision.who, verdict, moved, escape(decision.why))

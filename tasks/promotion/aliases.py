@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlflow import MlflowClient
 
-from tasks.promotion.ledger import Entry, Ledger
+from tasks.promotion.ledger import MOVING, Entry, Ledger
 from tasks.promotion.registry import CANDIDATE, CHAMPION, PREVIOUS, Aliases, aliases_of
 from tasks.terminal.console import warn
 
@@ -15,7 +15,7 @@ def apply(client: MlflowClient, ledger: Ledger, entry: Entry) -> None:
     A candidate that was registered meanwhile stays. Calling it again after a kill ends what was begun. Needs the lock.
     """
     before, after = entry.decision.before, entry.decision.after
-    for alias in (PREVIOUS, CHAMPION, CANDIDATE):
+    for alias in (PREVIOUS, CHAMPION, CANDIDATE) if entry.decision.verdict in MOVING else ():
         old, new = getattr(before, alias), getattr(after, alias)
         if old == new:
             continue

@@ -19,9 +19,9 @@ Figure = Annotated[float | None, BeforeValidator(_finite)]
 
 
 class Fact(BaseModel):
-    """Base of everything in a decision record; unknown keys are refused, values never change."""
+    """Base of everything in a decision record; values never change, and what a later version has added is passed over."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
 
 
 class Sample(Fact):

@@ -42,4 +42,4 @@ def read_history(model: str) -> History:
         copies = ledger.copies()
         if not copies:
             raise UserError(f"MLflow does not answer and no copy of the ledger of '{model}' is here ({error}).") from error
-    return History(model, copies, broken_links([(copy, copy.fingerprint) for copy in copies]), True, ledger.folder)
+    return History(model, [copy for copy, _ in copies], broken_links(copies), True, ledger.folder)

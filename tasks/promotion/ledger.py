@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from pydantic import ValidationError
 
 from gpt2core.machine.durable import write_text
 from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, write_sealed
@@ -43,6 +41,10 @@ class Approval(Fact):
     by: str
     agreed: bool
     reason: str
+
+
+MOVING: frozenset[Verdict] = frozenset(("promoted", "rolled back"))
+"""Verdicts that move aliases."""
 
 
 class Decision(Fact):
@@ -74,11 +76,6 @@ class Decision(Fact):
     settings: dict[str, Any] = {}
     versions: dict[str, str] = {}
     """Of gpt2flow and the libraries that decide about figures."""
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Hash of everything in it."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
     def in_short(self) -> Decision:
         """Without what fills pages."""
@@ -126,10 +123,12 @@ class Ledger:
         last = entries[-1] if entries else None
         number, previous = (last.decision.number + 1, last.fingerprint) if last else (1, "")
         numbered = decision.model_copy(update={"number": number, "previous_fingerprint": previous})
+        content = numbered.model_dump(mode="json")
         entry_tag = {ENTRY: numbered.in_short().model_dump_json()}
         run = self._client.create_run(self._experiment(), tags=entry_tag, run_name=f"{number}: {numbered.verdict}")
-        entry = Entry(numbered.in_short(), numbered.fingerprint, run.info.run_id, applied=False)
-        self._log(entry, numbered, render(numbered))
+        entry = Entry(numbered.in_short(), fingerprint_of(content), run.info.run_id, applied=False)
+        self._log(entry, content, render(numbered))
+        self._log_figures(entry, numbered)
         self._client.set_tag(entry.run_id, FINGERPRINT, entry.fingerprint)
         return numbered, entry
 
@@ -151,19 +150,20 @@ class Ledger:
     def record(self, entry: Entry) -> Decision | None:
         """The whole record, from this workspace or from MLflow; None where neither has it as it was sealed."""
         copy = self._copy(entry.decision.number, RECORD)
-        if (known := read_record(copy)) and known.fingerprint == entry.fingerprint:
-            return known
+        if (content := _content(copy)) and fingerprint_of(content) == entry.fingerprint:
+            return Decision.model_validate(content)
         with suppress(MlflowException, OSError), tempfile.TemporaryDirectory() as scratch:
             file = mlflow.artifacts.download_artifacts(f"runs:/{entry.run_id}/{RECORD}", dst_path=scratch)
-            if (known := read_record(Path(file))) and known.fingerprint == entry.fingerprint:
+            if (content := _content(Path(file))) and fingerprint_of(content) == entry.fingerprint:
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                write_sealed(copy, known.model_dump(mode="json"))
-                return known
+                write_sealed(copy, content)
+                return Decision.model_validate(content)
         return None
 
-    def copies(self) -> list[Decision]:
-        """The records in this workspace, oldest first, for when MLflow is away."""
-        return [record for file in sorted(self.folder.glob(f"*/{RECORD}")) if (record := read_record(file))]
+    def copies(self) -> list[tuple[Decision, str]]:
+        """The records in this workspace with their fingerprints, oldest first, for when MLflow is away."""
+        found = [content for file in sorted(self.folder.glob(f"*/{RECORD}")) if (content := _content(file))]
+        return [(Decision.model_validate(content), fingerprint_of(content)) for content in found]
 
     def page(self, number: int) -> Path:
         """Where the page of a decision lies in this workspace."""
@@ -172,14 +172,16 @@ class Ledger:
     def _copy(self, number: int, file: str) -> Path:
         return self.folder / f"{number:06d}" / file
 
-    def _log(self, entry: Entry, decision: Decision, page: str) -> None:
-        """Write record and page here and to MLflow, figures to MLflow."""
-        record, shown = (self._copy(decision.number, file) for file in (RECORD, PAGE))
+    def _log(self, entry: Entry, content: dict[str, Any], page: str) -> None:
+        """Write record and page here and to MLflow."""
+        record, shown = (self._copy(entry.decision.number, file) for file in (RECORD, PAGE))
         record.parent.mkdir(parents=True, exist_ok=True)
         write_text(shown, page)
-        write_sealed(record, decision.model_dump(mode="json"))
+        write_sealed(record, content)
         for file in (shown, record):
             self._client.log_artifact(entry.run_id, str(file))
+
+    def _log_figures(self, entry: Entry, decision: Decision) -> None:
         outcome = decision.evidence.outcome if decision.evidence else None
         for name in ("gain", "low", "high", "p_value") if outcome else ():
             if (value := getattr(outcome, name)) is not None:
@@ -210,11 +212,16 @@ class Ledger:
         return f"promotions/{self.model}"  # no run can have that name
 
 
-def read_record(file: Path) -> Decision | None:
-    """A record as it was sealed; None where it is missing or a bit of it differs."""
+def fingerprint_of(content: dict[str, Any]) -> str:
+    """Hash of a record as it was written, whatever fields later versions know."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _content(file: Path) -> dict[str, Any] | None:
+    """A record's file; None where it is missing, or a bit of it differs from what was written."""
     try:
-        return Decision.model_validate(read_sealed(file))
-    except (OSError, DamagedFileError, ValidationError):
+        return read_sealed(file)
+    except (OSError, DamagedFileError):
         return None
 
 

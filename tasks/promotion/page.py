@@ -13,7 +13,7 @@ from prefect.context import FlowRunContext
 from gpt2core.lens.pages import page_environment
 from tasks import reports
 from tasks.promotion.evidence import Contender, Evidence, Sample, SourceGain
-from tasks.promotion.ledger import Decision
+from tasks.promotion.ledger import MOVING, Decision
 from tasks.promotion.registry import CANDIDATE, CHAMPION, PREVIOUS
 from tasks.promotion.rules import LIMITED
 from tasks.reports.charts import Chart, chart, series
@@ -92,10 +92,10 @@ def show_in_prefect(decision: Decision) -> None:
 
 
 def moves_of(decision: Decision) -> list[tuple[str, str | None, str | None]]:
-    """Alias, version before, version after, of the aliases that a decision moves."""
+    """Alias, version before, version after, of each alias that a decision moves."""
     names = (CHAMPION, PREVIOUS, CANDIDATE)
     pairs = [(name, getattr(decision.before, name), getattr(decision.after, name)) for name in names]
-    return [(name, before, after) for name, before, after in pairs if before != after]
+    return [(name, before, after) for name, before, after in pairs if before != after and decision.verdict in MOVING]
 
 
 def bars_of(evidence: Evidence) -> Bars | None:

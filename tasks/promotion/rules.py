@@ -117,15 +117,16 @@ def _limited(name: str, limit: Limit | None, evidence: Evidence) -> Iterator[Fin
         return
     if value is None:
         asked = limit != PromotionRules.model_fields[name].default
-        sentence = f"The {title} was not measured{': take the rule out, or make it measurable' if asked else ''}."
+        remedy = f": leave promote.rules.{name} out, or make it measurable" if asked else ""
+        sentence = f"{title.capitalize()} was not measured{remedy}."
         yield Finding(rule=name, mark="open" if asked else "not measured", sentence=sentence)
         return
     bound, because = _bound(name, limit, evidence.candidate, evidence.rival if evidence.role == "champion" else None)
-    sentence = f"The {title} is {written(value)}"
+    sentence = f"{title.capitalize()}: {written(value)}"
     if value <= bound:
         yield Finding(rule=name, mark="held", sentence=f"{sentence}.")
     else:
-        yield Finding(rule=name, mark="broken", sentence=f"{sentence}, at most {written(bound)} is allowed{because}.")
+        yield Finding(rule=name, mark="broken", sentence=f"{sentence}; at most {written(bound)} is allowed{because}.")
 
 
 def _bound(name: str, limit: Limit, candidate: Contender, champion: Contender | None) -> tuple[float, str]:
