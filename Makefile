@@ -13,7 +13,7 @@ FIND_PYTHON = for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 PYTHON ?= $(shell $(FIND_PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run dashboard test test-faults lint clean clean-venv clean-state
+.PHONY: help setup run dashboard test test-kernels test-faults lint clean clean-venv clean-state
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,14 +30,20 @@ dashboard: $(READY) ## serve the MLflow and Prefect pages until Ctrl-C
 test: $(READY) ## run the tests
 	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
+test-kernels: $(READY) ## run what depends on the processor, as each lesser processor and as one without a compiler
+	@set -e; for level in $$($(BIN)/python -c 'from gpt2core.machine.kernel_level import available; print(*available())'); do \
+		echo "Kernels of level $$level:"; \
+		GPT2FLOW_KERNELS=$$level $(BIN)/pytest -n 2 --dist loadfile -m "kernels and not slow" -rs $(ARGS); done
+
 test-faults: $(READY) ## run the long proofs: kills, faults, full training runs
 	@$(BIN)/pytest -m slow $(ARGS)
 
-lint: $(READY) ## check style, formatting, types and who imports whom
+lint: $(READY) ## check style, formatting, types, who imports whom, and that what is imported is declared
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/deptry .
 
 clean: ## remove caches and build leftovers; runs and .venv stay
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -18,6 +18,14 @@ def known_encoding(name: str) -> str:
     return codecs.lookup(name).name
 
 
+def as_delimiter(text: str | None) -> str | None:
+    """One character; `tab` stands for a tab."""
+    found = "\t" if text in ("tab", "\\t") else text
+    if found is not None and (len(found) != 1 or found in '"\\\r\n'):
+        raise ValueError(f"is {text!r}, but one character stands between cells: use , or ; or | or tab")
+    return found
+
+
 def no_float16(value: object) -> object:
     """The dtype as it is; float16, under any of its names, is refused with the reason."""
     if isinstance(value, str) and value.lower() in ("float16", "fp16", "half"):

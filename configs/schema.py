@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator, model_validator
 
-from configs.accepted_values import as_bytes, auto_or_switch, known_encoding, no_float16, with_digits
+from configs.accepted_values import as_bytes, as_delimiter, auto_or_switch, known_encoding, no_float16, with_digits
 from configs.influence import Influence
 from configs.promotion import PromotionSettings
 from configs.section import Section
@@ -37,7 +37,11 @@ class DataSettings(Section):
     validation_source: Annotated[list[str], Influence.APART] = []
     """Text held out instead of a share of data.source: files, folders, globs or URLs."""
     text_column: Annotated[str | None, Influence.APART] = None
-    """Column (CSV, TSV, Parquet, Arrow) or field (JSONL) that holds the text; found by its name or type unless given."""
+    """Column (CSV, TSV, Parquet, Arrow) or field (JSONL, JSON) that holds the text. Unless given it is found in the first 1,000
+    rows: text, content, body and other usual names, else the one with most characters. Lists of texts are joined by line ends;
+    chats are read as a line `role: content` for each message."""
+    delimiter: Annotated[str | None, AfterValidator(as_delimiter), Influence.APART] = None
+    """Character between the cells of CSV and TSV, tab for a tab; found among , ; tab | unless given."""
     encoding: Annotated[str, AfterValidator(known_encoding), Influence.APART] = "utf-8"
     """Encoding of text files, such as latin-1 or utf-16."""
     errors: Annotated[Literal["strict", "replace", "ignore"], Influence.APART] = "strict"

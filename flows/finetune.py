@@ -11,7 +11,7 @@ from tasks.finetuning.result import RunResult, after_promotion, read_result, wri
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import prepare_tokenizer
 from tasks.register_model import register_model
-from tasks.resolve_settings import check_choices, settle
+from tasks.resolve_settings import check_choices, require_memory, settle
 from tasks.runs.models import resolve_base
 from tasks.runs.pinned_base import pin_base, stay_with_base
 from tasks.runs.start import find_origin, run_folder_of
@@ -52,6 +52,7 @@ def _train(asked: RunConfig) -> RunResult:
             say("run", f"{folder.id} is finished already: nothing to do")
             return result
 
+        require_memory(folder, config, base, tokenizer)
         with open_run(folder, config, base, tokenizer, store, origin, asked_id) as run:
             make_up_evaluations(run)
             for step in milestones(config, run.trainer.step):

@@ -8,6 +8,7 @@ from tasks.promotion.hooks import run_hooks
 from tasks.promotion.ledger import Decision
 from tasks.promotion.match import Settled
 from tasks.promotion.stages import (
+    Findings,
     decide,
     find_match,
     freeze_deciding_text,
@@ -32,11 +33,11 @@ def promote(model: str, version: str | None = None, settings: PromotionSettings 
         text = freeze_deciding_text(match)
         if known := known_answer(match, text):
             return known
-        candidate = rival = None
+        found = Findings()
         if text is not None:
             candidate, rival = measure_model(match, "candidate", text), measure_model(match, "rival", text)
-            candidate, rival = time_models(match, candidate, rival)
-        decision = decide(match, try_candidate(match), text, candidate, rival)
+            found = time_models(match, text, candidate, rival)
+        decision = decide(match, found, try_candidate(match, found))
         return _settle(decision)
 
 

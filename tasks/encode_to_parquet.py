@@ -11,6 +11,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.futures import wait
+from rich.markup import escape
 
 from configs.schema import DataSettings
 from gpt2core.store.contracts import ContractError
@@ -18,7 +19,7 @@ from gpt2core.store.encoding import ShardWork, encode_store, encode_work
 from gpt2core.store.token_store import TokenStore, open_store
 from gpt2core.text.documents import SourceFile
 from gpt2core.text.tokenizer import Tokenizer
-from tasks.terminal.console import begin, encoding_bar, say
+from tasks.terminal.console import begin, encoding_bar, say, warn
 from tasks.workspace.folders import Workspace
 
 
@@ -39,6 +40,10 @@ def encode_to_parquet(files: list[SourceFile], settings: DataSettings, tokenizer
             _share_out,
         )
     store = open_store(path, verify=False)  # encode_store has just verified it
+    for note in store.manifest.findings.get("notes", []):
+        say("read", escape(note))
+    for warning in store.manifest.findings.get("warnings", []):
+        warn("read", escape(warning))
     counts = store.manifest.counts
     documents = sum(split.documents for split in counts.values())
     tokens = sum(split.tokens for split in counts.values())

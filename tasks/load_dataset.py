@@ -6,9 +6,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from configs.schema import DataSettings
+from gpt2core.machine.quantities import bytes_text
 from gpt2core.store.index import CorpusIndex
 from gpt2core.text.documents import SourceFile, find_files
-from tasks.terminal.console import bytes_text, say
+from tasks.terminal.console import say
 from tasks.workspace.folders import Workspace
 
 

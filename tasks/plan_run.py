@@ -12,7 +12,8 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.machine.devices import accelerator_name
 from gpt2core.machine.dtypes import choose_dtype
-from gpt2core.memory.plan import Need, choose_batch, gigabytes, keep_within, largest_batch, predict, thriftiest
+from gpt2core.machine.quantities import gigabytes
+from gpt2core.memory.plan import CLOSE, Need, choose_batch, keep_within, largest_batch, predict, remedy, thriftiest
 from gpt2core.memory.trial_run import seconds_per_update
 from gpt2core.memory.workload import Workload
 from gpt2core.model.config import RELEASED_SIZES, GPT2Config
@@ -28,8 +29,6 @@ from tasks.workspace.folders import Workspace
 
 HUB_NAMES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
 
-CLOSE = 1.2  # times the memory there is: where more is needed, nothing is tried out
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -44,6 +43,8 @@ class Plan:
     thriftiest: int
     largest_batch: int
     proposal: tuple[int, int] | None
+    remedy: str
+    """What to change where it does not fit."""
     recompute_blocks: int
     checkpoint: int
     checkpoints: int
@@ -89,6 +90,7 @@ def make_plan(config: RunConfig) -> Plan:
         thriftiest=thriftiest(work, process, measured=False).with_spare,
         largest_batch=most,
         proposal=proposal,
+        remedy="" if need.with_spare <= budget else remedy(work, budget, process),
         recompute_blocks=work.settings.recompute_blocks,
         checkpoint=need.footprint.snapshot,
         checkpoints=_checkpoints_kept(config, length.steps),
@@ -171,20 +173,8 @@ def sentences(plan: Plan) -> Iterator[str]:
     disk = plan.checkpoint * plan.checkpoints
     if not plan.fits and not plan.work.settings.memory_limit:  # a limit that is too low has a sentence of its own
         needs, has = gigabytes(plan.need.with_spare), gigabytes(plan.budget)
-        yield f"It does not fit: training needs {needs} and may use {has}. {_remedy(plan)}"
+        yield f"It does not fit: training needs {needs} and may use {has}. {plan.remedy}"
     if disk > plan.free_disk:
         lacking = gigabytes(disk - plan.free_disk)
         yield f"The disk lacks {lacking} for the checkpoints: free some space, or lower train.keep_checkpoints."
     yield from plan.notes
-
-
-def _remedy(plan: Plan) -> str:
-    ways = []
-    if plan.thriftiest <= plan.budget:
-        ways.append(f"train.memory_limit {plan.budget // 10**8 / 10:g}GB, which recomputes blocks and saves without a copy")
-    size, parts = plan.proposal or (0, 0)
-    if 0 < size < plan.work.settings.batch_size:
-        ways.append(f"train.batch_size {size} with train.accumulate {parts} (or train.batch_size auto)")
-    if ways:
-        return f"Use {', or '.join(ways)}."
-    return "Not even a single window fits: take a smaller model, or train less of it (train.trainable lora)."

@@ -13,14 +13,16 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from rich.markup import escape
 from rich.table import Table
 
 from configs.schema import RunConfig
+from gpt2core.machine.quantities import bytes_text, duration
 from gpt2core.model.config import GPT2Config
 from gpt2core.store.report import OVERLAP, CorpusReport, report_on
 from gpt2core.store.token_store import TokenStore
 from gpt2core.weights.model_folder import read_config
-from tasks.terminal.console import bytes_text, console
+from tasks.terminal.console import console
 from tasks.tracking.mlflow_mirror import create_experiment
 
 BAR = 40
@@ -118,6 +120,8 @@ def _lines(report: CorpusReport, store: TokenStore, n_ctx: int, seconds: float, 
         ("bytes", f"{both(report.bytes)}, {bytes_text(sum(report.bytes.values()))}"),
         ("tokens", f"{both(report.tokens)}, {report.tokens_per_byte:.3f} a byte"),
         ("dropped", ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items())),
+        *[("read", escape(note)) for note in report.notes],
+        *[("[yellow]warning[/]", escape(warning)) for warning in report.warnings],
         ("near-duplicates", f"{report.near_duplicates:,} of {report.compared:,} documents compared"),
         ("decode errors", f"{report.decode_errors:,}"),
         ("longest line", f"{report.longest_line:,} characters"),
@@ -128,12 +132,5 @@ def _lines(report: CorpusReport, store: TokenStore, n_ctx: int, seconds: float, 
             f"{report.shared_hashes:,} texts in both splits; {report.overlapping:.2%} of {report.probes:,} held-out "
             f"passages of {OVERLAP} tokens stand in the training text",
         ),
-        ("one epoch", f"about {_duration(seconds)} on this machine{cost}"),
+        ("one epoch", f"about {duration(seconds)} on this machine{cost}"),
     ]
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:,.0f} seconds"

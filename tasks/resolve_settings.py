@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from prefect.cache_policies import NO_CACHE
 
 from configs.errors import UserError
 from configs.schema import ModelSettings, RunConfig
+from gpt2core.checkpoints.checkpoint import find_checkpoints
 from gpt2core.machine.devices import choose_device
 from gpt2core.machine.memory import available_bytes
-from gpt2core.memory.plan import Thrift, choose_batch, gigabytes, keep_within, predict
+from gpt2core.machine.quantities import duration, gigabytes
+from gpt2core.memory.plan import Thrift, at_most, choose_batch, foresee, keep_within, predict, remedy
 from gpt2core.memory.trial_run import load_libraries, measure, resident_bytes, seconds_per_update
 from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
@@ -21,17 +24,21 @@ from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStore
 from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.optimizers import Optimization
-from gpt2core.training.run_length import duration, steps_of
+from gpt2core.training.run_length import steps_of
 from gpt2core.training.trainable import choose_trainable
 from gpt2core.weights.model_folder import read_config
 from tasks.runs.find import all_runs
 from tasks.runs.identity import asked_ids, weights_hash
-from tasks.terminal.console import begin, say
+from tasks.runs.run_folder import RunFolder
+from tasks.terminal.console import begin, say, warn
 from tasks.workspace.folders import Workspace
 
 WHILE_RUNNING = 150_000_000
 """Bytes that a run adds to the process before and between updates: Prefect's engine, MLflow's database, code that evaluates and
 reports (measured: 50 to 150 million)."""
+
+LIBRARIES = 1_000_000_000
+"""Bytes that this process will surely not come to hold beside tensors and what it holds now."""
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -87,15 +94,40 @@ def process_bytes(work: Workload) -> int:
     return resident_bytes(work.device) + (WHILE_RUNNING if work.device.type == "cpu" else 0)
 
 
+def budget_at_hand(work: Workload) -> int:
+    """What all processes of this run may hold: the memory that is there, or the limit where that is less."""
+    return min(available_bytes(work.device), work.settings.memory_limit or sys.maxsize)
+
+
 def budget_of(work: Workload, process: int) -> int:
     """What this process may hold: the limit, or all that there is, without what a process that evaluates takes beside it."""
-    if work.settings.memory_limit:
-        return work.settings.memory_limit
-    available = available_bytes(work.device)
-    if work.evaluation is None or work.evaluation.where != "process":
+    available = budget_at_hand(work)
+    if work.settings.memory_limit or work.evaluation is None or work.evaluation.where != "process":
         return available
     single = work if work.settings.batch_size else work.with_settings(batch_size=1)
     return available - predict(single, process, measured=False).outside
+
+
+def require_memory(folder: RunFolder, config: RunConfig, base: Path | None, tokenizer: Tokenizer) -> None:
+    """Raise UserError where training as configured would need more memory than there is, before any of it is taken.
+
+    Where a rough bound fits easily, nothing is rehearsed. A run that has made updates here is only warned: it may go on in the
+    parts that its batches were cut into, and its checkpoints are safe.
+    """
+    work = workload(config, sizes_of(config.model, base, tokenizer.n_vocab))
+    processes = 2 if work.evaluation and work.evaluation.where == "process" else 1
+    if resident_bytes(work.device) + processes * (LIBRARIES + at_most(work)) <= budget_at_hand(work):
+        return
+    process = process_bytes(work)
+    budget = budget_of(work, process)
+    need = foresee(work, process, budget)
+    if need.with_spare <= budget:
+        return
+    sentence = f"Training needs {gigabytes(need.with_spare)} and may use {gigabytes(budget)}"
+    if folder.read("run").get("splits") or any(checkpoint.step for checkpoint in find_checkpoints(folder.checkpoints)):
+        warn("memory", f"{sentence}; it goes on all the same, since it did so before")
+        return
+    raise UserError(f"{sentence}. {remedy(work, budget, process)}")
 
 
 def settled_batch(work: Workload) -> Workload:

@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
+from configs.errors import UserError
 from tasks.servers.dashboard import running_dashboard
 from tasks.servers.server_process import is_free
 from tasks.workspace.folders import Workspace
@@ -45,7 +46,10 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at this machine, one finding after the other; takes about three seconds, most of it to load PyTorch."""
+    """Look at this machine, one finding after the other; takes about three seconds, most of it to load PyTorch.
+
+    The first time there are some more, to compile the kernels.
+    """
     workspace = Workspace.current()
     yield _python()
     yield from _libraries()
@@ -53,6 +57,7 @@ def examine() -> Iterator[Finding]:
     yield _processor()
     yield _memory()
     yield from _accelerator()
+    yield from _kernels()
     yield _compiler()
     yield from _workspace(workspace)
     yield from _ports(workspace)
@@ -140,9 +145,11 @@ def _sysctl(name: str) -> str:
 
 
 def _memory() -> Finding:
-    memory = psutil.virtual_memory()
-    value = f"{memory.available / GIGABYTE:.1f} of {memory.total / GIGABYTE:.1f} GB available"
-    if memory.available < 2 * GIGABYTE:
+    from gpt2core.machine.memory import free_bytes, group_limits
+
+    free, total = free_bytes(), min([psutil.virtual_memory().total, *(limit for limit, _ in group_limits())])
+    value = f"{free / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GB available"
+    if free < 2 * GIGABYTE:
         return Finding("memory", value, "note", "close other programs, or train a smaller model")
     return Finding("memory", value)
 
@@ -169,10 +176,25 @@ def _accelerator() -> Iterator[Finding]:
         yield Finding("accelerator", "none: training runs on the processor")
 
 
+def _kernels() -> Iterator[Finding]:
+    """What computes on the processor, in training and in generation. Compiles the kernels where that was not done before."""
+    if _installed("torch") is None:
+        return
+    try:
+        from gpt2core.kernels.report import describe_kernels
+    except (ImportError, OSError):  # `_accelerator` has said that PyTorch does not load
+        return
+    try:
+        for use, value, remedy in describe_kernels():
+            yield Finding(use, value, "note" if remedy else "fine", remedy)
+    except UserError as error:
+        yield Finding("kernels", str(error), "missing", "unset GPT2FLOW_KERNELS")
+
+
 def _compiler() -> Finding:
     if compiler := next(filter(None, map(shutil.which, COMPILERS)), None):
         return Finding("C++ compiler", compiler)
-    return Finding("C++ compiler", "none", "note", "install g++ or clang (only torch.compile needs it)")
+    return Finding("C++ compiler", "none", "note", "install g++ or clang (torch.compile needs it)")
 
 
 def _workspace(workspace: Workspace) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from configs.errors import UserError
 from configs.schema import CompletionSettings, LensSettings
 from flows.cli.app import app
-from gpt2core.machine.durable import require_place
+from gpt2core.machine.durable import require_folder, require_place
 
 
 @app.command
@@ -88,6 +88,7 @@ def export(folder: Path, /, *, model: str | None = None, merge: bool = True) -> 
     merge
         Merge LoRA adapters into the weights; --no-merge leaves them beside their base model, in the files that peft reads.
     """
+    require_folder(folder)
     print("gpt2flow: loading PyTorch and the model ...", file=sys.stderr, flush=True)
     from tasks.models.export import export as write
 
@@ -138,6 +139,7 @@ def lens(
     ecco_compat
         Leave the final norm out below the last layer, as Ecco does.
     """
+    require_folder(output)
     print("gpt2flow: loading PyTorch and the model ...", file=sys.stderr, flush=True)
     from flows.pages.lens import print_across, print_reading
     from tasks.models.lens import look, look_across

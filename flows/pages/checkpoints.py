@@ -7,9 +7,9 @@ from datetime import datetime
 from rich.console import Console
 from rich.table import Table
 
+from gpt2core.machine.quantities import bytes_text
 from tasks.runs.checkpoints import CheckpointRow, list_checkpoints
 from tasks.runs.run_folder import RunFolder
-from tasks.terminal.console import bytes_text
 
 
 def print_checkpoints(console: Console, run: RunFolder, verify: bool) -> bool:

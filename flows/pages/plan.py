@@ -5,11 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from gpt2core.memory.plan import gigabytes
+from gpt2core.machine.quantities import bytes_text, duration, gigabytes
 from gpt2core.memory.trial_run import is_small
-from gpt2core.training.run_length import duration
 from tasks.plan_run import Plan, sentences
-from tasks.terminal.console import bytes_text
 
 
 def print_plan(console: Console, plan: Plan, price_per_hour: float | None) -> None:

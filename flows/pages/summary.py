@@ -15,8 +15,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from gpt2core.machine.quantities import bytes_text
 from tasks.finetuning.result import RunResult
-from tasks.terminal.console import bytes_text, console
+from tasks.terminal.console import console
 
 
 def print_summary(result: RunResult) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
 
-import psutil
-
 from configs.errors import UserError
 from configs.schema import CompletionSettings
 from gpt2core.generation.decoding import Continuation, Row
 from gpt2core.generation.streaming import TextStream
 from gpt2core.generation.token_choice import TokenChoice
+from gpt2core.machine.memory import free_bytes
+from gpt2core.machine.quantities import gigabytes
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.text.tokenizer import Tokenizer
 
@@ -56,10 +56,10 @@ def complete(model: GPT2, tokenizer: Tokenizer, prompts: Sequence[str], settings
 
 
 def _require_memory(samples: int, tokens: int) -> None:
-    needed, free = samples * (SAMPLE_BYTES + tokens * TOKEN_BYTES), psutil.virtual_memory().available
+    needed, free = samples * (SAMPLE_BYTES + tokens * TOKEN_BYTES), free_bytes()
     if needed > free:
         raise UserError(
-            f"{samples:,} samples of up to {tokens:,} tokens need {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free: "
+            f"{samples:,} samples of up to {tokens:,} tokens need {gigabytes(needed)}, and {gigabytes(free)} are free: "
             "ask for fewer at once."
         )
 

@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from configs.errors import UserError
 from gpt2core.generation.token_choice import SeenNgrams, TokenChoice, penalise_repetition
+from gpt2core.machine.memory import free_bytes
+from gpt2core.machine.quantities import gigabytes
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.model.key_value_cache import KeyValueCache
 
@@ -174,10 +175,10 @@ def _allocate(model: GPT2, rows: int, positions: int) -> KeyValueCache:
     config, weight = model.config, model.wte.weight
     capacity = min(config.n_ctx, positions)
     needed = 2 * config.n_layer * rows * capacity * config.n_embd * weight.element_size()
-    free = psutil.virtual_memory().available if weight.device.type == "cpu" else needed
+    free = free_bytes() if weight.device.type == "cpu" else needed
     if needed > free:
         raise UserError(
-            f"{rows:,} samples at once need {needed / 1e9:,.1f} GB for keys and values, and {free / 1e9:,.1f} GB are free: "
+            f"{rows:,} samples at once need {gigabytes(needed)} for keys and values, and {gigabytes(free)} are free: "
             "lower batch_size, or give fewer rows."
         )
     try:

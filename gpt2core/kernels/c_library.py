@@ -18,26 +18,52 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fPIC")
+from gpt2core.machine.kernel_level import FLAGS as LEVEL_FLAGS
+from gpt2core.machine.kernel_level import Level, level, reaches
+
+FLAGS = ("-O3", "-fno-math-errno", "-fPIC")
 POINTER, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
-def load_c(name: str, signatures: Mapping[str, Sequence[type]]) -> ctypes.CDLL | None:
-    """The functions of `name`.c, whose arguments are given and which return nothing; None where it cannot be compiled.
+class CLibrary:
+    """The functions of `name`.c, whose arguments are given and which return nothing unless said, for a level from `least` on.
 
-    OpenMP's functions are those that PyTorch has brought along, so both share threads and their number.
+    Called, it gives them compiled for the level of this process; None where that is too low or there is no compiler. OpenMP's
+    functions are those that PyTorch has brought along, so both share threads and their number.
     """
-    source = Path(__file__).with_name(f"{name}.c")
-    for openmp in ("-fopenmp", "-fopenmp-simd"):
-        try:
-            loaded = ctypes.CDLL(str(_compiled(source, (*FLAGS, openmp))))
-        except (OSError, subprocess.CalledProcessError):
-            continue
-        for function_name, arguments in signatures.items():
-            function = getattr(loaded, function_name)
-            function.argtypes, function.restype = arguments, None
-        return loaded
-    return None
+
+    def __init__(self, name: str, signatures: Mapping[str, Sequence[type]], least: Level = "portable") -> None:
+        self._name, self._signatures, self._least = name, signatures, least
+        self._loaded: dict[Level, ctypes.CDLL | None] = {}
+
+    def __call__(self) -> ctypes.CDLL | None:
+        """The functions, or None."""
+        allowed = level()
+        if allowed not in self._loaded:
+            self._loaded[allowed] = self._load(allowed) if reaches(allowed, self._least) else None
+        return self._loaded[allowed]
+
+    def forget(self) -> None:
+        """Look for a compiler again when it is called next."""
+        self._loaded.clear()
+
+    def _load(self, allowed: Level) -> ctypes.CDLL | None:
+        source = Path(__file__).with_name(f"{self._name}.c")
+        for openmp in ("-fopenmp", "-fopenmp-simd"):
+            try:
+                loaded = ctypes.CDLL(str(_compiled(source, (*FLAGS, *LEVEL_FLAGS[allowed], openmp))))
+            except (OSError, subprocess.CalledProcessError):
+                continue
+            for name, arguments in self._signatures.items():
+                function = getattr(loaded, name)
+                function.argtypes, function.restype = arguments, None
+            return loaded
+        return None
+
+
+def find_compiler() -> str | None:
+    """Where this machine's C compiler is."""
+    return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
 
 
 def address(tensor: Tensor | None) -> int | None:
@@ -61,7 +87,7 @@ def _compiled(source: Path, flags: tuple[str, ...]) -> Path:
 
 def _compile(source: Path, flags: tuple[str, ...], scratch: Path) -> Path:
     """Two steps, so that the linker does not add an OpenMP library beside PyTorch's own."""
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    compiler = find_compiler()
     if compiler is None:
         raise FileNotFoundError("no C compiler")
     made, linked = scratch / "made.o", scratch / "linked.so"

@@ -7,13 +7,12 @@ Where there is no compiler, or on another kind of processor than the CPU, nothin
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt2core.kernels.c_library import COUNT, POINTER, address, load_c
+from gpt2core.kernels.c_library import COUNT, POINTER, CLibrary, address
 
 LANES = 16
 """Numbers that the C code computes side by side."""
@@ -53,10 +52,7 @@ SIGNATURES: dict[str, list[type]] = {
 }
 
 
-@lru_cache(maxsize=1)
-def library() -> ctypes.CDLL | None:
-    """The compiled code; None where there is no C compiler."""
-    return load_c("inference", SIGNATURES)
+library = CLibrary("inference", SIGNATURES)
 
 
 def packed_size(weight: Tensor) -> int:

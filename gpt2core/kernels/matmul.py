@@ -1,4 +1,4 @@
-"""Calls products.c: the matrix products of a bfloat16 step, on a CPU that multiplies bfloat16 and has a C compiler.
+"""Calls matmul.c: the matrix products of a bfloat16 step, on a CPU that multiplies bfloat16 and has a C compiler.
 
 All matrices are contiguous by rows, of which `x` may be the first columns of wider ones. Room to work in is a tensor, so that
 it is counted where memory is, and missing where memory is.
@@ -6,14 +6,11 @@ it is counted where memory is, and missing where memory is.
 
 from __future__ import annotations
 
-import ctypes
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from gpt2core.kernels import training_kernels
-from gpt2core.kernels.c_library import COUNT, POINTER, address, load_c
+from gpt2core.kernels.c_library import COUNT, POINTER, CLibrary, address
 from gpt2core.kernels.operators import operator
 
 SIGNATURES: dict[str, list[type]] = {
@@ -26,13 +23,7 @@ FEWEST_ROWS = 32
 """With fewer rows of x, it does not pay to pack the weight for them."""
 
 
-@lru_cache(maxsize=1)
-def library() -> ctypes.CDLL | None:
-    """The compiled products; None where there is no C compiler, or the CPU does not multiply bfloat16 (AVX512-BF16)."""
-    loaded = load_c("matmul", SIGNATURES)
-    if loaded is not None:
-        loaded.room_to_multiply.restype = loaded.room_for_gradient.restype = COUNT
-    return loaded
+library = CLibrary("matmul", SIGNATURES, least="bf16")
 
 
 def take(x: Tensor) -> bool:
@@ -60,7 +51,9 @@ def add_gradient(x: Tensor, by_out: Tensor, by_weight: Tensor, by_bias: Tensor |
 
 
 def _room(function: str, like: Tensor, *sizes: int) -> Tensor:
-    words = getattr(library(), function)(*sizes, torch.get_num_threads())
+    count = getattr(library(), function)
+    count.restype = COUNT
+    words = count(*sizes, torch.get_num_threads())
     return like.new_empty(words, dtype=torch.int32)
 
 

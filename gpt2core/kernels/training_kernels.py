@@ -7,12 +7,11 @@ on tensors without data counts their memory. Callers ask `take` first, and have 
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from gpt2core.kernels.c_library import COUNT, NUMBER, POINTER, address, load_c
+from gpt2core.kernels.c_library import COUNT, NUMBER, POINTER, CLibrary, address
 from gpt2core.kernels.operators import operator
 
 SIGNATURES: dict[str, list[type]] = {
@@ -27,16 +26,8 @@ ROWS = 6
 """Queries that the compiled attention takes together, as causal_attention.c says."""
 
 
-@lru_cache(maxsize=1)
-def attention_library() -> ctypes.CDLL | None:
-    """The compiled attention; None where there is no C compiler, or the CPU does not multiply bfloat16 (AVX512-BF16)."""
-    return load_c("causal_attention", ATTENTION)
-
-
-@lru_cache(maxsize=1)
-def library() -> ctypes.CDLL | None:
-    """The compiled code; None where there is no C compiler."""
-    return load_c("training_kernels", SIGNATURES)
+library = CLibrary("training_kernels", SIGNATURES)
+attention_library = CLibrary("causal_attention", ATTENTION, least="bf16")
 
 
 def take(tensor: Tensor, *dtypes: torch.dtype) -> bool:

@@ -6,6 +6,8 @@ from typing import Literal
 
 import torch
 
+from gpt2core.machine.kernel_level import level
+
 SMALLEST_BFLOAT16_WIDTH = 64
 """n_embd from which bfloat16 was measured to be faster on a CPU; a narrower model has nothing worth speeding up."""
 
@@ -22,6 +24,5 @@ def choose_dtype(setting: Literal["auto", "float32", "bfloat16"], device: torch.
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16 (AVX512-BF16 or AMX)."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    """Whether this CPU has instructions for products of bfloat16 (AVX512-BF16 or AMX), and may use them."""
+    return level() == "bf16"

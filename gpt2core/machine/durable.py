@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import xxhash
@@ -98,11 +99,25 @@ def file_hash(path: Path) -> str:
 
 
 def require_place(path: Path) -> None:
-    """Raises UserError where there is no folder for a file of this name, before any work is done for it."""
-    if not path.parent.is_dir():
-        raise UserError(f"The folder {path.parent} does not exist: create it, or choose another --output.")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: choose a file as --output.")
+    """Raises UserError where a file of this name cannot be written, before any work is done for it."""
+    with named_write_errors(path):
+        if not path.parent.is_dir():
+            raise UserError(f"The folder {path.parent} does not exist: create it, or choose another --output.")
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: choose a file as --output.")
+        _try_out(path.parent)
+
+
+def require_folder(path: Path) -> None:
+    """Raises UserError where nothing can be written into a folder of this name, which need not be there yet."""
+    with named_write_errors(path):
+        _try_out(next(place for place in (path, *path.absolute().parents) if place.exists()))
+
+
+def _try_out(folder: Path) -> None:
+    """Make a file without a name: permissions alone do not say whether a file system takes any."""
+    with TemporaryFile(dir=folder):
+        pass
 
 
 @contextmanager
@@ -115,6 +130,12 @@ def named_write_errors(target: Path) -> Iterator[None]:
             raise UserError(f"The disk is full at {target}: free some space and run the same command again.") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{target} cannot be written ({error.strerror}): correct its permissions.") from error
-        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        if error.errno in _NO_PLACE:
             raise UserError(f"{target} cannot be written ({error.strerror}): choose another place.") from error
         raise
+
+
+_NO_PLACE = (
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EIO, errno.EOPNOTSUPP),
+    errno.ENOENT,  # of a file system that takes no files, such as /proc
+)

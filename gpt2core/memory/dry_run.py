@@ -7,7 +7,8 @@ nothing), so whatever the settings make it keep is counted, and no formula has t
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +22,11 @@ from configs.schema import TrainSettings
 from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
+from gpt2core.model.linear_cross_entropy import OWN_CHUNK
 from gpt2core.training.trainer import Trainer
+
+MANY_PARTS = 16
+"""Parts of the loss in a batch beyond which memory grows in proportion to it, so that two smaller batches tell all."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,28 @@ class Footprint:
         return self.weights + self.gradients + self.optimizer
 
 
+def by_rows(count: Callable[[int], int], rows: int, n_ctx: int) -> int:
+    """`count(rows)`; of very many rows of n_ctx tokens concluded from two smaller batches, so that it takes no longer."""
+    few = -(-MANY_PARTS * OWN_CHUNK // n_ctx)
+    if rows <= 2 * few:
+        return count(rows)
+    low, high = count(few), count(2 * few)
+    return high + (high - low) * (rows - 2 * few) // few
+
+
 def rehearse(work: Workload) -> Footprint:
     """The footprint of an update; seconds for a large model."""
+
+    def figure(name: str) -> int:
+        def count(rows: int) -> int:
+            return int(getattr(_footprint(work.with_settings(batch_size=rows)), name))
+
+        return by_rows(count, work.settings.batch_size, work.config.n_ctx)
+
+    return Footprint(*(figure(field.name) for field in fields(Footprint)))
+
+
+def _footprint(work: Workload) -> Footprint:
     like = work.with_length(1).with_settings(
         noise=0.0, compile=False, accumulate=min(2, work.settings.accumulate), memory_limit=None
     )

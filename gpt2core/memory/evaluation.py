@@ -18,7 +18,7 @@ from gpt2core.evaluation.likelihood import BATCH
 from gpt2core.evaluation.scoring import score_targets
 from gpt2core.lens.lens import run_blocks
 from gpt2core.machine.dtypes import choose_dtype
-from gpt2core.memory.dry_run import Ledger
+from gpt2core.memory.dry_run import Ledger, by_rows
 from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
@@ -47,7 +47,11 @@ def evaluation_bytes(work: Workload) -> int:
     positions, dtype = _positions(config, evaluate), choose_dtype(train.dtype, device, config.n_embd)
     caches = 8 * config.n_layer * config.n_embd * positions * samples_at_once(config, train, evaluate)
     stages = [
-        _scoring(config, device, dtype, train.batch_size, config.n_ctx, work.mask_documents),
+        by_rows(
+            lambda rows: _scoring(config, device, dtype, rows, config.n_ctx, work.mask_documents),
+            train.batch_size,
+            config.n_ctx,
+        ),
         caches + _scoring(config, device, torch.float32, 1, positions, False),  # the longest prompt is read at once
     ]
     if evaluate.canaries:

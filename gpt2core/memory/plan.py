@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from configs.errors import UserError
+from gpt2core.machine.quantities import gigabytes
 from gpt2core.memory.dry_run import Footprint, rehearse
 from gpt2core.memory.evaluation import evaluation_bytes
 from gpt2core.memory.trial_run import FEW_BLOCKS, is_small, measure, with_blocks
@@ -21,6 +22,8 @@ EVALUATION_EXTRA = 0.15
 """Share of an evaluation's tensors, mostly in float32, that they are taken to need (measured: 0.1)."""
 ENOUGH_TOKENS = 4096
 """Tokens in a batch beyond which a CPU is no faster and only needs more memory."""
+CLOSE = 1.2
+"""Times the memory there is: where more is needed, nothing is tried out."""
 SPARE = 0.05
 """Share of the tensors by which a prediction may be wrong without passing a limit."""
 SPARE_EXTRA = 0.2
@@ -102,6 +105,50 @@ def _beside_tensors(work: Workload) -> int | None:
     return None if found is None else max(0, found.peak - rehearse(work).peak)
 
 
+def at_most(work: Workload) -> int:
+    """Bytes that the tensors of training and evaluation surely stay under: a rough bound that takes no time.
+
+    It spares nearly every run a rehearsal. The tests hold it against rehearsals of many kinds of work.
+    """
+    config, settings = work.config, work.settings
+    width, rows = config.n_embd, max(settings.batch_size, len(work.evaluation.prompts) if work.evaluation else 1)
+    parameters = config.n_layer * (12 * width + 13) * width + (config.n_vocab + config.n_ctx + 2) * width
+    adapted = config.n_layer * 20 * width * settings.lora.rank
+    attention = 16 * config.n_head * config.n_ctx if config.dropout else 0  # which PyTorch keeps whole to drop parts of it
+    a_token = config.n_layer * (160 * width + attention) + 40 * width
+    logits = 40 * config.n_vocab * (OWN_CHUNK + 4 * config.n_layer + 64)
+    masks = 16 * rows * config.n_ctx**2 if work.mask_documents else 0
+    return 48 * (parameters + adapted) + a_token * rows * config.n_ctx + logits + masks
+
+
+def foresee(work: Workload, process: int, budget: int) -> Need:
+    """What training will need, tried out for what libraries take where that decides whether it stays within `budget`."""
+    need = predict(work, process, measured=False)
+    if need.with_spare <= budget or need.peak > CLOSE * budget:
+        return need
+    return predict(work, process)
+
+
+def remedy(work: Workload, budget: int, process: int) -> str:
+    """What to change of work that does not stay within `budget` bytes, in a sentence."""
+    ways, most = [], largest_batch(work, budget, process)
+    if 0 < most < work.settings.batch_size:
+        size, parts = in_parts(work.settings.batch_size, most)
+        parts *= work.settings.accumulate
+        ways.append(f"train.batch_size {size} with train.accumulate {parts} (or train.batch_size auto)")
+    if thriftiest(work, process, measured=False).with_spare <= budget and not work.settings.memory_limit:
+        ways.append(f"train.memory_limit {budget // 10**8 / 10:g}GB, which recomputes blocks and saves without a copy")
+    if ways:
+        return f"Use {', or '.join(ways)}."
+    return "Not even a single window fits: take a smaller model, or train less of it (train.trainable lora)."
+
+
+def in_parts(windows: int, most: int) -> tuple[int, int]:
+    """Size and number of the fewest equal batches of at most `most` windows that make up so many, or hardly more."""
+    parts = -(-windows // most)
+    return -(-windows // parts), parts
+
+
 def keep_within(limit: int, work: Workload, process: int) -> Thrift:
     """The fastest way to train within `limit` bytes that gives the same weights, bit for bit.
 
@@ -174,8 +221,3 @@ def choose_batch(work: Workload, budget: int, process: int) -> Workload:
         )
     size = next(divisor for divisor in range(size, 0, -1) if windows % divisor == 0)
     return work.with_settings(batch_size=size, accumulate=windows // size)
-
-
-def gigabytes(count: int) -> str:
-    """3.25 GB."""
-    return f"{count / 1e9:.2f} GB"

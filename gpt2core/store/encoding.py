@@ -24,7 +24,7 @@ from configs.schema import DataSettings
 from gpt2core.machine.durable import fsync, named_write_errors
 from gpt2core.machine.lock import is_held, locked
 from gpt2core.store.contracts import DOCUMENTS, check_store
-from gpt2core.store.index import CorpusIndex, reading_options
+from gpt2core.store.index import TABLE_RULES, CorpusIndex, may_hold_tables, reading_options
 from gpt2core.store.manifest import (
     MANIFEST,
     ROW_TOKENS,
@@ -266,8 +266,10 @@ def _stored(path: Path, tokens_in: dict[str, StoredFile]) -> StoredFile:
 
 def _options(files: Iterable[SourceFile], settings: DataSettings) -> dict[str, Any]:
     """The settings that decide about the store's content, beside the text itself."""
+    files = list(files)
     held = sum(file.validation for file in files)
-    return {"validation": settings.validation, "validation_files": held, **reading_options(settings)}
+    tables = {"tables": TABLE_RULES} if any(may_hold_tables(file) for file in files) else {}
+    return {"validation": settings.validation, "validation_files": held, **reading_options(settings), **tables}
 
 
 def _is_whole(store: Path) -> bool:

@@ -18,7 +18,24 @@ from configs.schema import DataSettings
 from gpt2core.text.sources import SourceFile
 
 FILE = ".index.sqlite"
-VERSION = 1
+VERSION = 2
+TABLE_RULES = 2
+"""Goes up when the same table would be read in another way."""
+TABLES_WITHIN = {
+    ".csv",
+    ".tsv",
+    ".jsonl",
+    ".ndjson",
+    ".json",
+    ".parquet",
+    ".arrow",
+    ".zip",
+    ".tar",
+    ".tgz",
+    ".tbz2",
+    ".txz",
+    ".tzst",
+}
 SETTLED = 2_000_000_000
 """Nanoseconds after its last change before a file's stamp is trusted: a second write within a clock tick would not show."""
 TABLES = f"""
@@ -55,6 +72,10 @@ class Findings:
     """Characters."""
     scripts: dict[str, int] | None = None
     """Characters by block of scripts."""
+    notes: tuple[str, ...] = ()
+    """How tables were read: column, delimiter, rows, share."""
+    warnings: tuple[str, ...] = ()
+    """What looks wrong in that."""
 
 
 class CorpusIndex:
@@ -149,7 +170,13 @@ def survey_key(file: SourceFile, settings: DataSettings, vocabulary: str) -> str
 
 def reading_options(settings: DataSettings) -> dict[str, object]:
     """The settings that decide about the text of the documents."""
-    return {name: getattr(settings, name) for name in ("text_column", "encoding", "errors", "newlines")}
+    options = {name: getattr(settings, name) for name in ("text_column", "encoding", "errors", "newlines")}
+    return options | ({"delimiter": settings.delimiter} if settings.delimiter else {})
+
+
+def may_hold_tables(file: SourceFile) -> bool:
+    """Whether a column or a delimiter may be guessed in the file: such a store depends on the rules of guessing as well."""
+    return not TABLES_WITHIN.isdisjoint(suffix.lower() for suffix in Path(file.location).suffixes)
 
 
 def _open(path: str) -> sqlite3.Connection:

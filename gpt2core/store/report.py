@@ -51,6 +51,9 @@ class CorpusReport:
     """Characters."""
     scripts: dict[str, int]
     """Characters by block of scripts."""
+    notes: list[str]
+    """How tables were read: column, delimiter, rows, share."""
+    warnings: list[str]
     length_edges: list[int]
     """Powers of two, in tokens."""
     length_counts: list[int]
@@ -88,6 +91,8 @@ def report_on(store: TokenStore, n_ctx: int) -> CorpusReport:
         decode_errors=manifest.findings["decode_errors"],
         longest_line=manifest.findings["longest_line"],
         scripts=manifest.findings["scripts"] or {},
+        notes=manifest.findings.get("notes", []),
+        warnings=manifest.findings.get("warnings", []),
         length_edges=edges,
         length_counts=np.histogram(lengths, [*edges, edges[-1] * 2])[0].tolist(),
         shorter_than_block=int((lengths < n_ctx).sum()),

@@ -17,6 +17,9 @@ from gpt2core.text.pieces import Piece, Tally
 from gpt2core.text.scripts import count_scripts
 from gpt2core.text.sources import SourceFile
 
+SAID = 12
+"""Sentences of one kind about a whole corpus."""
+
 
 class Vocabulary(Protocol):
     """What a survey needs of a tokenizer: files of ids are known by the text that the ids stand for."""
@@ -86,7 +89,9 @@ class _Reading(FindingsInTheMaking):
 
     def findings(self) -> Findings:
         """What was found so far."""
-        return Findings(self._documents, self._empty, self._tally.decode_errors, self._longest, dict(self._scripts))
+        tally = self._tally
+        said = tuple(tally.notes), tuple(tally.warnings)
+        return Findings(self._documents, self._empty, tally.decode_errors, self._longest, dict(self._scripts), *said)
 
     def _note(self, piece: Piece) -> bytes:
         if piece.ids is not None:
@@ -108,9 +113,10 @@ class _Reading(FindingsInTheMaking):
         self._longest = max(self._longest, self._line)
 
 
-def total(findings: Iterable[Findings]) -> Findings:
-    """The findings of a whole corpus."""
+def total(files: Iterable[SourceFile], findings: Iterable[Findings]) -> Findings:
+    """The findings of a whole corpus; what is said of a file has its name before it."""
     every = list(findings)
+    named = list(zip(files, every, strict=True))
     scripts = sum((Counter(one.scripts) for one in every), Counter[str]())
     return Findings(
         documents=sum(one.documents for one in every),
@@ -118,4 +124,12 @@ def total(findings: Iterable[Findings]) -> Findings:
         decode_errors=sum(one.decode_errors for one in every),
         longest_line=max((one.longest_line for one in every), default=0),
         scripts=dict(sorted(scripts.items())),
+        notes=_shortened([f"{file.source}: {note}" for file, one in named for note in one.notes]),
+        warnings=_shortened([f"{file.source}: {warning}" for file, one in named for warning in one.warnings]),
     )
+
+
+def _shortened(lines: list[str]) -> tuple[str, ...]:
+    """The first lines: a corpus may have a million files."""
+    more = len(lines) - SAID
+    return (*lines[:SAID], f"and {more:,} more of this kind") if more > 1 else tuple(lines)

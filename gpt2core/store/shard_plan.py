@@ -77,7 +77,7 @@ def make_plan(
         done += file.n_bytes
         if progress:
             progress(done, total_bytes)
-    return _Planner(files, settings, vocabulary, index, surveys).write(folder, total(findings))
+    return _Planner(files, settings, vocabulary, index, surveys).write(folder, total(files, findings))
 
 
 class _Planner:

@@ -151,9 +151,10 @@ def _metered(stream: object, allowance: Allowance) -> BinaryIO:
 
 def _in_zip(stream: BinaryIO, shown: str, allowance: Allowance) -> Iterator[tuple[str, BinaryIO]]:
     with zipfile.ZipFile(stream) as archive:
-        for name in sorted(archive.namelist()):
+        for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):  # two members may have one name
+            name = entry.filename
             if not name.endswith("/") and _is_wanted(name, shown):
-                with archive.open(name) as content:
+                with archive.open(entry) as content:
                     yield plain_name(name), _member(name, _metered(content, allowance), shown, allowance)
 
 

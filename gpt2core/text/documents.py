@@ -14,9 +14,11 @@ from typing import BinaryIO
 from configs.errors import UserError
 from configs.schema import DataSettings
 from gpt2core.text.containers import Allowance, members, named_damage, plain_name, refuse_binary
+from gpt2core.text.json_records import find_records, numbered
 from gpt2core.text.pieces import PIECE, Piece, Tally, decoded, split_documents
 from gpt2core.text.sources import END_OF_TEXT, PYTHON_TOPICS, SourceFile, check_sources, find_files, open_source, stamp_of
-from gpt2core.text.tables import DELIMITERS, arrow_rows, csv_rows, html_text, jsonl_rows, parquet_rows
+from gpt2core.text.tables import DELIMITERS, arrow_texts, csv_texts, html_text, jsonl_texts, parquet_texts, sound
+from gpt2core.text.text_column import TextColumn
 from gpt2core.text.token_arrays import read_npz
 
 __all__ = [
@@ -77,7 +79,8 @@ def pieces_of(file: SourceFile, settings: DataSettings, tally: Tally | None = No
     with open_source(file.location) as stream, named_damage(file.location):
         for name, content in members(PurePosixPath(file.location).name, stream, file.location, allowance):
             inside = name if _is_archive(file) else ""
-            reader = _Reader(name, content, f"{file.location}/{name}" if inside else file.location, settings, tally or Tally())
+            shown = f"{file.location}/{name}" if inside else file.location
+            reader = _Reader(name, content, shown, inside and f"{inside}: ", settings, tally or Tally())
             for piece in reader.pieces(index):
                 index = piece.number + piece.last
                 yield piece._replace(source=f"{file.source}/{name}") if inside else piece
@@ -99,12 +102,14 @@ def texts_of(files: Iterable[SourceFile], settings: DataSettings) -> Iterator[st
 class _Reader:
     """One text, table or array inside a file."""
 
-    def __init__(self, name: str, content: BinaryIO, shown: str, settings: DataSettings, tally: Tally) -> None:
+    def __init__(self, name: str, content: BinaryIO, shown: str, inside: str, settings: DataSettings, tally: Tally) -> None:
         self._kind = PurePosixPath(name).suffix.lower()
+        self._inside = inside
         self._content = content
         self._shown = shown
         self._settings = settings
         self._tally = tally
+        self._errors_before = tally.decode_errors
 
     def pieces(self, first: int) -> Iterator[Piece]:
         """The documents, numbered from `first`."""
@@ -117,33 +122,46 @@ class _Reader:
             yield from split_documents(html_text(chunks) if self._kind in (".html", ".htm") else chunks, first)
 
     def _rows(self) -> Iterator[str] | None:
-        column = self._settings.text_column
-        readers: dict[str, Callable[[], Iterator[str]]] = {
-            ".csv": lambda: csv_rows(self._texts(), DELIMITERS[".csv"], column, self._shown),
-            ".tsv": lambda: csv_rows(self._texts(), DELIMITERS[".tsv"], column, self._shown),
-            ".jsonl": lambda: jsonl_rows(self._text(), column, self._shown),
-            ".ndjson": lambda: jsonl_rows(self._text(), column, self._shown),
-            ".parquet": lambda: parquet_rows(self._content, column, self._shown),
-            ".arrow": lambda: arrow_rows(self._content, column, self._shown),
+        column = TextColumn(self._shown, self._settings.text_column, self._tally, inside=self._inside)
+        delimiter = self._settings.delimiter
+        readers: dict[str, Callable[[], Iterator[str] | None]] = {
+            ".csv": lambda: csv_texts(self._text(), DELIMITERS[".csv"], delimiter, column),
+            ".tsv": lambda: csv_texts(self._text(), DELIMITERS[".tsv"], delimiter, column),
+            ".jsonl": lambda: jsonl_texts(self._text(), column),
+            ".ndjson": lambda: jsonl_texts(self._text(), column),
+            ".json": lambda: self._records(column),
+            ".parquet": lambda: parquet_texts(self._content, column),
+            ".arrow": lambda: arrow_texts(self._content, column),
         }
         reader = readers.get(self._kind)
         return reader and reader()
+
+    def _records(self, column: TextColumn) -> Iterator[str] | None:
+        """The texts of a .json file's records; None where it is to be read as plain text."""
+        self._content = _rewindable(self._content)
+        records = find_records(self._texts)
+        if records is None:
+            self._tally.warnings.append(
+                f"{self._inside}no list of records was found: read as plain text, with its brackets and keys"
+            )
+            self._rewind()
+            return None
+        column.unit = "record"
+        return map(sound, column.texts(numbered(records(), self._shown)))
 
     def _text(self) -> Iterator[str]:
         head = self._content.read(16)
         refuse_binary(head, self._shown, self._settings.encoding)
         yield from decoded(_Joined(head, self._content), self._shown, self._settings, self._tally)
 
-    def _texts(self) -> Callable[[], Iterator[str]]:
-        """Opens the text as often as it is asked for; decoding errors are counted once."""
-        content = _rewindable(self._content)
+    def _texts(self) -> Iterator[str]:
+        """The text from its beginning, as often as it is asked for; decoding errors are counted once."""
+        self._rewind()
+        return self._text()
 
-        def again() -> Iterator[str]:
-            content.seek(0)
-            self._tally.decode_errors = 0
-            return decoded(content, self._shown, self._settings, self._tally)
-
-        return again
+    def _rewind(self) -> None:
+        self._content.seek(0)
+        self._tally.decode_errors = self._errors_before
 
 
 class _Joined(io.RawIOBase):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -53,17 +53,21 @@ class Tally:
     """What was noticed while reading one file."""
 
     decode_errors: int = 0
+    notes: list[str] = field(default_factory=list)
+    """What was guessed, a sentence a table."""
+    warnings: list[str] = field(default_factory=list)
+    """Guesses that look wrong."""
 
 
 def decoded(stream: Readable, shown: str, settings: DataSettings, tally: Tally) -> Iterator[str]:
-    """The text of a stream in chunks, without byte-order mark, line ends as `data.newlines` says.
+    """The text of a stream in chunks, without byte-order marks, line ends as `data.newlines` says.
 
     Raises UserError that names the byte which is not in the encoding, or NUL bytes, which no text has.
     """
     begun, held = False, ""
     for text in _decode(stream, shown, settings, tally):
         if not begun and text:
-            begun, text = True, text.removeprefix("\ufeff")
+            begun, text = True, text.lstrip("\ufeff")
         if settings.newlines == "normalize":
             text = held + text
             held = "\r" if text.endswith("\r") else ""
@@ -82,10 +86,7 @@ def _decode(stream: Readable, shown: str, settings: DataSettings, tally: Tally) 
     while True:
         raw = stream.read(CHUNK)
         if not sparse and (at := raw.find(b"\0")) >= 0:
-            raise UserError(
-                f"{shown} is a binary file (NUL at byte {place + at}): "
-                "give text files, for a folder as a glob such as folder/**/*.txt."
-            )
+            raise UserError(_not_text(raw, place + at, shown))
         yield from _decode_chunk(decoder, raw, place, shown, settings, tally)
         place += len(raw)
         if not raw:
@@ -110,6 +111,15 @@ def _decode_chunk(
             yield error.object[: error.start].decode(settings.encoding) + REPLACEMENT[settings.errors]
             place += error.end - kept
             raw = error.object[error.end :]
+
+
+def _not_text(raw: bytes, at: int, shown: str) -> str:
+    """What bytes with a NUL among them look like: UTF-16 has it in every second byte of Latin letters, on one side only."""
+    counts = raw[0::2].count(0), raw[1::2].count(0)
+    if min(counts) == 0 and max(counts) > 1:
+        name, order = ("utf-16-le", "little") if counts[1] else ("utf-16-be", "big")
+        return f"{shown} looks like UTF-16 text without a byte-order mark ({order}-endian): set data.encoding to {name}."
+    return f"{shown} is a binary file (NUL at byte {at}): give text files, for a folder as a glob such as folder/**/*.txt."
 
 
 def _not_in_encoding(error: UnicodeDecodeError, start: int, shown: str, encoding: str) -> str:

@@ -1,4 +1,4 @@
-"""The text column of CSV, TSV, JSONL, Parquet, Arrow, and the visible text of HTML."""
+"""The rows of CSV, TSV, JSONL, JSON, Parquet and Arrow, and the visible text of HTML. Which column is text: `text_column`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
+from itertools import chain
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
+from gpt2core.text.csv_dialect import find_dialect
+from gpt2core.text.text_column import SAMPLE_CHARACTERS, SAMPLE_ROWS, SPEAKERS, Row, TextColumn
 
-NAMES = ("text", "content", "body", "document", "article", "story", "message", "sentence", "tweet", "review", "completion")
-"""Names by which the column of text is found, the first one first."""
-CSV_BLOCK = 1 << 24
-"""Bytes read at once; a single row may not be longer."""
+LONGEST_CELL = 1 << 24
+"""Characters of one cell at the most."""
+HEAD = 1 << 18
+"""Characters that the dialect of a CSV file is found in."""
+SWALLOWED = 3
+"""Lines inside one cell that look like rows, from which a quote is taken to be unclosed."""
 ROWS = 1024
+SAMPLED = 64
+"""Rows read at once where the column of text is still to be found."""
 HIDDEN_TAGS = {"script", "style", "head", "template", "noscript"}
 BLOCK_TAGS = {
     *[
@@ -52,72 +58,53 @@ BLOCK_TAGS = {
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
-def choose_column(columns: dict[str, bool], wanted: str | None, shown: str) -> str:
-    """The column of text among {name: whether it holds strings}; raises UserError that lists the columns."""
-    if wanted is not None:
-        if wanted in columns:
-            return wanted
-        raise UserError(f"{shown} has no column {wanted!r}: set data.text_column to one of {_listed(columns)}.")
-    by_name = {name.lower(): name for name in reversed(list(columns)) if columns[name]}
-    known = [by_name[name] for name in NAMES if name in by_name]
-    strings = [name for name, is_text in columns.items() if is_text]
-    if known:
-        return known[0]
-    if len(strings) == 1 or len(columns) == 1:
-        return (strings or list(columns))[0]
-    raise UserError(f"{shown} has several columns that may be the text: set data.text_column to one of {_listed(columns)}.")
+def csv_texts(chunks: Iterator[str], usual: str, delimiter: str | None, column: TextColumn) -> Iterator[str]:
+    """Cells of the text column; the first row holds the names. Cells may hold line ends, delimiters and quotes.
+
+    Raises UserError with the number of a row that has other cells than the head, or whose quote is never closed.
+    """
+    with _named_rows(column.shown):
+        start = list(_head(chunks))
+        dialect = find_dialect("".join(start), usual, delimiter)
+        column.details = f", {dialect}"
+        csv.field_size_limit(LONGEST_CELL)
+        lines = _Lines(chain(start, chunks))
+        rows = ((number, row) for number, row in enumerate(dialect.read(lines), start=1) if row)
+        _, names = next(rows, (0, []))
+        if len(names) == 1:
+            column.details = ""
+        yield from column.texts(_named_cells(rows, names, dialect.delimiter, lines, column))
 
 
-def csv_rows(open_text: Callable[[], Iterator[str]], delimiter: str, wanted: str | None, shown: str) -> Iterator[str]:
-    """Cells of the text column; the first row holds the names. Cells may hold line ends and quotes (RFC 4180)."""
-    with _named_rows(shown):
-        names = next(csv.reader(_lines(open_text()), delimiter=delimiter), [])
-        if not names:
-            return
-        column = wanted if wanted is not None else _text_column(open_text, names, delimiter, shown)
-        column = choose_column(dict.fromkeys(names, True), column, shown)
-        convert = pacsv.ConvertOptions(include_columns=[column], column_types={column: pa.string()}, strings_can_be_null=False)
-        for batch in _open_csv(open_text, delimiter, convert):
-            yield from batch.column(0).to_pylist()
-
-
-def jsonl_rows(chunks: Iterable[str], wanted: str | None, shown: str) -> Iterator[str]:
+def jsonl_texts(chunks: Iterable[str], column: TextColumn) -> Iterator[str]:
     """The text field of each line; a line may also be a bare string. Missing and null are empty."""
-    column = wanted
-    for number, line in enumerate(_lines(chunks), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{shown}, line {number} is not JSON ({error}): correct or remove the line.") from None
-        if isinstance(row, dict):
-            if column is None or (wanted is not None and number == 1):
-                column = choose_column({key: isinstance(value, str) for key, value in row.items()}, wanted, shown)
-            row = row.get(column)
-        if not isinstance(row, str | None):
-            raise UserError(
-                f"{shown}, line {number}: {column or 'the line'} is no text: set data.text_column to a field of text."
-            )
-        yield (row or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    column.unit = "line"
+    for text in column.texts(_json_lines(chunks, column.shown)):
+        yield sound(text)
 
 
-def parquet_rows(stream: BinaryIO, wanted: str | None, shown: str) -> Iterator[str]:
+def sound(text: str) -> str:
+    """The text with U+FFFD for halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def parquet_texts(stream: BinaryIO, column: TextColumn) -> Iterator[str]:
     """Values of the text column of a Parquet file."""
-    with _named_rows(shown), _seekable(stream) as file:
+    with _named_rows(column.shown), _seekable(stream) as file:
         table = pq.ParquetFile(file)
-        column = choose_column(_columns(table.schema_arrow), wanted, shown)
-        for batch in table.iter_batches(batch_size=ROWS, columns=[column], use_threads=False):
-            yield from _strings(batch.column(0))
+        readable = _readable(table.schema_arrow, column)
+        sample = table.iter_batches(batch_size=SAMPLED, columns=readable, use_threads=False)
+        column.choose(list(_first_rows(sample)))
+        wanted = readable if column.name is None else [column.name]
+        batches = table.iter_batches(batch_size=ROWS, columns=wanted, use_threads=False)
+        yield from column.cells(_batch_rows(batches))
 
 
-def arrow_rows(stream: BinaryIO, wanted: str | None, shown: str) -> Iterator[str]:
+def arrow_texts(stream: BinaryIO, column: TextColumn) -> Iterator[str]:
     """Values of the text column of an Arrow stream, as Hugging Face's library stores data sets."""
-    with _named_rows(shown), pa.ipc.open_stream(pa.PythonFile(stream, mode="r")) as reader:
-        column = choose_column(_columns(reader.schema), wanted, shown)
-        for batch in reader:
-            batch.validate(full=True)  # offsets of a damaged file would be read as they are
-            yield from _strings(batch.column(column))
+    with _named_rows(column.shown), pa.ipc.open_stream(pa.PythonFile(stream, mode="r")) as reader:
+        readable = _readable(reader.schema, column)
+        yield from column.texts(_batch_rows(_validated(reader, readable)))
 
 
 def html_text(chunks: Iterable[str]) -> Iterator[str]:
@@ -177,34 +164,111 @@ class _Encoded(io.RawIOBase):
         return size
 
 
-def _open_csv(open_text: Callable[[], Iterator[str]], delimiter: str, convert: pacsv.ConvertOptions | None = None) -> Any:
-    stream = io.BufferedReader(_Encoded(open_text()), 1 << 18)
-    return pacsv.open_csv(
-        pa.PythonFile(stream, mode="r"),
-        read_options=pacsv.ReadOptions(block_size=CSV_BLOCK, use_threads=False),
-        parse_options=pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=convert or pacsv.ConvertOptions(),
-    )
+class _Lines:
+    """Lines with their ends, of any kind: LF, CR LF or CR."""
+
+    def __init__(self, chunks: Iterator[str]) -> None:
+        stream = io.BufferedReader(_Encoded(chunks), 1 << 18)
+        self._lines = io.TextIOWrapper(stream, encoding="utf-8", newline="")
+        self.ended = False
+        """Whether somebody asked for more than there is."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._lines
+        self.ended = True
 
 
-def _text_column(open_text: Callable[[], Iterator[str]], names: list[str], delimiter: str, shown: str) -> str:
-    """The column by its name, and only where no name is known by the types that the first block shows."""
-    if any(name.lower() in NAMES for name in names) or len(names) == 1:
-        return choose_column(dict.fromkeys(names, True), None, shown)
-    return choose_column(_columns(_open_csv(open_text, delimiter).schema), None, shown)
+def _named_cells(
+    rows: Iterator[tuple[int, list[str]]], names: list[str], delimiter: str, lines: _Lines, column: TextColumn
+) -> Iterator[Row]:
+    """Rows as {name: cell}, checked."""
+    warned = False
+    for number, row in rows:
+        if lines.ended and "\n" in row[-1].rstrip("\n"):
+            raise UserError(
+                f"{column.shown}, row {number}: a quote is opened and never closed, so that all behind it is one cell "
+                f"({row[-1][:30]!r}...): close the quote, or double it where it belongs to the text."
+            )
+        if len(row) < len(names) or any(row[len(names) :]):
+            raise UserError(
+                f"{column.shown} cannot be read as the table that its name says (row {number}: Expected {len(names)} columns, "
+                f"got {len(row)}): put cells with line ends or {delimiter!r} in quotes, or set data.delimiter."
+            )
+        if not warned and len(names) > 1 and any(_swallows(cell, delimiter, len(names)) for cell in row if "\n" in cell):
+            warned = True
+            column.tally.warnings.append(
+                f"{column.inside}row {number} has lines inside a cell that look like rows: is a quote before them not closed?"
+            )
+        yield number, dict(zip(names, row, strict=False))
 
 
-def _columns(schema: pa.Schema) -> dict[str, bool]:
-    return {field.name: _is_text(field.type) for field in schema}
+def _swallows(cell: str, delimiter: str, width: int) -> bool:
+    """Whether the lines inside a cell look like rows."""
+    inside = cell.split("\n")[1:-1]
+    return len(inside) >= SWALLOWED and all(line.count(delimiter) == width - 1 for line in inside)
+
+
+def _head(chunks: Iterator[str]) -> Iterator[str]:
+    held = 0
+    while held < HEAD and (chunk := next(chunks, "")):
+        held += len(chunk)
+        yield chunk
+
+
+def _json_lines(chunks: Iterable[str], shown: str) -> Iterator[Row]:
+    for number, line in enumerate(_Lines(iter(chunks)), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            many = ", or name the file .json where it is one array" if number == 1 and line.strip() in ("[", "{") else ""
+            raise UserError(f"{shown}, line {number} is not JSON ({error}): correct or remove the line{many}.") from None
+        yield number, row
+
+
+def _readable(schema: pa.Schema, column: TextColumn) -> list[str]:
+    """The columns that may hold text, or the wanted one. Raises UserError that lists all where there is none."""
+    if column.wanted is not None and column.wanted in schema.names:
+        return [column.wanted]
+    found = [field.name for field in schema if _is_text(field.type)]
+    if column.wanted is None and found:
+        return found
+    what = "no column of text" if column.wanted is None else f"no column {column.wanted!r}"
+    listed = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    raise UserError(f"{column.shown} has {what}: set data.text_column to one of {listed}.")
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+    """Strings, or lists of strings or of a chat's messages, however they are stored."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        inner = kind.value_type
+        fields = {inner.field(number).name for number in range(inner.num_fields)} if types.is_struct(inner) else set()
+        return _is_text(inner) or any(fields.issuperset(keys) for keys in SPEAKERS)
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
-def _strings(column: pa.Array) -> Iterator[str]:
-    for value in column.cast(pa.large_string()).to_pylist():
-        yield value or ""
+def _validated(batches: Iterable[pa.RecordBatch], names: list[str]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        batch.validate(full=True)  # offsets of a damaged file would be read as they are
+        yield batch.select(names)
+
+
+def _batch_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
+    yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+
+
+def _first_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[Any]:
+    """Rows until there are enough to choose a column from."""
+    rows = size = 0
+    for batch in batches:
+        yield from batch.to_pylist()
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows >= SAMPLE_ROWS or size >= SAMPLE_CHARACTERS:
+            return
 
 
 @contextmanager
@@ -227,19 +291,3 @@ def _named_rows(shown: str) -> Iterator[None]:
     except (pa.ArrowException, csv.Error, ValueError, LookupError, MemoryError, OverflowError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise UserError(f"{shown} cannot be read as the table that its name says ({reason[:200]}): correct the file.") from None
-
-
-def _lines(chunks: Iterable[str]) -> Iterator[str]:
-    held: list[str] = []
-    for chunk in chunks:
-        first, *others = chunk.split("\n")
-        held.append(first)
-        for other in others:
-            yield "".join(held) + "\n"
-            held = [other]
-    if last := "".join(held):
-        yield last
-
-
-def _listed(columns: Iterable[str]) -> str:
-    return ", ".join(columns)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from configs.schema import TrainSettings
+from gpt2core.machine.quantities import duration
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,3 @@ def length_of(
     windows, steps = settings.batch_size * settings.accumulate, steps_of(settings, n_ctx, windows_per_epoch, seconds_per_step)
     epochs = steps * windows / windows_per_epoch if windows_per_epoch else None
     return RunLength(steps, steps * windows * n_ctx, epochs, steps * seconds_per_step / 3600 if seconds_per_step else None)
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 0.35 s, 42 s, 3.5 minutes, 2.4 hours, 3.1 days."""
-    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"

@@ -14,13 +14,14 @@ from gpt2core.checkpoints.background_saver import BackgroundSaver
 from gpt2core.checkpoints.checkpoint import Snapshot, find_checkpoints, find_damage, take_snapshot, write_checkpoint
 from gpt2core.checkpoints.retention import prune
 from gpt2core.checkpoints.weights import FROZEN
+from gpt2core.machine.quantities import bytes_text
 from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.callback import Callback, StepsDone
 from gpt2core.training.ranking import costs_by_step
 from gpt2core.training.trainer import Trainer
 from tasks.evaluation.outside import OutsideEvaluation
 from tasks.runs.run_folder import RunFolder
-from tasks.terminal.console import bytes_text, say, warn
+from tasks.terminal.console import say, warn
 
 SPARE_BYTES = 1 << 20  # for the small files
 

@@ -127,6 +127,8 @@ class Evidence(Fact):
     """What the rival is."""
     text: DecidingText | None = None
     outcome: Outcome | None = None
+    tried: bool = False
+    """Whether the candidate was tried in a fresh process, which is done where all else holds."""
     fresh_process: str | None = None
     """Why the candidate does not work in a fresh process; None where it does."""
     obstacle: str | None = None

@@ -51,7 +51,7 @@ def reason(verdict: Verdict, findings: list[Finding]) -> str:
 def _findings(rules: PromotionRules, evidence: Evidence) -> Iterator[Finding]:
     if evidence.fresh_process:
         yield Finding(rule="loads", mark="broken", sentence=f"In a fresh process it does not work: {evidence.fresh_process}.")
-    elif evidence.candidate:
+    elif evidence.tried:
         yield Finding(rule="loads", mark="held", sentence="It loads and generates in a fresh process.")
     if evidence.obstacle:
         yield Finding(rule="comparison", mark="open", sentence=evidence.obstacle)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.metadata import version as package_version
-from typing import Literal
+from typing import Any, Literal
 
 from mlflow import MlflowClient
 from prefect import task
@@ -26,6 +27,23 @@ from tasks.promotion.rules import judge, reason
 from tasks.terminal.console import begin, say
 from tasks.tracking.fresh_process import problem_in_fresh_process
 from tasks.tracking.retrying import DELAYS, is_curable
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was measured of both; nothing where there is no text to measure on."""
+
+    text: FrozenText | None = None
+    candidate: Measured | None = None
+    rival: Measured | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Whether the candidate was tried in a fresh process, and what was wrong."""
+
+    tried: bool = False
+    problem: str | None = None
 
 
 @task(
@@ -74,16 +92,8 @@ def measure_model(match: Match, side: Literal["candidate", "rival"], text: Froze
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def try_candidate(match: Match) -> str | None:
-    """Load and generate in a fresh process; returns the problem."""
-    prompts = match.questions().prompts
-    begin("candidate", "trying it in a fresh process")
-    return problem_in_fresh_process(match.candidate.uri, prompts[0] if prompts else "")
-
-
-@task(cache_policy=NO_CACHE, persist_result=False)
-def time_models(match: Match, candidate: Measured, rival: Measured) -> tuple[Measured, Measured]:
-    """Add the seconds that each model takes for a token, measured in turns."""
+def time_models(match: Match, text: FrozenText, candidate: Measured, rival: Measured) -> Findings:
+    """All that was measured, with the seconds that each model takes for a token, measured in turns."""
     assert match.rival is not None
     prompts = match.questions().prompts
     times = race(match.entrant, match.rival, prompts[0] if prompts else "")
@@ -91,7 +101,7 @@ def time_models(match: Match, candidate: Measured, rival: Measured) -> tuple[Mea
         Measured(one.contender.model_copy(update={"seconds_per_token": seconds}), one.scores)
         for one, seconds in zip((candidate, rival), times, strict=True)
     ]
-    return timed[0], timed[1]
+    return Findings(text, timed[0], timed[1])
 
 
 @task(
@@ -113,38 +123,23 @@ def known_answer(match: Match, text: FrozenText | None) -> Decision | None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def decide(
-    match: Match, problem: str | None, text: FrozenText | None, candidate: Measured | None, rival: Measured | None
-) -> Decision:
+def try_candidate(match: Match, found: Findings) -> Trial:
+    """Load and generate in a fresh process, if all other rules hold: nobody else needs to wait for that."""
+    if judge(match.settings.rules, _evidence(match, found, Trial()))[0] != "promoted":
+        return Trial()
+    prompts = match.questions().prompts
+    begin("candidate", "trying it in a fresh process")
+    return Trial(True, problem_in_fresh_process(match.candidate.uri, prompts[0] if prompts else ""))
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def decide(match: Match, found: Findings, trial: Trial) -> Decision:
     """Judge, record and move: the record is durable before an alias moves. Raises UserError if others moved them meanwhile."""
     client, settings = MlflowClient(), match.settings
     with moving_aliases(client, match.model, f"deciding about {match.candidate.uri}", settings.wait):
         finish_interrupted(client, match.ledger)
         _require_same_aliases(client, match)
-        evidence = _evidence(match, problem, text, candidate, rival)
-        verdict, findings = judge(settings.rules, evidence)
-        waits = verdict == "promoted" and settings.approval.required
-        number, aliases = match.candidate.number, match.aliases
-        promoted = Aliases(number, aliases.champion, None if aliases.candidate == number else aliases.candidate)
-        decision = Decision(
-            model=match.model,
-            verdict="awaiting approval" if waits else verdict,
-            why=reason(verdict, findings),
-            when=now(),
-            who=who(),
-            before=aliases,
-            after=promoted if verdict == "promoted" else aliases,
-            key=match.key(text.facts.sha256) if text else "",
-            candidate=candidate.contender.content if candidate else "",
-            rival=rival.contender.content if rival else "",
-            text=text.facts.sha256 if text else "",
-            attempt=evidence.outcome.attempt if evidence.outcome else 0,
-            deadline=matching.deadline(settings.approval.hours) if waits else None,
-            findings=findings,
-            evidence=evidence,
-            settings=settings.model_dump(mode="json"),
-            versions={name: package_version(name) for name in ("gpt2flow", "torch", "numpy", "tokenizers")},
-        )
+        decision = _decision(match, _evidence(match, found, trial))
         return record_and_move(client, match.ledger, decision)
 
 
@@ -158,12 +153,39 @@ def _require_same_aliases(client: MlflowClient, match: Match) -> None:
     match.aliases = current
 
 
-def _evidence(
-    match: Match, problem: str | None, text: FrozenText | None, candidate: Measured | None, rival: Measured | None
-) -> Evidence:
-    if text is None or candidate is None or rival is None:
-        return Evidence(model=match.model, fresh_process=problem, obstacle=match.obstacle)
-    attempt, settings = match.attempt(text.facts.sha256), match.settings
+def _decision(match: Match, evidence: Evidence) -> Decision:
+    settings, aliases, number = match.settings, match.aliases, match.candidate.number
+    verdict, findings = judge(settings.rules, evidence)
+    waits = verdict == "promoted" and settings.approval.required
+    promoted = Aliases(number, aliases.champion, None if aliases.candidate == number else aliases.candidate)
+    candidate, rival, text, outcome = evidence.candidate, evidence.rival, evidence.text, evidence.outcome
+    return Decision(
+        model=match.model,
+        verdict="awaiting approval" if waits else verdict,
+        why=reason(verdict, findings),
+        when=now(),
+        who=who(),
+        before=aliases,
+        after=promoted if verdict == "promoted" else aliases,
+        key=match.key(text.sha256) if text else "",
+        candidate=candidate.content if candidate else "",
+        rival=rival.content if rival else "",
+        text=text.sha256 if text else "",
+        attempt=outcome.attempt if outcome else 0,
+        deadline=matching.deadline(settings.approval.hours) if waits else None,
+        findings=findings,
+        evidence=evidence,
+        settings=settings.model_dump(mode="json"),
+        versions={name: package_version(name) for name in ("gpt2flow", "torch", "numpy", "tokenizers")},
+    )
+
+
+def _evidence(match: Match, found: Findings, trial: Trial) -> Evidence:
+    tried: dict[str, Any] = {"tried": trial.tried, "fresh_process": trial.problem}
+    if found.text is None or found.candidate is None or found.rival is None:
+        return Evidence(model=match.model, obstacle=match.obstacle, **tried)
+    text, attempt, settings = found.text, match.attempt(found.text.facts.sha256), match.settings
+    candidate, rival = found.candidate, found.rival
     test = test_at_attempt(rival.scores, candidate.scores, settings.rules.margin, settings.error_rate, attempt)
     by_source = gains_by_source(rival.scores, candidate.scores, text.documents)
     return Evidence(
@@ -173,5 +195,5 @@ def _evidence(
         role=match.role,
         text=text.facts,
         outcome=outcome_of(test, attempt, by_source),
-        fresh_process=problem,
+        **tried,
     )

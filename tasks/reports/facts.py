@@ -12,6 +12,7 @@ import yaml
 from configs.errors import UserError
 from gpt2core.checkpoints.checkpoint import find_checkpoints, read_state
 from gpt2core.lens.maps import HeatMap, guesses_across, rankings_across, watched_across
+from gpt2core.machine.quantities import bytes_text
 from gpt2core.store.manifest import Manifest, read_manifest
 from gpt2core.training.ranking import costs_by_step
 from tasks.reports.charts import Chart, chart, series, smoothed
@@ -29,7 +30,6 @@ from tasks.reports.figures import (
 from tasks.reports.lens import recorded_histories
 from tasks.runs.evaluation_files import read_report
 from tasks.runs.run_folder import RunFolder
-from tasks.terminal.console import bytes_text
 from tasks.workspace.folders import Workspace
 
 MOST_STEPS = 10

@@ -51,13 +51,3 @@ def _bar(stage: str, *figures: ProgressColumn) -> Progress:
     """Silent where the output is no terminal; gone when it is done."""
     columns = (TextColumn(f"   [bold]{stage:<12}[/]"), BarColumn(), *figures, TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def bytes_text(count: int) -> str:
-    """A byte count for people: 466 KB, 1.5 GB."""
-    size = float(count)
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if size >= 100 or unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"

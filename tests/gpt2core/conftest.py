@@ -9,6 +9,8 @@ import torch
 
 from configs.schema import DataSettings
 from gpt2core.kernels import inference, matmul, training_kernels
+from gpt2core.kernels.c_library import find_compiler
+from gpt2core.machine.kernel_level import level
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStore, open_store
 from gpt2core.text.documents import find_files, read_documents
@@ -56,10 +58,19 @@ def bytes_tokenizer(golden: Path) -> Tokenizer:
 
 
 @pytest.fixture
-def cpu_with_pairs() -> None:
-    """A CPU that multiplies pairs of bfloat16: on others PyTorch's products are used."""
-    if not torch.cpu.get_capabilities().get("avx512_bf16"):
-        pytest.skip("this CPU has no AVX512-BF16")
+def compiled() -> None:
+    """Kernels in C: without them PyTorch computes alone."""
+    if level() == "none":
+        pytest.skip("GPT2FLOW_KERNELS=none: no kernels in C")
+    if find_compiler() is None:
+        pytest.skip("no C compiler: no kernels in C")
+
+
+@pytest.fixture
+def cpu_with_pairs(compiled: None) -> None:
+    """Kernels that multiply pairs of bfloat16: at lower levels PyTorch's products are used."""
+    if level() != "bf16" or not torch.cpu.get_capabilities().get("avx512_bf16"):
+        pytest.skip(f"kernels of level '{level()}' have no AVX512-BF16")
 
 
 @pytest.fixture
@@ -69,10 +80,10 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     libraries = (inference.library, matmul.library, training_kernels.library, training_kernels.attention_library)
     for library in libraries:
-        library.cache_clear()
+        library.forget()
     yield
     for library in libraries:
-        library.cache_clear()
+        library.forget()
 
 
 @pytest.fixture

@@ -1,13 +1,22 @@
 """What a config leaves to the machine is settled before the run has an id, and found again by the same command."""
 
+import os
+import re
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 
 from configs.errors import UserError
 from configs.schema import RunConfig
 from flows.finetune import finetune
-from tasks.resolve_settings import check_choices
+from gpt2core.machine import memory
+from tasks.resolve_settings import check_choices, require_memory
 from tasks.runs.identity import asked_ids
 from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace
@@ -95,3 +104,44 @@ def test_adapters_are_checked_by_their_targets_and_not_by_a_rank_of_another_mode
         else:
             with pytest.raises(UserError, match=r"train\.lora\.targets 'wte' is no projection"):
                 check_choices(adapters, base)
+
+
+def test_a_run_that_does_not_fit_is_refused_before_memory_fills(text: Path, tmp_path: Path) -> None:
+    asked = config(text, steps=4, batch_size=50_000_000).model_dump(exclude_unset=True)
+    (tmp_path / "large.yaml").write_text(yaml.safe_dump(asked))
+    with (tmp_path / "said").open("w") as said:
+        command = [sys.executable, "-m", "flows.cli", "run", str(tmp_path / "large.yaml")]
+        running = psutil.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=os.environ)
+        most = 0
+        while running.poll() is None:
+            with suppress(psutil.Error):
+                most = max(most, running.memory_info().rss)
+            time.sleep(0.02)
+    found = (tmp_path / "said").read_text()
+    assert running.returncode == 2, found
+    assert most < 2 * 10**9
+    sentence = found.splitlines()[-1]
+    assert re.fullmatch(
+        r"gpt2flow: Training needs [\d.,]+ [GT]B and may use [\d.]+ GB\. "
+        r"Use train\.batch_size \d+ with train\.accumulate \d+ \(or train\.batch_size auto\)\.",
+        sentence,
+    )
+
+
+def test_a_run_that_went_on_before_is_warned_and_a_new_one_refused(
+    text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Workspace.current().create()
+    done = finetune(config(text, steps=4, batch_size=4, checkpoint_every=2))
+    (Path(done.folder) / "result.json").unlink(missing_ok=True)
+    held = psutil.Process().memory_info().rss
+    monkeypatch.setattr(memory, "group_limits", lambda: iter([(held + 1000, held)]))  # a container that has no more
+    require_memory(RunFolder(Path(done.folder)), config(text, steps=4, batch_size=4), None, _Vocabulary())  # type: ignore[arg-type]
+    assert "it goes on all the same, since it did so before" in capsys.readouterr().out
+    new = RunFolder(Path(done.folder).with_name("new"))
+    with pytest.raises(UserError, match=r"Training needs 0\.\d\d GB and may use 0\.\d\d GB\. Not even a single window fits"):
+        require_memory(new, config(text, steps=4, batch_size=4), None, _Vocabulary())  # type: ignore[arg-type]
+
+
+class _Vocabulary:
+    n_vocab = 300

@@ -121,6 +121,15 @@ def test_a_taken_port_of_the_dashboard_is_a_note(monkeypatch: pytest.MonkeyPatch
     assert (finding.verdict, finding.value) == ("note", f"{port} is taken")
 
 
+def test_the_level_of_the_kernels_is_named_and_a_wrong_one_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPT2FLOW_KERNELS", "none")
+    found = findings()
+    for use in ("training", "generation"):
+        assert found[f"kernels, {use}"].value.startswith("none") and found[f"kernels, {use}"].verdict == "fine"
+    monkeypatch.setenv("GPT2FLOW_KERNELS", "fast")
+    assert (findings()["kernels"].verdict, findings()["kernels"].remedy) == ("missing", "unset GPT2FLOW_KERNELS")
+
+
 def test_the_verdict_is_false_only_if_something_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     fine = Finding("disk", "12 GB free")
     assert print_findings([fine, replace(fine, verdict="note")])

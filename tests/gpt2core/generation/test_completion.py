@@ -119,5 +119,5 @@ def test_weights_that_are_not_finite_are_refused_by_name(golden: Path, value: fl
 
 def test_more_samples_than_memory_are_refused_before_anything_is_computed() -> None:
     model = GPT2(GPT2Config(n_vocab=10, n_ctx=65_536, n_embd=64, n_head=1, n_layer=1)).initialise(0)
-    with pytest.raises(UserError, match=r"10,000 samples at once need 335\.5 GB for keys and values, and .* GB are free"):
+    with pytest.raises(UserError, match=r"10,000 samples at once need 335\.54 GB for keys and values, and .* GB are free"):
         generate(model, torch.zeros(10_000, 1, dtype=torch.int64), 70_000)

@@ -18,6 +18,8 @@ from gpt2core.model.gpt2 import GPT2
 from gpt2core.model.key_value_cache import KeyValueCache
 from gpt2core.model.lora import add_adapters
 
+pytestmark = pytest.mark.kernels
+
 CONFIG = GPT2Config(n_vocab=203, n_ctx=48, n_embd=128, n_head=4, n_layer=3)
 
 
@@ -43,6 +45,7 @@ def native_products(x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tenso
     return inference.products(x, inference.projection(packed, scale, bias, *reversed(weight.shape)))
 
 
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 8, 9, 17])
 @pytest.mark.parametrize(("n_in", "n_out"), [(64, 1), (128, 32), (192, 103)])
 def test_products_are_those_of_the_matrix_and_a_row_gets_the_same_bits_alone(rows: int, n_in: int, n_out: int) -> None:
@@ -58,6 +61,15 @@ def test_products_are_those_of_the_matrix_and_a_row_gets_the_same_bits_alone(row
         assert torch.equal(native_products(x[row : row + 1], whole, scale, None)[0], found_whole[row])
 
 
+@pytest.fixture(params=["bfloat16", "int8"])
+def small(request: pytest.FixtureRequest, model: GPT2) -> GPT2:
+    """The model with small weights; int8 needs the compiled code."""
+    if request.param == "int8":
+        request.getfixturevalue("compiled")
+    return for_inference(model, request.param)
+
+
+@pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize("head_size", [32, 64, 96, 256])
 def test_a_step_over_cached_positions_is_pytorchs(head_size: int) -> None:
     config = GPT2Config(n_vocab=50, n_ctx=64, n_embd=2 * head_size, n_head=2, n_layer=2)
@@ -78,11 +90,9 @@ def test_a_step_over_cached_positions_is_pytorchs(head_size: int) -> None:
     assert (found - expected).abs().max() < 0.02 * expected.abs().max()
 
 
-@pytest.mark.parametrize(("weights", "most"), [("bfloat16", 0.02), ("int8", 0.04)])
-def test_small_weights_change_logits_a_little(model: GPT2, weights: str, most: float) -> None:
-    tokens = prompts(2, 48)
+def test_small_weights_change_logits_a_little(model: GPT2, small: GPT2) -> None:
+    tokens, most = prompts(2, 48), 0.04 if small.h[0].attn.c_attn.scale is not None else 0.02
     exact = model(tokens)
-    small = for_inference(model, weights)
     cache = KeyValueCache(CONFIG, 2, 48, torch.device("cpu"), torch.bfloat16)
     with torch.no_grad():
         small.hidden(tokens[:, :20], cache)
@@ -91,9 +101,8 @@ def test_small_weights_change_logits_a_little(model: GPT2, weights: str, most: f
         assert (steps - exact[:, 20:]).std() < most * exact.std()
 
 
-@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
-def test_a_row_draws_the_same_tokens_bit_for_bit_alone_and_among_others(model: GPT2, weights: str) -> None:
-    small, tokens = for_inference(model, weights), prompts(11, 9)
+def test_a_row_draws_the_same_tokens_bit_for_bit_alone_and_among_others(small: GPT2) -> None:
+    tokens = prompts(11, 9)
     together = generate(small, tokens, 80, seed=3)
     for rows in (1, 2, 3, 8):
         assert torch.equal(generate(small, tokens[:rows], 80, seed=3), together[:rows])
@@ -109,7 +118,9 @@ def test_the_copy_leaves_the_model_alone_and_is_made_once(model: GPT2) -> None:
 
 
 @pytest.mark.parametrize(("weights", "name"), [("bfloat16", "h.1.mlp.c_fc.weight"), ("int8", "h.1.mlp.c_fc.scale")])
-def test_a_copy_of_a_broken_model_names_the_tensor(weights: str, name: str) -> None:
+def test_a_copy_of_a_broken_model_names_the_tensor(weights: str, name: str, request: pytest.FixtureRequest) -> None:
+    if weights == "int8":
+        request.getfixturevalue("compiled")
     broken = GPT2(CONFIG).initialise(0)
     broken.h[1].mlp.c_fc.weight.data[5, 7] = math.nan
     with pytest.raises(UserError, match=f"tensor {name} holds NaN or infinite values"):
@@ -158,6 +169,7 @@ def test_many_calls_neither_grow_nor_slow_down(model: GPT2, calls: int) -> None:
     assert process.memory_info().rss - memory < 4e6
 
 
+@pytest.mark.usefixtures("compiled")
 def test_int8_weights_are_within_half_a_step_of_the_real_ones(model: GPT2) -> None:
     small = for_inference(model, "int8")
     for block, own in zip(model.h, small.h, strict=True):

@@ -11,6 +11,8 @@ from gpt2core.kernels import matmul
 from gpt2core.model.gradient_sums import follow
 from gpt2core.model.linear import embedding, linear
 
+pytestmark = pytest.mark.kernels
+
 ROUNDING = 2**-8  # of a bfloat16, relative
 SIZES = [(1, 2, 2), (3, 6, 10), (8, 16, 48), (37, 130, 50), (70, 64, 98), (2049, 34, 66), (19, 4098, 20), (33, 9000, 50)]
 """Rows, inputs and outputs: fewer than a tile, more than are summed over at a time, and whole tiles."""

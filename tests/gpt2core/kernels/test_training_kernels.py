@@ -18,6 +18,8 @@ from gpt2core.model.gpt2 import GPT2
 from gpt2core.model.linear_cross_entropy import linear_cross_entropy
 from gpt2core.training.one_pass_adamw import OnePassAdamW
 
+pytestmark = pytest.mark.kernels
+
 ROUNDING = 2**-8  # of a bfloat16, relative
 SIZES = [1, 15, 16, 17, 4096, 4097, 50_001]
 
@@ -31,7 +33,7 @@ def assert_rounded(found: Tensor, exact: Tensor, spare: float = 1e-6) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _compiled() -> None:
+def _compiled(compiled: None) -> None:
     assert training_kernels.library() is not None
 
 
@@ -132,6 +134,7 @@ except RuntimeError as error:
 """
 
 
+@pytest.mark.usefixtures("cpu_with_pairs")
 def test_attention_without_memory_is_an_error_and_no_crash() -> None:
     done = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from configs.errors import UserError
-from configs.schema import TrainSettings
-from gpt2core.memory import trial_run
+from configs.schema import EvaluateSettings, TrainSettings
+from gpt2core.memory import dry_run, trial_run
 from gpt2core.memory.dry_run import rehearse
-from gpt2core.memory.plan import choose_batch, extra_of_blocks, keep_within, largest_batch, predict
+from gpt2core.memory.plan import at_most, choose_batch, extra_of_blocks, in_parts, keep_within, largest_batch, predict, remedy
 from gpt2core.memory.trial_run import measure
 from gpt2core.memory.workload import Workload
 from gpt2core.model.config import RELEASED_SIZES, GPT2Config
@@ -139,3 +139,43 @@ def test_limits_are_obeyed_by_recomputing_no_more_than_that_takes(config: GPT2Co
         keep_within(least // 2, work, PROCESS)
     for limit, blocks in zip((full, (full + least) // 2, least), ways, strict=True):
         assert measured_anew(work.with_settings(recompute_blocks=blocks)) <= limit
+
+
+@pytest.mark.parametrize(
+    ("config", "masked", "settings"),
+    [
+        (SMALL, True, {"optimizer": "muon"}),
+        (replace(SMALL, dropout=0.1), False, {"batch_size": 64, "accumulate": 4}),
+        (GPT2Config(300, 512, 64, 4, 2, 0.1), True, {"dtype": "bfloat16"}),
+        (GPT2Config(5000, 16, 32, 2, 1), False, {"trainable": ["lora"]}),
+        (GPT2Config(3, 1, 8, 2, 1), False, {"batch_size": 1}),
+    ],
+    ids=str,
+)
+def test_the_rough_bound_is_above_what_a_rehearsal_finds(config: GPT2Config, masked: bool, settings: dict[str, object]) -> None:
+    evaluation = EvaluateSettings(prompts=["a", "b" * 40], lens=True, lens_tokens=3, canaries=["my PIN is 281265"])
+    work = replace(workload(config, **settings), mask_documents=masked, evaluation=evaluation)
+    assert predict(work, 0, measured=False).with_spare < at_most(work)
+
+
+def test_the_rough_bound_holds_for_a_released_model_and_is_no_more_than_three_times_too_high() -> None:
+    work = workload(RELEASED_SIZES["124M"])
+    need = predict(work, 0, measured=False).with_spare
+    assert need < at_most(work) < 3 * need
+
+
+def test_a_very_large_batch_is_concluded_from_smaller_ones_as_it_would_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = replace(workload(batch_size=97), evaluation=EvaluateSettings(prompts=[]))
+    monkeypatch.setattr(dry_run, "MANY_PARTS", 2)
+    concluded = predict(work, 0, measured=False)
+    monkeypatch.setattr(dry_run, "MANY_PARTS", 10**6)
+    assert predict(work, 0, measured=False).with_spare == pytest.approx(concluded.with_spare, rel=0.03)
+
+
+def test_a_batch_that_does_not_fit_is_cut_into_the_fewest_parts_that_make_up_the_same_update() -> None:
+    assert in_parts(100_000, 7_197) == (7143, 14)
+    assert in_parts(64, 32) == (32, 2)
+    work = workload(batch_size=64, accumulate=3)
+    budget = predict(workload(batch_size=33, accumulate=3), PROCESS, measured=False).with_spare
+    assert "Use train.batch_size 32 with train.accumulate 6 (or train.batch_size auto)" in remedy(work, budget, PROCESS)
+    assert remedy(work, PROCESS, PROCESS).startswith("Not even a single window fits")

@@ -10,6 +10,8 @@ from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.model.linear_cross_entropy import CHUNK, linear_cross_entropy
 
+pytestmark = pytest.mark.kernels
+
 
 def case(rows: int, width: int, vocabulary: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(rows + vocabulary)

@@ -254,17 +254,16 @@ def test_html_is_read_as_the_text_that_it_shows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.jsonl"])
 def test_the_column_is_named_or_found_or_all_are_listed(tmp_path: Path, name: str) -> None:
-    table = pa.table({"title": ["t"], "poem": ["p"], "year": [1900]})
+    table = pa.table({"title": ["t"], "poem": ["poem"], "year": [1900]})
     content = {
-        "a.csv": lambda path: path.write_text("title,poem,year\nt,p,1900\n"),
-        "a.jsonl": lambda path: path.write_text('{"title": "t", "poem": "p", "year": 1900}\n'),
+        "a.csv": lambda path: path.write_text("title,poem,year\nt,poem,1900\n"),
+        "a.jsonl": lambda path: path.write_text('{"title": "t", "poem": "poem", "year": 1900}\n'),
         "a.parquet": lambda path: pq.write_table(table, path),
     }
     content[name](tmp_path / name)
-    assert texts(tmp_path / name, text_column="poem") == ["p"]
-    with pytest.raises(UserError, match=r"several columns .* set data\.text_column to one of title, poem, year"):
-        texts(tmp_path / name)
-    with pytest.raises(UserError, match=r"has no column 'verse': set data\.text_column to one of title, poem, year"):
+    assert texts(tmp_path / name, text_column="title") == ["t"]
+    assert texts(tmp_path / name) == ["poem"]  # the one with most characters
+    with pytest.raises(UserError, match=r"has no column 'verse': set data\.text_column to one of title\b.*, poem\b.*, year"):
         texts(tmp_path / name, text_column="verse")
 
 

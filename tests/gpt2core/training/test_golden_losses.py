@@ -17,6 +17,8 @@ from gpt2core.training.batches import Batches
 from gpt2core.training.callback import History
 from gpt2core.training.trainer import Trainer
 
+pytestmark = pytest.mark.kernels
+
 FILE = Path(__file__).parents[2] / "golden" / "losses.json"
 TOLERANCE = 2e-4  # relative; other CPUs add in another order
 RUNS = {

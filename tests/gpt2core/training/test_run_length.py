@@ -3,7 +3,8 @@
 import pytest
 
 from configs.schema import TrainSettings
-from gpt2core.training.run_length import duration, length_of, steps_of
+from gpt2core.machine.quantities import duration
+from gpt2core.training.run_length import length_of, steps_of
 
 BATCH = {"batch_size": 4, "accumulate": 2}
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from configs.schema import TrainSettings
 from gpt2core.checkpoints.checkpoint import restore, save_checkpoint
 from gpt2core.machine.dtypes import choose_dtype, cpu_multiplies_bfloat16
+from gpt2core.machine.kernel_level import level
 from gpt2core.model.attention import LONGEST_PLAIN, attend
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
@@ -41,6 +42,7 @@ def same_weights(one: GPT2, other: GPT2) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
+@pytest.mark.kernels
 def test_bfloat16_learns_as_float32_does(store: TokenStore) -> None:
     exact, rounded = losses(make_trainer(store, "float32"), 40), losses(make_trainer(store, "bfloat16"), 40)
     assert rounded != exact
@@ -99,13 +101,19 @@ def test_float32_needs_no_copy() -> None:
     assert WorkingCopy(model, torch.float32).model is model
 
 
+@pytest.mark.kernels
 def test_auto_takes_bfloat16_where_the_cpu_multiplies_it() -> None:
-    described = Path("/proc/cpuinfo")
-    flags = described.read_text() if described.exists() else ""
-    assert cpu_multiplies_bfloat16() == ("avx512_bf16" in flags or "amx_bf16" in flags)
+    assert cpu_multiplies_bfloat16() == (level() == "bf16")
     assert (choose_dtype("auto", CPU, 768) is torch.bfloat16) == cpu_multiplies_bfloat16()
     assert choose_dtype("auto", CPU, 16) is torch.float32
     assert choose_dtype("bfloat16", CPU, 16) is torch.bfloat16
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("lower", ["none", "portable"])
+def test_auto_is_float32_at_a_lower_level_whatever_the_processor(lower: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPT2FLOW_KERNELS", lower)
+    assert choose_dtype("auto", CPU, 768) is torch.float32
 
 
 def test_float16_is_refused_with_the_reason() -> None:
