@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gpt2core.machine.quantities import bytes_text
 from tasks.promotion.versions import Difference, ModelRow, VersionRow
-from tasks.terminal.console import bytes_text
 
 
 def print_models(console: Console, rows: list[ModelRow]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
+from pydantic import ValidationError
 
-from configs.schema import RunConfig
+from configs.schema import ModelSettings, RunConfig
 from gpt2core.machine.devices import choose_device
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.text.tokenizer import Tokenizer, load_tokenizer
@@ -56,11 +56,11 @@ class Entrant:
 
 def config_of(version: Version) -> RunConfig:
     """The settings of the version's run, as far as they are recorded and still valid; the defaults otherwise."""
-    recorded: dict[str, Any] = version.metadata.get("config") or {}
+    recorded = version.metadata.get("config")
     try:
         return RunConfig.model_validate(recorded)
-    except ValueError:  # of a version of gpt2flow whose settings were others
-        return RunConfig.model_construct(**RunConfig.model_construct().model_dump(), name=version.name)
+    except ValidationError:  # nothing is recorded, or by a version of gpt2flow whose settings were others
+        return RunConfig(model=ModelSettings(n_ctx=1, n_embd=1, n_head=1, n_layer=1))
 
 
 def rival_of_first(client: MlflowClient, candidate: Version) -> tuple[Entrant, Role]:

@@ -39,6 +39,9 @@ class Match:
         self.rival: Entrant | None = None
         self.role: Role = "champion"
         self.obstacle: str | None = None
+        """Why there can be no comparison."""
+        self.damage: str | None = None
+        """Why the candidate cannot be loaded."""
 
     @property
     def model(self) -> str:

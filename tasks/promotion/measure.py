@@ -63,9 +63,9 @@ class Measured:
     scores: DocumentScores
 
 
-def measure(entrant: Entrant, documents: Sequence[Document], questions: Questions) -> Measured:
-    """Everything but its speed. Weights that are no numbers give figures that are None."""
-    model, tokenizer = entrant.load()
+def measure(entrant: Entrant, loaded: tuple[GPT2, Tokenizer], documents: Sequence[Document], questions: Questions) -> Measured:
+    """Everything but its speed. A loss that is no number gives figures that are None."""
+    model, tokenizer = loaded
     report = evaluate(model, text_of_documents(documents, tokenizer), BATCH, stride=questions.stride or None)
     sound = math.isfinite(float(report.documents.nats.sum()))
     samples = _samples(model, tokenizer, questions) if sound else []

@@ -11,13 +11,13 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 
 from gpt2core.lens.pages import page_environment
+from gpt2core.machine.quantities import bytes_text
 from tasks import reports
 from tasks.promotion.evidence import Contender, Evidence, Sample, SourceGain
 from tasks.promotion.ledger import MOVING, Decision
 from tasks.promotion.registry import CANDIDATE, CHAMPION, PREVIOUS
 from tasks.promotion.rules import LIMITED
 from tasks.reports.charts import Chart, chart, series
-from tasks.terminal.console import bytes_text
 
 FOLDERS = (Path(__file__).parent, Path(reports.__file__).parent)
 MARKS = {"held": "✓", "broken": "✗", "open": "?", "not measured": "–"}

@@ -80,21 +80,30 @@ def freeze_deciding_text(match: Match) -> FrozenText | None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def measure_model(match: Match, side: Literal["candidate", "rival"], text: FrozenText) -> Measured:
-    """Loss by document, samples, canaries and tasks of one of both."""
+def measure_model(match: Match, side: Literal["candidate", "rival"], text: FrozenText) -> Measured | None:
+    """Loss by document, samples, canaries and tasks of one of both; None where it cannot be loaded, and the match knows why."""
     entrant = match.entrant if side == "candidate" else match.rival
     assert entrant is not None
     begin(entrant.title, f"scoring the text with {entrant.reference}, and writing {match.settings.samples} samples")
-    found = measure(entrant, text.documents, match.questions())
+    try:
+        loaded = entrant.load()
+    except UserError as error:
+        if side == "candidate":
+            match.damage = str(error).removesuffix(".")
+        else:
+            match.obstacle = f"The {entrant.title} cannot be loaded, so there is nothing to compare with. {error}"
+        return None
+    found = measure(entrant, loaded, text.documents, match.questions())
     bits = found.contender.bits_per_byte
     say(entrant.title, "its loss is no number" if bits is None else f"{bits:.4f} bits per byte")
     return found
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def time_models(match: Match, text: FrozenText, candidate: Measured, rival: Measured) -> Findings:
+def time_models(match: Match, text: FrozenText, candidate: Measured | None, rival: Measured | None) -> Findings:
     """All that was measured, with the seconds that each model takes for a token, measured in turns."""
-    assert match.rival is not None
+    if match.rival is None or candidate is None or rival is None:
+        return Findings()
     prompts = match.questions().prompts
     times = race(match.entrant, match.rival, prompts[0] if prompts else "")
     timed = [
@@ -125,6 +134,8 @@ def known_answer(match: Match, text: FrozenText | None) -> Decision | None:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def try_candidate(match: Match, found: Findings) -> Trial:
     """Load and generate in a fresh process, if all other rules hold: nobody else needs to wait for that."""
+    if match.damage:
+        return Trial(True, match.damage)
     if judge(match.settings.rules, _evidence(match, found, Trial()))[0] != "promoted":
         return Trial()
     prompts = match.questions().prompts
