@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from mlflow.exceptions import MlflowException
 
 from configs.errors import UserError
 from gpt2core.store.manifest import Manifest
+from gpt2core.text.tokenizer import load_tokenizer
+from gpt2core.weights.loading import load_model
 from gpt2core.weights.model_folder import weight_files
 from tasks.promotion.deciding_text import store_here
 from tasks.promotion.lock import moving_aliases
@@ -124,6 +127,21 @@ def delete_version(reference: str) -> str:
         if files:
             shutil.rmtree(files, ignore_errors=True)
     return version.uri
+
+
+def damaged_aliases() -> Iterator[tuple[str, str, str | None]]:
+    """Model, alias and what is wrong with the version that it names (None where it loads), of all aliases."""
+    client = MlflowClient()
+    for name in registered_models(client):
+        for alias, number in sorted(aliases_of(client, name).items()):
+            try:
+                folder = find_version(client, name, number).folder
+                load_model(folder)
+                load_tokenizer(folder)
+            except UserError as error:
+                yield name, alias, str(error)
+            else:
+                yield name, alias, None
 
 
 def _needed_by(client: MlflowClient, version: Version) -> str | None:
