@@ -13,7 +13,7 @@ FIND_PYTHON = for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 PYTHON ?= $(shell $(FIND_PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run dashboard test test-kernels test-faults lint clean clean-venv clean-state
+.PHONY: help setup run dashboard test test-kernels test-faults test-interop lint clean clean-venv clean-state
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ dashboard: $(READY) ## serve the MLflow and Prefect pages until Ctrl-C
 	@$(BIN)/gpt2flow dashboard $(ARGS)
 
 test: $(READY) ## run the tests
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not interop" $(ARGS)
 
 test-kernels: $(READY) ## run what depends on the processor, as each lesser processor and as one without a compiler
 	@set -e; for level in $$($(BIN)/python -c 'from gpt2core.machine.kernel_level import available; print(*available())'); do \
@@ -37,6 +37,9 @@ test-kernels: $(READY) ## run what depends on the processor, as each lesser proc
 
 test-faults: $(READY) ## run the long proofs: kills, faults, full training runs
 	@$(BIN)/pytest -m slow $(ARGS)
+
+test-interop: $(READY) ## send models through TensorFlow, transformers, peft and llama.cpp, installed into .venv-interop
+	@$(BIN)/pytest -m interop tests/interop $(ARGS)
 
 lint: $(READY) ## check style, formatting, types, who imports whom, and that what is imported is declared
 	@$(BIN)/ruff check .

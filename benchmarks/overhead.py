@@ -70,6 +70,7 @@ def _measure(trainer: Trainer, folder: RunFolder, rounds: int, steps: int) -> tu
 def _new_folder() -> RunFolder:
     """A run's folder with what the delivery to MLflow reads."""
     from tasks.runs.run_folder import RunFolder
+    from tasks.runs.run_record import RunRecord
     from tasks.workspace.folders import Workspace
 
     folder = RunFolder(Workspace.current().runs / "overhead-00000000")
@@ -77,7 +78,7 @@ def _new_folder() -> RunFolder:
         part.mkdir(parents=True)
     sizes = {"n_ctx": 8, "n_embd": 8, "n_head": 1, "n_layer": 1}
     config = RunConfig.model_validate({"name": "overhead", "model": sizes}).model_dump()
-    folder.write("run", {"id": folder.id, "key": "overhead", "store": "none", "config": config})
+    folder.write_record(RunRecord(id=folder.id, store="none", settings=config))
     return folder
 
 

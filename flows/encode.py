@@ -6,7 +6,7 @@ from prefect import flow
 
 from configs.errors import UserError
 from configs.schema import RunConfig
-from gpt2core.store.contracts import damaged_files
+from gpt2core.store.contracts import damaged_store_files
 from gpt2core.store.encoding import name_of_store
 from gpt2core.store.report import CorpusReport
 from gpt2core.store.token_store import open_store
@@ -37,7 +37,7 @@ def show_data(config: RunConfig, price: float | None) -> None:
 def verify_data(config: RunConfig) -> bool:
     """Check every file of the config's store, name those that are damaged, and say whether all is sound."""
     store = _store_of(config)
-    found = damaged_files(store)
+    found = damaged_store_files(store)
     for name, problem in found:
         console.print(f" [red]✗[/] [bold]{name}[/] {problem}", soft_wrap=True)
     if found:

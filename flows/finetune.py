@@ -11,7 +11,7 @@ from tasks.finetuning.result import RunResult, after_promotion, read_result, wri
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import prepare_tokenizer
 from tasks.register_model import register_model
-from tasks.resolve_settings import check_choices, require_memory, settle
+from tasks.resolve_settings import check_choices, require_memory, resolve_settings
 from tasks.runs.models import resolve_base
 from tasks.runs.pinned_base import pin_base, stay_with_base
 from tasks.runs.start import find_origin, run_folder_of
@@ -44,7 +44,7 @@ def _train(asked: RunConfig) -> RunResult:
         store = encode_to_parquet(files, config.data, tokenizer)
         if (staying := stay_with_base(asked, config, store)) != config:
             config, base = staying, resolve_base(staying.model)
-        config, asked_id = settle(config, base, tokenizer, store)
+        config, asked_id = resolve_settings(config, base, tokenizer, store)
 
         origin = find_origin(config, store)
         folder = run_folder_of(config, base, store, origin)

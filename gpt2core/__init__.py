@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from configs.errors import UserError
-    from gpt2core.generation.sampling import generate
+    from gpt2core.generation.sampling import generate, generate_response
     from gpt2core.model.config import RELEASED_SIZES, GPT2Config
     from gpt2core.model.gpt2 import GPT2
     from gpt2core.model.key_value_cache import KeyValueCache
@@ -25,6 +25,7 @@ _HOME = {
     "GPT2": "gpt2core.model.gpt2",
     "KeyValueCache": "gpt2core.model.key_value_cache",
     "generate": "gpt2core.generation.sampling",
+    "generate_response": "gpt2core.generation.sampling",
     "Tokenizer": "gpt2core.text.tokenizer",
     "load_tokenizer": "gpt2core.text.tokenizer",
     "load_model": "gpt2core.weights.loading",
@@ -39,6 +40,7 @@ __all__ = [
     "Tokenizer",
     "UserError",
     "generate",
+    "generate_response",
     "load_model",
     "load_tokenizer",
     "save_model",

@@ -21,9 +21,10 @@ from gpt2core.store.encoding import name_of_store
 from gpt2core.store.token_store import open_store
 from gpt2core.text.tokenizer import load_tokenizer
 from gpt2core.training.run_length import RunLength, length_of
+from gpt2core.weights.model_folder import is_model_path, sizes_of
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import known_tokenizer
-from tasks.resolve_settings import budget_of, process_bytes, sizes_of, workload
+from tasks.resolve_settings import budget_of, process_bytes, workload
 from tasks.runs.models import resolve_base
 from tasks.workspace.folders import Workspace
 
@@ -31,7 +32,7 @@ HUB_NAMES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Everything the page shows. What could not be known is None, and `notes` say why in sentences."""
 
     name: str
@@ -59,8 +60,8 @@ class Plan:
         return self.need.with_spare <= self.budget
 
 
-def make_plan(config: RunConfig) -> Plan:
-    """Plan a run; takes seconds, for the largest models a minute. Raises UserError where the config cannot be worked out."""
+def plan_run(config: RunConfig) -> RunPlan:
+    """RunPlan a run; takes seconds, for the largest models a minute. Raises UserError where the config cannot be worked out."""
     notes: list[str] = []
     sizes, windows = _sizes(config, notes), _windows_per_epoch(config, notes)
     work = workload(config, sizes)
@@ -80,7 +81,7 @@ def make_plan(config: RunConfig) -> Plan:
     length = length_of(work.settings, sizes.n_ctx, windows, seconds)
     if not length.steps:
         notes.append("The number of steps is not known yet: run gpt2flow encode with the same config first.")
-    return Plan(
+    return RunPlan(
         name=config.name,
         work=work,
         place=accelerator_name() or "processor" if work.device.type != "cpu" else "processor",
@@ -104,7 +105,7 @@ def make_plan(config: RunConfig) -> Plan:
 def _sizes(config: RunConfig, notes: list[str]) -> GPT2Config:
     """Sizes of the model; those of a released one are known even where its weights are not there yet."""
     base, settings = config.model.base, config.model
-    if base != "scratch" and not base.startswith("models:/") and not Path(base).is_dir():
+    if base != "scratch" and not base.startswith("models:/") and not is_model_path(base):
         name = re.split(r"[/:]", base.rstrip("/"))[-1]
         if released := RELEASED_SIZES.get(HUB_NAMES.get(name, name)):
             if not base.startswith("hub:"):
@@ -168,7 +169,7 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def sentences(plan: Plan) -> Iterator[str]:
+def sentences(plan: RunPlan) -> Iterator[str]:
     """What a reader should do about it."""
     disk = plan.checkpoint * plan.checkpoints
     if not plan.fits and not plan.work.settings.memory_limit:  # a limit that is too low has a sentence of its own

@@ -21,7 +21,7 @@ from gpt2core.machine.quantities import bytes_text, duration
 from gpt2core.model.config import GPT2Config
 from gpt2core.store.report import OVERLAP, CorpusReport, report_on
 from gpt2core.store.token_store import TokenStore
-from gpt2core.weights.model_folder import read_config
+from gpt2core.weights.model_folder import sizes_of
 from tasks.terminal.console import console
 from tasks.tracking.mlflow_mirror import create_experiment
 
@@ -34,10 +34,10 @@ UTILISATION = 0.4
 @task(cache_policy=NO_CACHE, persist_result=False)
 def report_data(store: TokenStore, config: RunConfig, base: Path | None, price: float | None = None) -> CorpusReport:
     """Report on the store: print it, and keep it in MLflow's experiment `data`, one run a store."""
-    n_ctx = config.model.n_ctx or (read_config(base).n_ctx if base else 1024)
-    report = report_on(store, n_ctx)
-    seconds = epoch_seconds(report.tokens["train"], _parameters(config, base))
-    print_report(report, store, n_ctx, seconds, price)
+    sizes = sizes_of(config.model, base, config.tokenizer.vocab_size)
+    report = report_on(store, sizes.n_ctx)
+    seconds = epoch_seconds(report.tokens["train"], _parameters(sizes))
+    print_report(report, store, sizes.n_ctx, seconds, price)
     keep_report(report, store)
     return report
 
@@ -97,13 +97,7 @@ def epoch_seconds(tokens: int, parameters: int) -> float:
     return 6.0 * tokens * parameters / (rate * UTILISATION)
 
 
-def _parameters(config: RunConfig, base: Path | None) -> int:
-    sizes = config.model
-    if base is not None:
-        shape = read_config(base)
-    else:
-        assert sizes.n_ctx and sizes.n_embd and sizes.n_head and sizes.n_layer  # RunConfig has checked it
-        shape = GPT2Config(config.tokenizer.vocab_size, sizes.n_ctx, sizes.n_embd, sizes.n_head, sizes.n_layer)
+def _parameters(shape: GPT2Config) -> int:
     return 12 * shape.n_layer * shape.n_embd**2 + shape.n_vocab * shape.n_embd
 
 

@@ -11,7 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from configs.errors import UserError
-from configs.schema import ModelSettings, RunConfig
+from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import find_checkpoints
 from gpt2core.machine.devices import choose_device
 from gpt2core.machine.memory import available_bytes
@@ -26,7 +26,7 @@ from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.optimizers import Optimization
 from gpt2core.training.run_length import steps_of
 from gpt2core.training.trainable import choose_trainable
-from gpt2core.weights.model_folder import read_config
+from gpt2core.weights.model_folder import sizes_of
 from tasks.runs.find import all_runs
 from tasks.runs.identity import asked_ids, weights_hash
 from tasks.runs.run_folder import RunFolder
@@ -42,7 +42,7 @@ LIBRARIES = 1_000_000_000
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def settle(config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore) -> tuple[RunConfig, str]:
+def resolve_settings(config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore) -> tuple[RunConfig, str]:
     """The config with its steps, batch_size and accumulate as numbers, obeying memory_limit, and the id of what was asked.
 
     What a run of the same wishes has found is taken over, so that the same command goes on with the same run. Raises
@@ -76,14 +76,6 @@ def check_choices(config: RunConfig, base: Path | None) -> None:
 def workload(config: RunConfig, sizes: GPT2Config) -> Workload:
     """What the config asks for, of a model of these sizes."""
     return Workload(sizes, config.train, choose_device(config.train.device), config.data.mask_documents, config.evaluate)
-
-
-def sizes_of(settings: ModelSettings, base: Path | None, n_vocab: int) -> GPT2Config:
-    """Sizes of the model that a run will train."""
-    found = read_config(base) if base else None
-    given = {name: getattr(settings, name) or getattr(found, name, None) for name in ("n_ctx", "n_embd", "n_head", "n_layer")}
-    sizes: dict[str, Any] = {**given, "n_vocab": found.n_vocab if found else n_vocab, "dropout": settings.dropout}
-    return GPT2Config(**sizes)
 
 
 def process_bytes(work: Workload) -> int:
@@ -124,7 +116,8 @@ def require_memory(folder: RunFolder, config: RunConfig, base: Path | None, toke
     if need.with_spare <= budget:
         return
     sentence = f"Training needs {gigabytes(need.with_spare)} and may use {gigabytes(budget)}"
-    if folder.read("run").get("splits") or any(checkpoint.step for checkpoint in find_checkpoints(folder.checkpoints)):
+    record = folder.read_record()
+    if (record and record.batch_cuts) or any(checkpoint.step for checkpoint in find_checkpoints(folder.checkpoints)):
         warn("memory", f"{sentence}; it goes on all the same, since it did so before")
         return
     raise UserError(f"{sentence}. {remedy(work, budget, process)}")
@@ -170,11 +163,11 @@ def _within_limit(work: Workload) -> Workload:
     assert limit
     begin("memory", f"looking for the fastest way to stay within {gigabytes(limit)}")
     way = keep_within(limit, work, process_bytes(work))
-    say("memory", describe(way, work.config.n_layer))
+    say("memory", describe_thrift(way, work.config.n_layer))
     return work.with_settings(recompute_blocks=way.recompute_blocks, save_beside=way.saves_beside and work.settings.save_beside)
 
 
-def describe(way: Thrift, n_layer: int) -> str:
+def describe_thrift(way: Thrift, n_layer: int) -> str:
     """What staying within a limit takes."""
     recomputed = (
         f"{way.recompute_blocks} of {n_layer} blocks are recomputed" if way.recompute_blocks else "nothing is recomputed"
@@ -186,7 +179,6 @@ def describe(way: Thrift, n_layer: int) -> str:
 def _settled_before(*asked: str) -> dict[str, Any]:
     """Steps and batch of the run that the same wishes led to, if there is one."""
     for run in all_runs(Workspace.current()):
-        known = run.read("run")
-        if known.get("asked") in asked:
-            return {name: known["config"]["train"][name] for name in ("steps", "batch_size", "accumulate")}
+        if run.record.asked in asked:
+            return run.record.config.train.model_dump(include={"steps", "batch_size", "accumulate"})
     return {}

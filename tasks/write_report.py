@@ -40,10 +40,10 @@ def short_form(facts: RunFacts, folder: RunFolder) -> str:
 
 
 def _mlflow_link(folder: RunFolder) -> list[str]:
-    known, server = folder.read("run"), mlflow.get_tracking_uri()
-    run = known.get("mlflow_run_id")
-    if not run:
+    record, server = folder.read_record(), mlflow.get_tracking_uri()
+    if record is None or not record.mlflow_run_id:
         return []
+    run = record.mlflow_run_id
     if not server.startswith("http"):
         return [f"- MLflow: run `{run}`, shown by `gpt2flow dashboard`"]
-    return [f"- [MLflow]({server.rstrip('/')}/#/experiments/{known.get('mlflow_experiment_id', 0)}/runs/{run})"]
+    return [f"- [MLflow]({server.rstrip('/')}/#/experiments/{record.mlflow_experiment_id or 0}/runs/{run})"]

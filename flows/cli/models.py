@@ -53,7 +53,7 @@ def sample(
 
     texts = [] if interactive else task.read_prompts(prompts, file)
     if follow:
-        for step, found in task.follow(follow, texts, settings):
+        for step, found in task.follow_run(follow, texts, settings):
             print(samples.render(found, format, settings.include_prefix, step), end="", flush=True)
         return
     writer = task.Writer.of(model, settings)

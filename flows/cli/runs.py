@@ -52,9 +52,9 @@ def plan(config: Path, /, *, price_per_hour: float | None = None, settings: Over
     print(f"gpt2flow {version('gpt2flow')}, plan for '{loaded.name}': trying out updates of small models ...", flush=True)
     Workspace.current().create()  # before Prefect is imported, which warns where its home cannot be made
     from flows.pages.plan import print_plan
-    from tasks.plan_run import make_plan
+    from tasks.plan_run import plan_run
 
-    made = make_plan(loaded)
+    made = plan_run(loaded)
     print_plan(Console(highlight=False), made, price_per_hour)
     if not made.fits:
         sys.exit(2)

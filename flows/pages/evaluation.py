@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from gpt2core.evaluation.held_out import EvaluationReport, Part
+from gpt2core.evaluation.held_out import EvaluationReport, HeldOutPart
 from gpt2core.evaluation.zero_shot import TaskResult
 from tasks.evaluation.compare import Comparison
 
@@ -56,7 +56,7 @@ def _cells(report: EvaluationReport) -> list[str]:
     ]
 
 
-def _breakdown(title: str, parts: list[Part]) -> Table:
+def _breakdown(title: str, parts: list[HeldOutPart]) -> Table:
     table = Table(title, "documents", "tokens", "loss", "bits per byte", "accuracy", box=None, padding=(0, 3, 0, 0))
     for part in parts[:SHOWN]:
         figures = (f"{part.val_loss:.4f}", f"{part.bits_per_byte:.4f}", f"{part.accuracy:.2%}")

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from gpt2core.lens.maps import History
+from gpt2core.lens.maps import ReadingsByStep
 from gpt2core.lens.reading import LensReading
 
 COLUMNS = 5
@@ -25,7 +25,7 @@ def print_reading(reading: LensReading) -> None:
     console.print(table)
 
 
-def print_across(history: History) -> None:
+def print_across(history: ReadingsByStep) -> None:
     """Print what each layer would say after the prompt at each step."""
     last = list(history.values())[-1]
     table = Table("", *(f"step {step:,}" for step in history), box=None, padding=(0, 2, 0, 0))

@@ -7,10 +7,10 @@ from rich.table import Table
 
 from gpt2core.machine.quantities import bytes_text, duration, gigabytes
 from gpt2core.memory.trial_run import is_small
-from tasks.plan_run import Plan, sentences
+from tasks.plan_run import RunPlan, sentences
 
 
-def print_plan(console: Console, plan: Plan, price_per_hour: float | None) -> None:
+def print_plan(console: Console, plan: RunPlan, price_per_hour: float | None) -> None:
     """Print what a run takes, and in sentences what does not fit or is not known."""
     table = Table(box=None, padding=(0, 3, 0, 0), show_header=False)
     table.add_column(style="bold", no_wrap=True)
@@ -23,7 +23,7 @@ def print_plan(console: Console, plan: Plan, price_per_hour: float | None) -> No
         console.print(" [green]✓[/] It fits.")
 
 
-def _model_rows(plan: Plan) -> list[tuple[str, str]]:
+def _model_rows(plan: RunPlan) -> list[tuple[str, str]]:
     size, found = plan.work.config, plan.need.footprint
     shape = f"{size.n_layer} blocks of width {size.n_embd}, {size.n_head} heads"
     shape += f", context {size.n_ctx:,}, vocabulary {size.n_vocab:,}"
@@ -35,7 +35,7 @@ def _model_rows(plan: Plan) -> list[tuple[str, str]]:
     ]
 
 
-def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
+def _memory_rows(plan: RunPlan) -> list[tuple[str, str]]:
     found, need, train = plan.need.footprint, plan.need, plan.work.settings
     logits = max(0, found.peak - found.weights - found.optimizer - found.activations - found.gradients)
     recomputed = f", {train.recompute_blocks} of {plan.work.config.n_layer} blocks recomputed" if train.recompute_blocks else ""
@@ -64,7 +64,7 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
     ]
 
 
-def _batch_rows(plan: Plan) -> list[tuple[str, str]]:
+def _batch_rows(plan: RunPlan) -> list[tuple[str, str]]:
     train, n_ctx = plan.work.settings, plan.work.config.n_ctx
     tokens = train.batch_size * train.accumulate * n_ctx
     rows = [
@@ -77,7 +77,7 @@ def _batch_rows(plan: Plan) -> list[tuple[str, str]]:
     return rows
 
 
-def _run_rows(plan: Plan, price_per_hour: float | None) -> list[tuple[str, str]]:
+def _run_rows(plan: RunPlan, price_per_hour: float | None) -> list[tuple[str, str]]:
     rows = [
         ("run", str(plan.length) if plan.length.steps else "not known yet"),
         ("checkpoint", f"{bytes_text(plan.checkpoint)} each"),

@@ -37,7 +37,7 @@ def tell_mlflow(console: Console, everything: bool) -> None:
 
 def _row(run: RunFolder) -> list[str]:
     metrics, evaluations, state = run.metrics.rows(), run.evaluations.rows(), run.state()
-    steps = run.read("run")["config"]["train"]["steps"]
+    steps = run.record.settings["train"]["steps"]
     result = run.read("result")
     return [
         run.id,

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from configs.errors import UserError
 from configs.schema import LoraSettings
+from gpt2core.checkpoints.state import CheckpointState
 from gpt2core.checkpoints.weights import read_weights, write_weights
 from gpt2core.machine.durable import file_hash, fsync, publish_folder, remove_folder
 from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, seal_of, write_sealed
@@ -51,7 +53,7 @@ class Snapshot:
     """What training changes."""
     moments: dict[str, torch.Tensor]
     state: dict[str, Any]
-    """What else is recorded."""
+    """What else is recorded, see `CheckpointState`."""
     frozen: dict[str, torch.Tensor] = field(default_factory=dict)
     """What it does not change; never copied."""
     lora: LoraSettings | None = None
@@ -98,11 +100,11 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> 
             write_sealed(temporary / "state.json", {**_as_json(snapshot.training), "versions": _versions(), **snapshot.state})
             files = sorted(temporary.iterdir())
             hashes = list(pool.map(file_hash, files))
-        write_manifest(temporary, {file.name: digest for file, digest in zip(files, hashes, strict=True)})
+        write_checkpoint_manifest(temporary, {file.name: digest for file, digest in zip(files, hashes, strict=True)})
     return checkpoint
 
 
-def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
+def write_checkpoint_manifest(folder: Path, hashes: dict[str, str]) -> None:
     """Write what `find_damage` compares the folder's files with."""
     write_sealed(folder / MANIFEST, {"schema_version": SCHEMA_VERSION, "files": hashes})
 
@@ -115,7 +117,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         trainer.optimizer.load(load_file(checkpoint.path / "optimizer.safetensors", device=device))
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{checkpoint.path} does not fit this model ({error}): choose another train run name.") from error
-    trainer.state = _training_of(read_state(checkpoint))
+    state = read_state(checkpoint)
+    trainer.state = TrainerState(state.step, state.replaced, state.batch_cuts)
 
 
 def _fill(model: GPT2, weights: Readers) -> None:
@@ -178,10 +181,10 @@ def identity_of(checkpoint: Checkpoint) -> str:
 
 def _wrong_owner(checkpoint: Checkpoint, run: str | None) -> str:
     state = read_state(checkpoint)
-    if state["step"] != checkpoint.step:
-        return f"state.json is of step {state['step']}"
-    if run is not None and state.get("run", run) != run:
-        return f"state.json is of another run, {state['run']}"
+    if state.step != checkpoint.step:
+        return f"state.json is of step {state.step}"
+    if run and state.run not in (run, None):
+        return f"state.json is of another run, {state.run}"
     return ""
 
 
@@ -203,18 +206,17 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink()
 
 
-def read_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """state.json of a checkpoint; raises UserError where it is damaged."""
-    return read_sealed(checkpoint.path / "state.json")
+def read_state(checkpoint: Checkpoint) -> CheckpointState:
+    """state.json of a checkpoint; raises DamagedFileError where it is not what was written, OSError where it is not there."""
+    path = checkpoint.path / "state.json"
+    try:
+        return CheckpointState.model_validate(read_sealed(path))
+    except ValidationError as error:
+        raise DamagedFileError(path) from error
 
 
 def _as_json(training: TrainerState) -> dict[str, Any]:
     return {"step": training.step, "replaced": training.replaced, "splits": training.batch_cuts}
-
-
-def _training_of(state: dict[str, Any]) -> TrainerState:
-    replaced, cuts = ({int(update): n for update, n in state.get(name, {}).items()} for name in ("replaced", "splits"))
-    return TrainerState(int(state["step"]), replaced, cuts)
 
 
 def _versions() -> dict[str, str]:

@@ -54,8 +54,8 @@ def reasons_to_keep(
 def saved_at(checkpoint: Checkpoint) -> float:
     """When a checkpoint was made, in seconds since 1970; 0 where that cannot be read."""
     try:
-        return float(read_state(checkpoint)["saved"])
-    except (OSError, DamagedFileError, KeyError):
+        return read_state(checkpoint).saved
+    except (OSError, DamagedFileError):
         return 0.0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpt2core.checkpoints.checkpoint import Checkpoint, recorded_hashes, write_manifest
+from gpt2core.checkpoints.checkpoint import Checkpoint, recorded_hashes, write_checkpoint_manifest
 from gpt2core.machine.durable import link_file, publish_folder
 
 OPTIMIZER = "optimizer.safetensors"
@@ -22,7 +22,7 @@ def keep_weights(checkpoint: Checkpoint) -> None:
     with publish_folder(target) as temporary:
         for name in hashes:
             link_file(checkpoint.path / name, temporary / name)
-        write_manifest(temporary, hashes)
+        write_checkpoint_manifest(temporary, hashes)
 
 
 def find_weights(folder: Path) -> list[Checkpoint]:

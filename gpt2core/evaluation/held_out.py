@@ -33,7 +33,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Figures(Evaluation):
+class HeldOutFigures(Evaluation):
     """Also: the share of tokens that were the first guess, and the expected calibration error of those guesses."""
 
     accuracy: float
@@ -41,7 +41,7 @@ class Figures(Evaluation):
 
 
 @dataclass(frozen=True)
-class Part:
+class HeldOutPart:
     """The documents of one source or of one length."""
 
     name: str
@@ -67,9 +67,9 @@ class ConfidenceBin:
 class EvaluationReport:
     """Everything that one pass over the text has found."""
 
-    figures: Figures
-    by_source: list[Part]
-    by_length: list[Part]
+    figures: HeldOutFigures
+    by_source: list[HeldOutPart]
+    by_length: list[HeldOutPart]
     calibration: list[ConfidenceBin]
     documents: DocumentScores
 
@@ -98,11 +98,11 @@ def figures_of(nats: float, tokens: int, n_bytes: int) -> Evaluation:
     return Evaluation(loss, math.exp(min(loss, 700.0)), nats / math.log(2) / max(1, n_bytes), tokens)
 
 
-def _figures(documents: DocumentScores, calibration_error: float) -> Figures:
+def _figures(documents: DocumentScores, calibration_error: float) -> HeldOutFigures:
     tokens = int(documents.tokens.sum())
     found = figures_of(float(documents.nats.sum()), tokens, int(documents.bytes.sum()))
     accuracy = int(documents.right.sum()) / tokens
-    return Figures(found.val_loss, found.perplexity, found.bits_per_byte, tokens, accuracy, calibration_error)
+    return HeldOutFigures(found.val_loss, found.perplexity, found.bits_per_byte, tokens, accuracy, calibration_error)
 
 
 def _by_source(text: DocumentStream, documents: DocumentScores) -> tuple[list[str], Integers]:
@@ -122,7 +122,7 @@ def _by_length(text: DocumentStream) -> tuple[list[str], Integers]:
     return [*names, f"{lows[-1]}+"], np.digitize(text.lengths, LENGTHS, right=True)
 
 
-def _parts(documents: DocumentScores, names: list[str], part: Integers) -> list[Part]:
+def _parts(documents: DocumentScores, names: list[str], part: Integers) -> list[HeldOutPart]:
     """The parts that have a scored token, in the order of their names."""
     scored = documents.tokens > 0
 
@@ -135,7 +135,7 @@ def _parts(documents: DocumentScores, names: list[str], part: Integers) -> list[
     for name, count, tokens, nats, n_bytes, right in sums:
         if tokens:
             figures = figures_of(nats, int(tokens), int(n_bytes))
-            found.append(Part(name, int(count), int(tokens), figures.val_loss, figures.bits_per_byte, right / tokens))
+            found.append(HeldOutPart(name, int(count), int(tokens), figures.val_loss, figures.bits_per_byte, right / tokens))
     return found
 
 

@@ -25,18 +25,18 @@ from gpt2core.evaluation.likelihood import Likelihood, Question, question_of, sc
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.text.tokenizer import Tokenizer
 
-Figures = dict[str, float]
-Scorer = Callable[[GPT2, Tokenizer, Path], tuple[int, Figures]]
+TaskFigures = dict[str, float]
+Scorer = Callable[[GPT2, Tokenizer, Path], tuple[int, TaskFigures]]
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Figures of one task over so many items."""
+    """TaskFigures of one task over so many items."""
 
     task: str
     file: str
     items: int
-    figures: Figures
+    figures: TaskFigures
 
 
 def run_task(model: GPT2, tokenizer: Tokenizer, task: str, file: Path) -> TaskResult:
@@ -53,7 +53,7 @@ def run_task(model: GPT2, tokenizer: Tokenizer, task: str, file: Path) -> TaskRe
     return TaskResult(task, str(file), items, figures)
 
 
-def _lambada(model: GPT2, tokenizer: Tokenizer, file: Path) -> tuple[int, Figures]:
+def _lambada(model: GPT2, tokenizer: Tokenizer, file: Path) -> tuple[int, TaskFigures]:
     """The last word as a whole, and OpenAI's count: the last token alone."""
     texts = [row["text"] if isinstance(row, dict) else row for row in _rows(file)]
     words = [question_of(tokenizer, *_at_last_space(text)) for text in texts]
@@ -73,7 +73,7 @@ def _at_last_space(text: str) -> tuple[str, str]:
     return context, f" {word}"
 
 
-def _hellaswag(model: GPT2, tokenizer: Tokenizer, file: Path) -> tuple[int, Figures]:
+def _hellaswag(model: GPT2, tokenizer: Tokenizer, file: Path) -> tuple[int, TaskFigures]:
     """acc takes the likeliest ending, acc_norm the one with the least loss for each of its characters."""
     plain, normalised = [], []
     rows = list(_rows(file))
@@ -93,7 +93,7 @@ def _without_marks(text: str) -> str:
     return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 
-def _cbt(model: GPT2, tokenizer: Tokenizer, file: Path) -> tuple[int, Figures]:
+def _cbt(model: GPT2, tokenizer: Tokenizer, file: Path) -> tuple[int, TaskFigures]:
     """The word that makes itself and the rest of the sentence likeliest, as in the GPT-2 paper, section 3.2."""
     right = []
     for story, query, answer, words in _cbt_items(file):
@@ -120,7 +120,7 @@ def _cbt_items(file: Path) -> Iterator[tuple[str, str, str, list[str]]]:
         yield " ".join(story), query, answer, words.split("|")
 
 
-def _plain_text(model: GPT2, tokenizer: Tokenizer, file: Path) -> tuple[int, Figures]:
+def _plain_text(model: GPT2, tokenizer: Tokenizer, file: Path) -> tuple[int, TaskFigures]:
     """Every token once, windows side by side; the first follows the end of text and the last window is filled from before."""
     text = _text(file)
     ids = [tokenizer.end_of_text, *tokenizer.encode_ordinary([text])[0].tolist()]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from configs.errors import UserError
 from configs.schema import CompletionSettings
-from gpt2core.generation.decoding import Continuation, Row
+from gpt2core.generation.decoding import Continuation, TokenRow
 from gpt2core.generation.streaming import TextStream
 from gpt2core.generation.token_choice import TokenChoice
 from gpt2core.machine.memory import free_bytes
@@ -84,7 +84,7 @@ class _Writing:
 
     def __init__(self, tokenizer: Tokenizer, settings: CompletionSettings, prompt: str, sample: int) -> None:
         self.completion = Completion(settings.prefix + prompt, sample)
-        self.row = Row(encode_prompt(tokenizer, self.completion.prompt), settings.seed, sample)
+        self.row = TokenRow(encode_prompt(tokenizer, self.completion.prompt), settings.seed, sample)
         self._stream = TextStream(tokenizer, [*settings.stop, settings.truncate])
         self._end_of_text, self._most = tokenizer.end_of_text, settings.max_new_tokens
         self.finished = False
@@ -111,7 +111,7 @@ class _Writing:
 def _write(model: GPT2, tokenizer: Tokenizer, writings: list[_Writing], settings: CompletionSettings) -> Iterator[str]:
     """Let all writings come to their end; yields the pieces of text as they become certain."""
 
-    def forbid(row: Row) -> list[int]:
+    def forbid(row: TokenRow) -> list[int]:
         return [tokenizer.end_of_text] if len(row.tokens) - row.prompt_length < settings.min_new_tokens else []
 
     filters = {name: getattr(settings, name) for name in TokenChoice.__dataclass_fields__}

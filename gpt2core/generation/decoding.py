@@ -27,7 +27,7 @@ UNIFORMS = 256
 """Random numbers drawn at once; how many does not change them."""
 
 
-class Row:
+class TokenRow:
     """One sequence that grows, and its own stream of random numbers, made from the seed and the row's number."""
 
     def __init__(self, prompt: Sequence[int], seed: int, number: int) -> None:
@@ -64,10 +64,10 @@ class Continuation:
     def __init__(
         self,
         model: GPT2,
-        rows: Sequence[Row],
+        rows: Sequence[TokenRow],
         choice: TokenChoice,
         room: int,
-        forbid: Callable[[Row], list[int]] | None = None,
+        forbid: Callable[[TokenRow], list[int]] | None = None,
     ) -> None:
         self.rows = list(rows)
         self._model, self._choice, self._forbid = model, choice, forbid

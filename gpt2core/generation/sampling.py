@@ -1,4 +1,4 @@
-"""The two doors to generated text: `generate` from tokens to tokens, `generate_text` from text to text.
+"""The two doors to generated text: `generate` from tokens to tokens, `generate_response` from text to text.
 
 The loop is in `decoding`, the choice of a token in `token_choice`, everything about text in `completion`.
 """
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from configs.errors import UserError
-from configs.schema import CompletionSettings, SampleSettings
+from configs.schema import CompletionSettings
 from gpt2core.generation.completion import complete
-from gpt2core.generation.decoding import Continuation, Row
+from gpt2core.generation.decoding import Continuation, TokenRow
 from gpt2core.generation.token_choice import TokenChoice
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.text.tokenizer import Tokenizer
@@ -33,7 +33,7 @@ def generate(
     """Continue integer tokens [B, T]; returns int64 [B, T + max_new_tokens] on the model's device, the prompt in front.
 
     Temperature 0 always takes the likeliest token. `top_k` keeps the k likeliest tokens, then `top_p` the likeliest that
-    together reach probability p, then `min_p` those at least that fraction as likely as the likeliest; 0 keeps all. Row r
+    together reach probability p, then `min_p` those at least that fraction as likely as the likeliest; 0 keeps all. TokenRow r
     draws from a stream of its own, made from (seed, r): its continuation depends neither on the other rows nor on any global
     random state, and a longer one begins with the shorter one. It is computed in the model's own dtype, and the model's mode
     is left as it was. Raises UserError on arguments out of range and on a model with NaN or infinite weights.
@@ -45,14 +45,22 @@ def generate(
         raise UserError(f"The prompt is {tokens.dtype} of shape {list(tokens.shape)}: give integers [batch, sequence].")
     if tokens.numel() == 0:
         raise UserError("The prompt is empty: give at least one token, for instance the end-of-text id.")
-    rows = [Row(prompt, seed, number) for number, prompt in enumerate(tokens.tolist())]
+    rows = [TokenRow(prompt, seed, number) for number, prompt in enumerate(tokens.tolist())]
     batch = Continuation(model, rows, choice, max_new_tokens)
     for _ in range(max_new_tokens):
         batch.step()
     return torch.tensor([row.tokens for row in rows], device=model.wte.weight.device)
 
 
-def generate_text(model: GPT2, tokenizer: Tokenizer, prompt: str, settings: SampleSettings) -> str:
-    """The first sample's text after one prompt, without the prompt."""
-    own = {name: value for name, value in settings.model_dump().items() if name in CompletionSettings.model_fields}
-    return next(complete(model, tokenizer, [prompt], CompletionSettings(**own))).text
+def generate_response(
+    model: GPT2, tokenizer: Tokenizer, prompt: str, length: int = 20, temperature: float = 0.7, *, seed: int = 0
+) -> str:
+    """What the model answers to a prompt: only the new text, of at most `length` tokens, up to the end of text.
+
+    The 40 likeliest tokens are drawn from, as `gpt2flow sample` does. Raises UserError on values out of range.
+    """
+    if length < 1:
+        raise UserError(f"length is {length}: give at least 1 token.")
+    choice = TokenChoice(temperature, top_k=CompletionSettings().top_k)
+    settings = CompletionSettings(max_new_tokens=length, temperature=choice.temperature, top_k=choice.top_k, seed=seed)
+    return next(complete(model, tokenizer, [prompt], settings)).text

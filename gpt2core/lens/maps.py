@@ -9,7 +9,7 @@ from gpt2core.lens.reading import Guess, LensReading
 
 PALEST = 5000
 """Rank at which the colour ends, as in Ecco."""
-History = dict[int, LensReading]
+ReadingsByStep = dict[int, LensReading]
 """Readings of one prompt by training step, in order."""
 
 
@@ -83,7 +83,7 @@ def saliency_map(reading: LensReading) -> HeatMap:
     return HeatMap("What each token rests on, in percent", reading.columns, columns, cells)
 
 
-def guesses_across(history: History) -> HeatMap:
+def guesses_across(history: ReadingsByStep) -> HeatMap:
     """[L][step]: each layer's likeliest token after the prompt, as training goes on."""
     last = list(history.values())[-1]
     cells = [
@@ -93,18 +93,18 @@ def guesses_across(history: History) -> HeatMap:
     return HeatMap(f"What each layer would say after {_tail(last)}", last.layer_names, _steps(history), cells)
 
 
-def watched_across(history: History) -> list[HeatMap]:
+def watched_across(history: ReadingsByStep) -> list[HeatMap]:
     """For each watched token [L][step]: its rank after the prompt, as training goes on."""
     last = list(history.values())[-1]
     return [_watched_across(history, last, number) for number in range(len(last.watched))]
 
 
-def rankings_across(history: History) -> list[HeatMap]:
+def rankings_across(history: ReadingsByStep) -> list[HeatMap]:
     """For each step the map of `rankings_map`."""
     return [rankings_map(reading, f"step {step:,}") for step, reading in history.items()]
 
 
-def _watched_across(history: History, last: LensReading, number: int) -> HeatMap:
+def _watched_across(history: ReadingsByStep, last: LensReading, number: int) -> HeatMap:
     cells = []
     for layer, name in enumerate(last.layer_names):
         ranks = {step: reading.watched_rankings[layer][number] for step, reading in history.items()}
@@ -113,7 +113,7 @@ def _watched_across(history: History, last: LensReading, number: int) -> HeatMap
     return HeatMap(f"Rank of {last.watched[number]} after {_tail(last)}____", last.layer_names, _steps(history), cells)
 
 
-def _steps(history: History) -> list[str]:
+def _steps(history: ReadingsByStep) -> list[str]:
     return [f"{step:,}" for step in history]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gpt2core.lens import maps
-from gpt2core.lens.maps import History
+from gpt2core.lens.maps import ReadingsByStep
 from gpt2core.lens.reading import LensReading
 
 FOLDER = Path(__file__).parent
@@ -35,7 +35,7 @@ def render_reading(reading: LensReading, title: str) -> str:
     )
 
 
-def render_across(history: History, title: str) -> str:
+def render_across(history: ReadingsByStep, title: str) -> str:
     """Readings of one prompt at successive steps, side by side."""
     return (
         page_environment()

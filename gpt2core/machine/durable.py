@@ -130,12 +130,23 @@ def named_write_errors(target: Path) -> Iterator[None]:
             raise UserError(f"The disk is full at {target}: free some space and run the same command again.") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{target} cannot be written ({error.strerror}): correct its permissions.") from error
-        if error.errno in _NO_PLACE:
+        if error.errno in _NO_PLACE or _is_missing(error, target.parent):
             raise UserError(f"{target} cannot be written ({error.strerror}): choose another place.") from error
         raise
 
 
 _NO_PLACE = (
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EIO, errno.EOPNOTSUPP),
-    errno.ENOENT,  # of a file system that takes no files, such as /proc
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EINVAL,
+    errno.EIO,
+    errno.EOPNOTSUPP,
 )
+
+
+def _is_missing(error: OSError, folder: Path) -> bool:
+    """Whether a file in the folder is missing, which is what a file system says that takes no files, such as /proc."""
+    return error.errno == errno.ENOENT and error.filename is not None and folder in Path(error.filename).parents

@@ -23,6 +23,9 @@ OLD_HASHES = (xxhash.xxh3_64, xxhash.xxh3_128, hashlib.sha256)
 class DamagedFileError(UserError):
     """A sealed file is not what was written."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is damaged, its content differs from when it was written: restore it from a copy.")
+
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
     """Replace `path` by the object (not empty, without a key "seal") under its seal, atomically and durably."""
@@ -45,7 +48,7 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
     try:
         return _opened(raw) if raw.startswith(HEAD) else _opened_of_earlier_version(raw)
     except ValueError as error:
-        raise DamagedFileError(f"{path} is damaged, its content differs from when it was written: restore it.") from error
+        raise DamagedFileError(path) from error
 
 
 def _head(content: bytes) -> bytes:

@@ -25,7 +25,7 @@ from gpt2core.model.gpt2 import GPT2
 from gpt2core.model.linear_cross_entropy import OWN_CHUNK
 from gpt2core.training.trainer import Trainer
 
-MANY_PARTS = 16
+MANY_PARTS = 4
 """Parts of the loss in a batch beyond which memory grows in proportion to it, so that two smaller batches tell all."""
 
 

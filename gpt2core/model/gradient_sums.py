@@ -42,7 +42,7 @@ class GradientSum:
             total.copy_(gradient)
 
 
-def follow(copied: Tensor, own: Tensor) -> GradientSum:
+def sum_gradients_of(copied: Tensor, own: Tensor) -> GradientSum:
     """Let the gradients of a copy be added up in its float32 weight."""
     total = GradientSum(own)
     copied.gradient_sum = total  # type: ignore[attr-defined]

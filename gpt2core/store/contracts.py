@@ -213,7 +213,7 @@ def _ids(chunk: pa.Array, dtype: str, row_tokens: int) -> np.ndarray[Any, Any]:
     return raw[chunk.offset * width :].view(dtype).reshape(len(chunk), row_tokens)
 
 
-def damaged_files(store: Path) -> list[tuple[str, str]]:
+def damaged_store_files(store: Path) -> list[tuple[str, str]]:
     """(file, what is wrong) for everything in a store that is not as it was published; empty for a sound store.
 
     Checked are the hash of every file, page checksums, offsets, id ranges, and that no text stands in both splits.

@@ -33,10 +33,10 @@ from gpt2core.store.manifest import (
     SplitCounts,
     StoredFile,
     store_hash,
-    write_manifest,
+    write_store_manifest,
 )
 from gpt2core.store.reuse import KnownTokens
-from gpt2core.store.shard_plan import Plan, describe, make_plan, plan_path
+from gpt2core.store.shard_plan import ShardPlan, describe_findings, plan_path, plan_shards
 from gpt2core.store.shards import ShardEncoder, finished, lengths_path
 from gpt2core.store.splitting import SPLITS, Split
 from gpt2core.store.token_store import file_sha256, open_store
@@ -46,7 +46,7 @@ from gpt2core.text.tokenizer import Tokenizer, load_tokenizer
 OLDER_STORES = 4
 """Stores, newest first, in which documents that are encoded already are looked for."""
 
-Progress = Callable[[str, int, int], None]
+EncodingProgress = Callable[[str, int, int], None]
 """Hears (stage, bytes done, bytes in all); the stages are "reading" and "encoding"."""
 
 
@@ -73,7 +73,7 @@ def encode_store(
     settings: DataSettings,
     tokenizer: Tokenizer,
     stores_dir: Path,
-    progress: Progress | None = None,
+    progress: EncodingProgress | None = None,
     share_out: ShareOut | None = None,
 ) -> Path:
     """Publish `<stores_dir>/<hash>` and return its path; a store that is already there and whole is returned at once.
@@ -118,7 +118,7 @@ class _Encoding:
         tokenizer: Tokenizer,
         target: Path,
         damaged: Path | None,
-        progress: Progress | None,
+        progress: EncodingProgress | None,
         share_out: ShareOut | None,
     ) -> None:
         self._files = files
@@ -150,13 +150,13 @@ class _Encoding:
         self._folder.rename(self._target)
         fsync(self._target.parent)
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> ShardPlan:
         heard = self._progress
         with CorpusIndex(self._target.parent) as index:
             report = (lambda done, total: heard("reading", done, total)) if heard else None
-            return make_plan(self._files, self._settings, self._tokenizer, index, self._folder, report)
+            return plan_shards(self._files, self._settings, self._tokenizer, index, self._folder, report)
 
-    def _encode_shards(self, plan: Plan) -> None:
+    def _encode_shards(self, plan: ShardPlan) -> None:
         known = KnownTokens(self._older_stores(), self._tokenizer.sha256)
         encoder = ShardEncoder(self._folder, self._files, self._settings, self._tokenizer, known)
         done = 0
@@ -183,7 +183,7 @@ class _Encoding:
         newest = sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
         return [*([self._damaged] if self._damaged else []), *newest][:OLDER_STORES]
 
-    def _complete(self, plan: Plan) -> None:
+    def _complete(self, plan: ShardPlan) -> None:
         """Number the documents, remove the scaffolding, check everything and write the manifest."""
         counts, tokens_in = self._write_documents(plan)
         rows = [{"source": file.source, "n_bytes": file.n_bytes, "sha256": file.sha256} for file in self._files]
@@ -201,14 +201,14 @@ class _Encoding:
             options=_options(self._files, self._settings),
             cut={"few": plan.rule.few, "all": plan.rule.all},
             dropped={"empty": plan.findings.empty, "duplicate": plan.duplicates},
-            findings=describe(plan.findings),
+            findings=describe_findings(plan.findings),
             counts=counts,
             files={path.name: _stored(path, tokens_in) for path in sorted(self._folder.iterdir())},
         )
         check_store(self._folder, manifest)
-        write_manifest(self._folder, manifest)
+        write_store_manifest(self._folder, manifest)
 
-    def _write_documents(self, plan: Plan) -> tuple[dict[Split, SplitCounts], dict[str, StoredFile]]:
+    def _write_documents(self, plan: ShardPlan) -> tuple[dict[Split, SplitCounts], dict[str, StoredFile]]:
         """Turn the lengths of each shard into its documents file."""
         counts = {split: SplitCounts() for split in SPLITS}
         tokens_in: dict[str, StoredFile] = {}

@@ -85,7 +85,7 @@ def store_hash(sources: list[tuple[str, str]], tokenizer_sha256: str, options: d
     return hashlib.sha256(json.dumps(went_in, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_store_manifest(folder: Path, manifest: Manifest) -> None:
     """The last file written into a store."""
     write_sealed(folder / MANIFEST, manifest.model_dump(mode="json"))
 

@@ -39,11 +39,11 @@ SCHEMA = pa.schema(
     ]
 )
 ROWS = 1 << 14
-Progress = Callable[[int, int], None]
+PlanProgress = Callable[[int, int], None]
 
 
 @dataclass
-class Plan:
+class ShardPlan:
     """A corpus as it will stand in the store."""
 
     shards: int = 0
@@ -58,14 +58,14 @@ def plan_path(folder: Path, shard: int) -> Path:
     return folder / f"plan-{shard:05d}.parquet"
 
 
-def make_plan(
+def plan_shards(
     files: list[SourceFile],
     settings: DataSettings,
     vocabulary: Vocabulary,
     index: CorpusIndex,
     folder: Path,
-    progress: Progress | None = None,
-) -> Plan:
+    progress: PlanProgress | None = None,
+) -> ShardPlan:
     """Survey what is new in the corpus and write the plan's shards into the folder. Raises UserError where there is no text."""
     surveys: list[int] = []
     findings: list[Findings] = []
@@ -96,9 +96,9 @@ class _Planner:
         self._surveys = surveys
         self._validation = 0.0 if settings.validation_source else settings.validation
 
-    def write(self, folder: Path, findings: Findings) -> Plan:
+    def write(self, folder: Path, findings: Findings) -> ShardPlan:
         """Write the plan of all shards."""
-        plan = Plan(findings=findings)
+        plan = ShardPlan(findings=findings)
         shares = Shares()
         for _, facts in self._kept(plan):
             shares.add(facts.sha256, facts.n_bytes, self._validation)
@@ -118,11 +118,11 @@ class _Planner:
             self._close(folder, plan, rows)
         return plan
 
-    def _close(self, folder: Path, plan: Plan, rows: list[dict[str, Any]]) -> None:
+    def _close(self, folder: Path, plan: ShardPlan, rows: list[dict[str, Any]]) -> None:
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), plan_path(folder, plan.shards))
         plan.shards += 1
 
-    def _kept(self, plan: Plan | None = None) -> Iterator[tuple[int, DocumentFacts]]:
+    def _kept(self, plan: ShardPlan | None = None) -> Iterator[tuple[int, DocumentFacts]]:
         """(number of the file, document) for each text that was not there before."""
         seen = Seen()
         for number, survey in enumerate(self._surveys):
@@ -240,6 +240,6 @@ def plan_of(folder: Path, shard: int) -> pa.Table:
     return pq.read_table(plan_path(folder, shard))
 
 
-def describe(findings: Findings) -> dict[str, Any]:
+def describe_findings(findings: Findings) -> dict[str, Any]:
     """Findings as they stand in a manifest."""
     return json.loads(json.dumps(vars(findings)))  # type: ignore[no-any-return]

@@ -36,7 +36,7 @@ BATCH_PIECES = 1 << 14
 Advance = Callable[[int], None]
 
 
-class Row(NamedTuple):
+class DocumentRow(NamedTuple):
     """A passage of the plan."""
 
     file: int
@@ -49,7 +49,7 @@ class Row(NamedTuple):
     split: str
 
 
-class Part(NamedTuple):
+class ShardPart(NamedTuple):
     """The next text or ids of a passage."""
 
     row: int
@@ -74,7 +74,7 @@ class ShardEncoder:
 
     def encode(self, shard: int, advance: Advance | None = None) -> None:
         """Encode a shard unless it is finished. `advance` hears the bytes of text done. Raises UserError."""
-        rows = [Row(**row) for row in plan_of(self._folder, shard).to_pylist()]
+        rows = [DocumentRow(**row) for row in plan_of(self._folder, shard).to_pylist()]
         if finished(self._folder, shard):
             if advance:
                 advance(sum(row.n_bytes for row in rows))
@@ -87,19 +87,19 @@ class ShardEncoder:
                 advance(writer.take_done())
         writer.finish()
 
-    def _parts(self, rows: list[Row]) -> Iterator[Part]:
+    def _parts(self, rows: list[DocumentRow]) -> Iterator[ShardPart]:
         """The parts of all passages in the order of the rows."""
         number = 0
         while number < len(rows):
             if (ids := self._known.find(rows[number].sha256, rows[number].n_bytes, rows[number].source)) is not None:
-                yield Part(number, "", ids, last=True)
+                yield ShardPart(number, "", ids, last=True)
                 number += 1
                 continue
             sides = 2 if number + 1 < len(rows) and rows[number + 1][:2] == rows[number][:2] else 1
             yield from self._read(rows, range(number, number + sides))
             number += sides
 
-    def _read(self, rows: list[Row], sides: range) -> Iterator[Part]:
+    def _read(self, rows: list[DocumentRow], sides: range) -> Iterator[ShardPart]:
         """One document or both sides of a cut one. Raises UserError if the text is no longer what it was."""
         document = rows[sides.start]
         digests = {side: hashlib.sha256() for side in sides}
@@ -118,7 +118,7 @@ class ShardEncoder:
                 digests[side].update(raw)
                 if last and digests[side].hexdigest() != row.sha256:
                     break
-                yield Part(side, text, ids, last)
+                yield ShardPart(side, text, ids, last)
             place += length
         if any(digests[side].hexdigest() != rows[side].sha256 for side in sides):
             name = self._files[document.file].location
@@ -141,7 +141,7 @@ class ShardEncoder:
 class _ShardWriter:
     """Token streams of one shard, and the length of each passage."""
 
-    def __init__(self, folder: Path, shard: int, rows: list[Row], tokenizer: Tokenizer) -> None:
+    def __init__(self, folder: Path, shard: int, rows: list[DocumentRow], tokenizer: Tokenizer) -> None:
         self._folder = folder
         self._shard = shard
         self._rows = rows
@@ -152,7 +152,7 @@ class _ShardWriter:
         self._streams: dict[str, TokenShard] = {}
         self._done = 0
 
-    def add(self, parts: list[Part]) -> None:
+    def add(self, parts: list[ShardPart]) -> None:
         """Encode the texts among the parts and append all of them in order."""
         texts = [part.text for part in parts if part.ids is None]
         encoded = iter(self._tokenizer.encode_ordinary(texts))
@@ -225,7 +225,7 @@ def _plan_hash(folder: Path, shard: int) -> str:
     return file_sha256(plan_path(folder, shard))
 
 
-def _whole(parts: Iterator[Part]) -> Iterator[Part]:
+def _whole(parts: Iterator[ShardPart]) -> Iterator[ShardPart]:
     """Passages in one part each, for a pre-tokenizer whose words may reach across the ends of pieces."""
     held: list[str] = []
     for part in parts:
@@ -238,8 +238,8 @@ def _whole(parts: Iterator[Part]) -> Iterator[Part]:
             held = []
 
 
-def _batches(parts: Iterator[Part]) -> Iterator[list[Part]]:
-    batch: list[Part] = []
+def _batches(parts: Iterator[ShardPart]) -> Iterator[list[ShardPart]]:
+    batch: list[ShardPart] = []
     characters = 0
     for part in parts:
         batch.append(part)

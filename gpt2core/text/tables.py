@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import UserError
 from gpt2core.text.csv_dialect import find_dialect
-from gpt2core.text.text_column import SAMPLE_CHARACTERS, SAMPLE_ROWS, SPEAKERS, Row, TextColumn
+from gpt2core.text.text_column import SAMPLE_CHARACTERS, SAMPLE_ROWS, SPEAKERS, NumberedRow, TextColumn
 
 LONGEST_CELL = 1 << 24
 """Characters of one cell at the most."""
@@ -180,7 +180,7 @@ class _Lines:
 
 def _named_cells(
     rows: Iterator[tuple[int, list[str]]], names: list[str], delimiter: str, lines: _Lines, column: TextColumn
-) -> Iterator[Row]:
+) -> Iterator[NumberedRow]:
     """Rows as {name: cell}, checked."""
     warned = False
     for number, row in rows:
@@ -215,7 +215,7 @@ def _head(chunks: Iterator[str]) -> Iterator[str]:
         yield chunk
 
 
-def _json_lines(chunks: Iterable[str], shown: str) -> Iterator[Row]:
+def _json_lines(chunks: Iterable[str], shown: str) -> Iterator[NumberedRow]:
     for number, line in enumerate(_Lines(iter(chunks)), start=1):
         if not line.strip():
             continue
@@ -257,7 +257,7 @@ def _validated(batches: Iterable[pa.RecordBatch], names: list[str]) -> Iterator[
         yield batch.select(names)
 
 
-def _batch_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
+def _batch_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[NumberedRow]:
     yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
 
 

@@ -22,7 +22,7 @@ SAMPLE_CHARACTERS = 1 << 24
 """The column is chosen from so many rows at the most, and no more text than this is held for it."""
 SPEAKERS = (("role", "content"), ("from", "value"))
 """Keys of a chat's messages: OpenAI's names, and ShareGPT's."""
-Row = tuple[int, Any]
+NumberedRow = tuple[int, Any]
 """(number as a person counts, fields by name or a bare value)."""
 
 
@@ -45,7 +45,7 @@ class TextColumn:
     _sampled: int = 0
     _others: tuple[str, ...] = ()
 
-    def texts(self, rows: Iterable[Row]) -> Iterator[str]:
+    def texts(self, rows: Iterable[NumberedRow]) -> Iterator[str]:
         """The text of each row, empty where it is null or missing. Raises UserError for a cell that is no text."""
         rows = iter(rows)
         sample = list(_first(rows))
@@ -65,7 +65,7 @@ class TextColumn:
         self._sampled, self._others = len(sample), tuple(name for name in readable if name != self.name)
         self._share = characters[self.name] / (sum(characters.values()) or 1) if self.name is not None else 1.0
 
-    def cells(self, rows: Iterable[Row]) -> Iterator[str]:
+    def cells(self, rows: Iterable[NumberedRow]) -> Iterator[str]:
         """The texts of the chosen column; the tally hears about it after the last one."""
         count = empty = 0
         for number, row in rows:
@@ -117,7 +117,7 @@ class TextColumn:
             self.tally.warnings.append(f"{self.inside}{empty:,} of {rows:,} rows have no text in column {self.name!r}")
 
 
-def _first(rows: Iterator[Row]) -> Iterator[Row]:
+def _first(rows: Iterator[NumberedRow]) -> Iterator[NumberedRow]:
     """The rows that the column is chosen from."""
     held = 0
     for count, row in enumerate(rows, start=1):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,16 @@ from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from configs.errors import UserError
+from gpt2core.text.gguf_vocabulary import read_gguf_vocabulary
 from gpt2core.text.pieces import cut_text
 from gpt2core.text.sources import END_OF_TEXT
 
 Ids = np.ndarray[Any, np.dtype[np.uint32]]
-FILE = "tokenizer.json"
+FILE, ADDED_TOKENS, GGUF = "tokenizer.json", "added_tokens.json", ".gguf"
 LAYOUTS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 PROBE = 2000
 """Characters of each batch that are encoded twice."""
 # Settings of a saved tokenizer that change the ids; the rest (offsets, padding, templates) does not.
-ADDED = ("id", "content", "special", "lstrip", "rstrip", "single_word")
 BEHAVIOUR = ("unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback", "ignore_merges")
 
 
@@ -86,27 +86,61 @@ class Tokenizer:
     @cached_property
     def token_bytes(self) -> dict[int, bytes]:
         """The bytes that each id stands for."""
-        vocabulary = self._core.get_vocab(with_added_tokens=True)
-        added = self._core.get_added_tokens_decoder()
-        return {i: token.encode() if i in added else _bytes_of(token) for token, i in vocabulary.items()}
+        return {i: token.encode() if token in self.added else _bytes_of(token) for token, i in self.ids.items()}
 
     @cached_property
     def sha256(self) -> str:
         """Hash of everything that decides about ids, the same for one vocabulary in any layout."""
-        saved = json.loads(self._core.to_str())
+        saved = self._saved
         added = [
             [t["id"], t["content"], *(t[k] for k in ("special", "lstrip", "rstrip", "single_word"))]
             for t in saved["added_tokens"]
         ]
         content = {
-            "vocabulary": sorted((i, token) for token, i in self._core.get_vocab(with_added_tokens=True).items()),
-            "merges": [pair.split(" ") if isinstance(pair, str) else pair for pair in saved["model"].get("merges", ())],
+            "vocabulary": sorted((i, token) for token, i in self.ids.items()),
+            "merges": [list(pair) for pair in self.merges],
             "added": sorted(added),
             "model": [saved["model"]["type"], {k: saved["model"][k] for k in BEHAVIOUR if saved["model"].get(k)}],
             "normalizer": saved["normalizer"],
             "pre_tokenizer": _without(saved["pre_tokenizer"], "trim_offsets"),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Every entry's id, in their order; entries are written in GPT-2's alphabet of bytes, added ones as they are."""
+        return dict(sorted(self._core.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1]))
+
+    @cached_property
+    def merges(self) -> list[tuple[str, str]]:
+        """Pairs of entries that become one, the first to be merged first."""
+        pairs = self._saved["model"].get("merges", ())
+        return [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in pairs]
+
+    @cached_property
+    def added(self) -> dict[str, bool]:
+        """Entries that are matched as a whole before any merging, end of text among them; True for special ones."""
+        return {token["content"]: bool(token["special"]) for token in self._saved["added_tokens"]}
+
+    def save_as_openai(self, folder: Path) -> None:
+        """Write encoder.json and vocab.bpe, which know nothing else than a BPE with GPT-2's own way to cut text into words.
+
+        Raises UserError where this vocabulary has more.
+        """
+        self.require_gpt2_splitting("encoder.json and vocab.bpe")
+        if more := [token for token in self.added if token != END_OF_TEXT]:
+            raise UserError(
+                f"The added token {more[0]!r} (id {self.ids[more[0]]}) has no place in encoder.json and vocab.bpe, where it "
+                "would be cut into pieces: choose a format that keeps it (hf, gguf)."
+            )
+        (folder / "encoder.json").write_text(json.dumps(self.ids), encoding="utf-8")
+        lines = ["#version: 0.2", *(" ".join(pair) for pair in self.merges), ""]
+        (folder / "vocab.bpe").write_text("\n".join(lines), encoding="utf-8")
+
+    def require_gpt2_splitting(self, what: str) -> None:
+        """Raises UserError where text is cut into words otherwise than GPT-2 does, which `what` cannot say."""
+        if not self._splits_as_gpt2:
+            raise UserError(f"This vocabulary cuts text into words otherwise than GPT-2, which {what} cannot say: choose hf.")
 
     def save(self, folder: Path) -> Path:
         """Write tokenizer.json, which transformers loads as well, and return its path."""
@@ -120,7 +154,7 @@ class Tokenizer:
     def _fast(self) -> Any:
         if not self.splits_at_spaces:
             return None
-        saved = {**json.loads(self._core.to_str()), "added_tokens": []}
+        saved = {**self._saved, "added_tokens": []}
         try:
             return fastokens.Tokenizer.from_json_str(json.dumps(saved))
         except Exception:  # it knows fewer kinds of tokenizers than the library that made this one
@@ -129,10 +163,19 @@ class Tokenizer:
     @cached_property
     def splits_at_spaces(self) -> bool:
         """Whether this is GPT-2's own pre-tokenizer, whose words never reach into white space that follows them."""
+        return self._splits_as_gpt2 and list(self.added) == [END_OF_TEXT]
+
+    @cached_property
+    def _splits_as_gpt2(self) -> bool:
         ours = json.loads(_assemble({END_OF_TEXT: 0}, []).to_str())
-        saved = json.loads(self._core.to_str())
-        same = _without(saved["pre_tokenizer"], "trim_offsets") == _without(ours["pre_tokenizer"], "trim_offsets")
-        return same and saved["normalizer"] is None and [t["content"] for t in saved["added_tokens"]] == [END_OF_TEXT]
+        same = _without(self._saved["pre_tokenizer"], "trim_offsets") == _without(ours["pre_tokenizer"], "trim_offsets")
+        return same and self._saved["normalizer"] is None
+
+    @cached_property
+    def _saved(self) -> dict[str, Any]:
+        """What tokenizer.json would hold."""
+        saved: dict[str, Any] = json.loads(self._core.to_str())
+        return saved
 
     @cached_property
     def _ordinary(self) -> tokenizers.Tokenizer:
@@ -146,11 +189,16 @@ class Tokenizer:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Read tokenizer.json, encoder.json + vocab.bpe, or vocab.json + merges.txt, from a folder or by one of the files.
+    """Read tokenizer.json, encoder.json + vocab.bpe, vocab.json + merges.txt (+ added_tokens.json), or a GGUF's vocabulary.
 
-    Raises UserError if nothing of the kind is there or if it is damaged.
+    `path` is the folder or one of the files, also that of the weights beside them. Raises UserError if nothing of the kind is
+    there or if it is damaged.
     """
     path = Path(path)
+    if path.suffix == GGUF and path.is_file():
+        return Tokenizer(_read_gguf(path))
+    if path.suffix == ".pt" or path.with_name(f"{path.name}.index").is_file():  # weights of nanoGPT, or of TensorFlow
+        path = path.parent
     folder = path if path.is_dir() else path.parent
     if not path.exists():
         raise UserError(f"The tokenizer {path} does not exist: give a folder with tokenizer.json or encoder.json + vocab.bpe.")
@@ -161,6 +209,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     for vocabulary, merges in LAYOUTS:
         if (folder / vocabulary).is_file() and (folder / merges).is_file():
             return Tokenizer(_read_pair(folder / vocabulary, folder / merges))
+    if files := sorted(folder.glob(f"*{GGUF}")):
+        return Tokenizer(_read_gguf(files[0]))
     raise UserError(f"{folder} holds no tokenizer: put tokenizer.json, or encoder.json and vocab.bpe, into it.")
 
 
@@ -206,18 +256,45 @@ def _read_saved(path: Path) -> tokenizers.Tokenizer:
 
 
 def _read_pair(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
+    ids = _read_ids(vocabulary)
     try:
-        ids = TypeAdapter(dict[str, NonNegativeInt]).validate_json(_read(vocabulary), strict=True)
-    except ValidationError:
-        raise UserError(f"{vocabulary} is not a vocabulary: it should be a JSON object of token to id.") from None
-    try:
-        return _assemble(ids, _read_merges(merges))
+        core = _assemble(ids, _read_merges(merges))
     except UserError:
         raise
     except Exception as error:  # the library raises bare Exception
         raise UserError(
             f"{vocabulary} and {merges.name} do not belong together ({_first_line(error)}): take both from the same model."
         ) from None
+    added = vocabulary.with_name(ADDED_TOKENS)
+    if vocabulary.name == "vocab.json" and added.is_file():
+        own = _read_ids(added)
+        _add_tokens(core, added, own, dict.fromkeys(own, False))
+    return core
+
+
+def _read_gguf(path: Path) -> tokenizers.Tokenizer:
+    found = read_gguf_vocabulary(path)
+    try:
+        core = _assemble(dict(found.ids), list(found.merges))
+    except Exception as error:  # the library raises bare Exception
+        raise UserError(f"{path} has a vocabulary that is none ({_first_line(error)}): fetch the file again.") from None
+    _add_tokens(core, path, found.ids, found.added)
+    return core
+
+
+def _read_ids(path: Path) -> dict[str, int]:
+    try:
+        return TypeAdapter(dict[str, NonNegativeInt]).validate_json(_read(path), strict=True)
+    except ValidationError:
+        raise UserError(f"{path} is not a vocabulary: it should be a JSON object of token to id.") from None
+
+
+def _add_tokens(core: tokenizers.Tokenizer, file: Path, ids: Mapping[str, int], special: Mapping[str, bool]) -> None:
+    """Have these entries matched as a whole; raises UserError for one whose id would be another than `file` says."""
+    for token in sorted(special, key=lambda each: ids[each]):
+        core.add_tokens([AddedToken(token, special=special[token], normalized=False)])
+        if core.token_to_id(token) != ids[token]:
+            raise UserError(f"{file} gives the added token {token!r} the id {ids[token]}, which is not the next free one.")
 
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:

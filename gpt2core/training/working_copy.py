@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2core.model.gpt2 import GPT2
-from gpt2core.model.gradient_sums import follow
+from gpt2core.model.gradient_sums import sum_gradients_of
 
 DtypeName = Literal["float32", "bfloat16"]
 
@@ -30,7 +30,7 @@ class WorkingCopy:
         self._current: dict[Tensor, int] = {}
         self._outdated = list(zip(self.model.parameters(), master.parameters(), strict=True))
         self._trained = [(copied, own) for copied, own in self._outdated if own.requires_grad]
-        self._sums = [follow(copied, own) for copied, own in self._trained if copied is not own]
+        self._sums = [sum_gradients_of(copied, own) for copied, own in self._trained if copied is not own]
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -57,7 +57,7 @@ def model_name(name: str) -> str:
     return name.removeprefix(PREFIX).removesuffix(SUFFIX)
 
 
-def with_adapters(base: Readers, folder: Path) -> Readers:
+def with_adapters(base: Readers, folder: Path) -> dict[str, Reader]:
     """The base model's tensors, the adapted ones merged with the adapters in `folder` when they are read.
 
     Raises UserError where the adapters are of another kind or of another model.

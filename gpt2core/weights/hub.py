@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from configs.errors import UserError
+from gpt2core.weights.model_folder import is_model_path
 
 PATTERNS = [
     "config.json",
@@ -19,17 +20,17 @@ PATTERNS = [
 LOCAL_ALTERNATIVE = "or give a local folder with OpenAI's or Hugging Face's files"
 
 
-def resolve_base(reference: str) -> Path:
-    """The local folder of a base model; hub:OWNER/NAME is downloaded into the Hub's cache, or found there.
+def find_base_model(reference: str) -> Path:
+    """The local folder or file of a base model; hub:OWNER/NAME is downloaded into the Hub's cache, or found there.
 
-    Raises UserError where the folder does not exist or the download is not possible.
+    Raises UserError where there is nothing of the name or the download is not possible.
     """
     if reference.startswith("hub:"):
         return _download(reference.removeprefix("hub:"))
-    folder = Path(reference).expanduser()
-    if not folder.is_dir():
+    path = Path(reference).expanduser()
+    if not is_model_path(path):
         raise UserError(f"The base model {reference} is not a folder here: give an existing one or hub:OWNER/NAME.")
-    return folder
+    return path
 
 
 def _download(repository: str) -> Path:

@@ -6,34 +6,37 @@ contains is executed. Which layout a folder has is found out in `gpt2core.weight
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.errors import UserError
 from gpt2core.machine.durable import named_write_errors, write_json
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
+from gpt2core.weights import gguf_files, openai_files
 from gpt2core.weights.adapter_files import with_adapters
 from gpt2core.weights.model_folder import (
     GPT2_ARCHITECTURE,
     PREFIX,
     SAFETENSORS,
+    AdapterFolder,
+    Found,
+    GGUFFile,
     HuggingFaceFolder,
+    NanoGPTFile,
     OpenAIFolder,
     read_config,
     recognise,
 )
-from gpt2core.weights.tensor_bundle import read_tensor_bundle
-from gpt2core.weights.tensor_files import Readers, open_tensors, save_tensors
+from gpt2core.weights.nanogpt_files import read_nanogpt
+from gpt2core.weights.pickled_tensors import read_pickled, require_tensors
+from gpt2core.weights.tensor_files import Reader, Readers, open_tensors, save_tensors
 
 __all__ = ["load_model", "read_config", "save_config", "save_model", "save_tensors", "save_weights"]
 
@@ -50,7 +53,7 @@ class StoredWeights:
 
     origin: Path
     tensors: Readers
-    spelling: Callable[[str], str]
+    spelling: Callable[[str], str] = str
 
 
 def load_model(
@@ -60,37 +63,63 @@ def load_model(
     *,
     dropout: float = 0.0,
     n_ctx: int | None = None,
+    base: str | Path | None = None,
+    tanh_gelu: bool = False,
 ) -> GPT2:
-    """The model in a folder of OpenAI's, Hugging Face's or our own layout, recognised by what is in it.
+    """The model in a folder or file of any known layout, recognised by what is in it.
 
-    `dropout` is for training; `n_ctx` keeps only the first positions. Raises UserError where files are missing or
-    damaged, where the architecture is not GPT-2's, and where a tensor is missing, unknown, misshapen or not finite.
+    `dropout` is for training; `n_ctx` keeps only the first positions; `base` and `tanh_gelu` are as in `recognise`. Raises
+    UserError where files are missing or damaged, where the architecture is not GPT-2's, and where a tensor is missing, unknown,
+    misshapen or not finite.
     """
-    found = recognise(path)
-    stored = _openai_weights(found.prefix) if isinstance(found, OpenAIFolder) else _huggingface_weights(Path(path), found)
+    found = recognise(path, base=base, tanh_gelu=tanh_gelu)
     config = replace(found.config, dropout=dropout, n_ctx=n_ctx or found.config.n_ctx)
     if config.n_ctx > found.config.n_ctx:
         raise UserError(f"n_ctx {n_ctx} is longer than the {found.config.n_ctx} positions of {path}: give at most that.")
+    stored = _stored(found)
+    _require_plausible_sizes(found, stored)
     with torch.device("meta"):
-        base, model = GPT2(found.config), GPT2(config)
-    model.load_state_dict(_read_all(stored, base, config.n_ctx, torch.device(device), dtype), assign=True)
+        whole, model = GPT2(found.config), GPT2(config)
+    shapes = {name: parameter.shape for name, parameter in whole.named_parameters()}
+    readers, adapters = _by_parameter(stored, shapes), _adapters_of(found)
+    if adapters:
+        readers = with_adapters(readers, adapters)
+    weights = {}
+    for name, shape in shapes.items():
+        tensor = _checked(stored.origin, stored.spelling(name), readers[name](), shape)
+        kept = tensor[: config.n_ctx] if name == "wpe.weight" else tensor
+        weights[name] = kept.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
+    model.load_state_dict(weights, assign=True)
     return model
 
 
-def _read_all(stored: StoredWeights, base: GPT2, n_ctx: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The parameters of `base` by name, checked, with positions cut to `n_ctx`."""
-    shapes = {name: parameter.shape for name, parameter in base.named_parameters()}
-    expected = {stored.spelling(name) for name in shapes}
-    if missing := sorted(expected - stored.tensors.keys()):
+def _adapters_of(found: Found) -> Path | None:
+    """The folder of the adapters that belong to the model."""
+    if isinstance(found, AdapterFolder):
+        return found.folder
+    return found.files[0].parent if isinstance(found, HuggingFaceFolder) and found.adapted else None
+
+
+def _require_plausible_sizes(found: Found, stored: StoredWeights) -> None:
+    """Refuse a config that asks for more than the files can hold, before anything of that size is made."""
+    config, most = found.config, sum(file.stat().st_size for file in found.weight_files)
+    width = config.n_embd
+    weights = (config.n_vocab + config.n_ctx + 2) * width + config.n_layer * (12 * width + 13) * width
+    if weights > most or config.n_layer > len(stored.tensors):
+        raise UserError(
+            f"The config of {stored.origin} asks for {weights:,} weights in {config.n_layer:,} layers, and its files of "
+            f"{most:,} bytes hold {len(stored.tensors)} tensors: they do not belong together."
+        )
+
+
+def _by_parameter(stored: StoredWeights, names: Iterable[str]) -> dict[str, Reader]:
+    """The readers by their parameters' names; raises UserError where a tensor is missing or unknown."""
+    spelled = {name: stored.spelling(name) for name in names}
+    if missing := sorted(set(spelled.values()) - stored.tensors.keys()):
         raise UserError(f"{stored.origin} lacks the tensor {missing[0]} ({len(missing)} in all): fetch the model again.")
-    if unknown := sorted(stored.tensors.keys() - expected):
+    if unknown := sorted(stored.tensors.keys() - spelled.values()):
         raise UserError(f"{stored.origin} has the tensor {unknown[0]}, which this GPT-2 has not: does the config belong to it?")
-    weights = {}
-    for name, shape in shapes.items():
-        tensor = _checked(stored.origin, stored.spelling(name), stored.tensors[stored.spelling(name)](), shape)
-        kept = tensor[:n_ctx] if name == "wpe.weight" else tensor
-        weights[name] = kept.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
-    return weights
+    return {name: stored.tensors[theirs] for name, theirs in spelled.items()}
 
 
 def _checked(origin: Path, name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
@@ -106,52 +135,48 @@ def _checked(origin: Path, name: str, tensor: Tensor, shape: torch.Size) -> Tens
     return tensor
 
 
-def _openai_weights(prefix: Path) -> StoredWeights:
-    def reader(array: NDArray[Any]) -> Callable[[], Tensor]:
-        return lambda: torch.from_numpy(array[0] if array.ndim == 3 else array)  # [1, in, out] -> [in, out]
-
-    arrays = read_tensor_bundle(prefix)
-    return StoredWeights(prefix, {name: reader(array) for name, array in arrays.items()}, _openai_spelling)
-
-
-def _openai_spelling(parameter: str) -> str:
-    """h.0.attn.c_attn.weight -> model/h0/attn/c_attn/w."""
-    *modules, kind = parameter.split(".")
-    if modules[0] in ("wte", "wpe"):
-        return f"model/{modules[0]}"
-    letter = "b" if kind == "bias" else "g" if modules[-1].startswith("ln_") else "w"
-    return "/".join(["model", *modules, letter]).replace("/h/", "/h", 1)
+def _stored(found: Found) -> StoredWeights:
+    """The weights of a layout, those of adapters apart from their base."""
+    match found:
+        case AdapterFolder():
+            return _stored(found.base)
+        case OpenAIFolder():
+            return StoredWeights(found.prefix, openai_files.read_openai(found.prefix), openai_files.spelling)
+        case NanoGPTFile():
+            return StoredWeights(found.file, _one_head(found.file, read_nanogpt(found.file, found.config)))
+        case GGUFFile():
+            return StoredWeights(found.file, gguf_files.read_gguf(found.file), gguf_files.spelling)
+        case HuggingFaceFolder():
+            return _huggingface_weights(found)
 
 
-def _huggingface_weights(folder: Path, found: HuggingFaceFolder) -> StoredWeights:
-    tensors: dict[str, Callable[[], Tensor]] = {}
+def _huggingface_weights(found: HuggingFaceFolder) -> StoredWeights:
+    tensors: dict[str, Reader] = {}
     for file in found.files:
         read = _open_pickle(file) if file.suffix == ".bin" else open_tensors(file)
-        tensors |= {name.removeprefix(PREFIX): reader for name, reader in read.items()}
-    head = tensors.pop(HEAD, None)
-    if head is not None and WTE in tensors and not _same_bits(head(), tensors[WTE]()):
-        raise UserError(f"{folder} has an output head {HEAD} of its own: in GPT-2 it is the token embedding.")
-    kept = {name: reader for name, reader in tensors.items() if not MASK_BUFFERS.fullmatch(name)}
-    return StoredWeights(folder, with_adapters(kept, folder) if found.adapted else kept, lambda parameter: parameter)
+        named = {name.removeprefix(PREFIX): reader for name, reader in read.items()}
+        if twice := sorted(tensors.keys() & named.keys()):
+            raise UserError(f"{file} has the tensor {twice[0]}, which another file has as well: fetch the model again.")
+        tensors |= named
+    return StoredWeights(found.files[0].parent, _one_head(found.files[0].parent, tensors))
+
+
+def _open_pickle(file: Path) -> Readers:
+    return {name: tensor.detach for name, tensor in require_tensors(read_pickled(file), str(file)).items()}
+
+
+def _one_head(origin: Path, tensors: Readers) -> Readers:
+    """The tensors without the output head, which must be the token embedding, and without the constants of attention."""
+    head, embedding = tensors.get(HEAD), tensors.get(WTE)
+    if head is not None and embedding is not None and not _same_bits(head(), embedding()):
+        raise UserError(f"{origin} has an output head {HEAD} of its own: in GPT-2 it is the token embedding.")
+    return {name: reader for name, reader in tensors.items() if name != HEAD and not MASK_BUFFERS.fullmatch(name)}
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
-
-
-def _open_pickle(file: Path) -> Readers:
-    """The tensors of a pytorch_model.bin, by an unpickler that knows tensors only and calls nothing else."""
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(
-            f"{file} is damaged or holds more than tensors, and nothing in it was run: convert it to {SAFETENSORS}."
-        ) from error
-    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise UserError(f"{file} is not a plain table of tensors: convert it to {SAFETENSORS}.")
-    return {str(name): tensor.detach for name, tensor in content.items()}
 
 
 def save_model(model: GPT2, folder: str | Path, *, end_of_text: int | None = None) -> None:

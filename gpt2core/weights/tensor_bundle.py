@@ -2,7 +2,7 @@
 
 A bundle is an index, PREFIX.index, and the raw values, PREFIX.data-SSSSS-of-NNNNN. The index is a sorted string table in
 LevelDB's format whose values are protocol-buffer messages. Sources: tensorflow/core/protobuf/tensor_bundle.proto,
-tensorflow/core/util/tensor_bundle, leveldb/doc/table_format.md. Nothing here writes, and nothing here knows GPT-2.
+tensorflow/core/util/tensor_bundle, leveldb/doc/table_format.md. Nothing here knows GPT-2.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ TABLE_MAGIC = 0xDB4775248B80FB57
 BLOCK_TRAILER_SIZE = 5  # compression type, masked crc32c
 UNCOMPRESSED, SNAPPY = 0, 1
 VARINT, BYTES = 0, 2  # protocol-buffer wire types
+MOST_INDEX = 1 << 28  # bytes; that of the largest GPT-2 has 40,000
 FIXED_SIZES = {1: 8, 5: 4}  # wire type to bytes
 
 DTYPES = {
@@ -76,6 +77,8 @@ def read_tensor_bundle(prefix: Path) -> dict[str, NDArray[Any]]:
 
 def _read_bytes(file: Path) -> bytes:
     try:
+        if (size := file.stat().st_size) > MOST_INDEX:
+            raise UserError(f"{file} has {size:,} bytes, which no index of a GPT-2 has: fetch the checkpoint again.")
         return file.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing: copy the checkpoint's .index and .data files together.") from error
@@ -104,7 +107,7 @@ def _read_variable(name: str, entry: Entry, files: list[Path], data: list[NDArra
     if entry.offset + entry.size > shard.size:
         raise UserError(f"{file} is truncated: it ends before variable {name} does, so fetch the checkpoint again.")
     values = shard[entry.offset : entry.offset + entry.size]
-    if _masked_crc(values) != entry.masked_crc:
+    if masked_crc(values) != entry.masked_crc:
         raise UserError(f"{file} is damaged: variable {name} does not match its checksum, so fetch the checkpoint again.")
     try:
         return np.ndarray(entry.shape, dtype, values)
@@ -112,7 +115,7 @@ def _read_variable(name: str, entry: Entry, files: list[Path], data: list[NDArra
         raise UserError(f"{contradiction} ({error}): fetch the checkpoint again.") from error
 
 
-def _masked_crc(values: bytes | NDArray[np.uint8]) -> int:
+def masked_crc(values: bytes | NDArray[np.uint8]) -> int:
     """crc32c, rotated and shifted by a constant, as LevelDB stores it."""
     crc: int = google_crc32c.value(values)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -154,7 +157,7 @@ def _block(table: bytes, offset: int, size: int) -> bytes:
     stored, trailer = table[offset : offset + size + 1], table[offset + size : offset + size + BLOCK_TRAILER_SIZE]
     if len(trailer) < BLOCK_TRAILER_SIZE:
         raise ValueError("it is truncated")
-    if _masked_crc(stored) != int.from_bytes(trailer[1:], "little"):
+    if masked_crc(stored) != int.from_bytes(trailer[1:], "little"):
         raise ValueError(f"the block at byte {offset} does not match its checksum")
     if trailer[0] == SNAPPY:
         return _snappy(stored[:-1])

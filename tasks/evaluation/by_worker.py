@@ -17,7 +17,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled
 
-from tasks.evaluation.checkpoint import Row, identity, is_under_way, take_row
+from tasks.evaluation.checkpoint import EvaluationRow, identity, is_under_way, take_row
 from tasks.evaluation.in_process import ProcessEvaluation
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import warn
@@ -42,7 +42,7 @@ class WorkerEvaluation:
         self._flow_run = flow_run
         self._alive = time.monotonic()
 
-    def join(self) -> Row:
+    def join(self) -> EvaluationRow:
         """Wait for the row of figures; raises UserError where neither a worker nor a process here can evaluate the step."""
         while True:
             problem = self._problem()  # asked first: what a flow run that has ended has left is there then

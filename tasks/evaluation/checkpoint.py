@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from configs.errors import UserError
-from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import Checkpoint, find_damage, recorded_hashes
 from gpt2core.machine.devices import choose_device, choose_threads
 from gpt2core.machine.dtypes import choose_dtype
@@ -29,7 +28,7 @@ from tasks.evaluation.evaluate_step import Subject, evaluate_step
 from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace
 
-Row = dict[str, float]
+EvaluationRow = dict[str, float]
 
 
 def leave_row(folder: RunFolder, step: int) -> None:
@@ -40,20 +39,20 @@ def leave_row(folder: RunFolder, step: int) -> None:
     with locked(_file(folder, step, "lock")):
         if read_row(folder, step) is None and step not in {row["step"] for row in folder.evaluations.rows()}:
             of = identity(folder, step)  # first: the settings may change when a run is resumed meanwhile
-            write_json(_file(folder, step, "row"), {"of": of, "row": evaluate_checkpoint(folder, step)})
+            write_json(_file(folder, step, "row"), {"of": of, "row": evaluate_saved_step(folder, step)})
 
 
-def read_row(folder: RunFolder, step: int) -> Row | None:
+def read_row(folder: RunFolder, step: int) -> EvaluationRow | None:
     """The row that a process has left, if it is of the checkpoint and the settings that are there now."""
     try:
         found = json.loads(_file(folder, step, "row").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    row: Row = found["row"]
+    row: EvaluationRow = found["row"]
     return row if found["of"] == identity(folder, step) else None
 
 
-def take_row(folder: RunFolder, step: int) -> Row | None:
+def take_row(folder: RunFolder, step: int) -> EvaluationRow | None:
     """As `read_row`; what was only there to hand the row over is removed."""
     row = read_row(folder, step)
     if row is not None:
@@ -75,17 +74,18 @@ def steps_in_hand(folder: RunFolder) -> set[int]:
 
 def identity(folder: RunFolder, step: int) -> str:
     """Names the step's checkpoint, bit for bit, and the settings that it is evaluated with."""
-    settings = _config(folder).evaluate.model_dump(exclude={"where"})
+    settings = folder.record.config.evaluate.model_dump(exclude={"where"})
     hashes = recorded_hashes(Checkpoint(folder.checkpoint_path(step), step))
     return hashlib.sha256(json.dumps([folder.id, step, hashes, settings], sort_keys=True).encode()).hexdigest()
 
 
-def evaluate_checkpoint(folder: RunFolder, step: int) -> Row:
+def evaluate_saved_step(folder: RunFolder, step: int) -> EvaluationRow:
     """Evaluate the run's checkpoint of this step as training itself would, on the same device in the same numbers."""
     path = folder.checkpoint_path(step)
     if damage := find_damage(Checkpoint(path, step), folder.id):
         raise UserError(f"Checkpoint {path} cannot be evaluated: {damage}.")
-    config, tokenizer = _config(folder), load_tokenizer(path)
+    record, tokenizer = folder.record, load_tokenizer(path)
+    config = record.config
     device = choose_device(config.train.device)
 
     def load(dtype: torch.dtype) -> GPT2:
@@ -97,13 +97,9 @@ def evaluate_checkpoint(folder: RunFolder, step: int) -> Row:
     choose_threads(model.config.n_embd)
     dtype = choose_dtype(config.train.dtype, device, model.config.n_embd)
     computing = model if dtype is torch.float32 else load(dtype)
-    store = open_store(Workspace.current().stores / folder.read("run")["store"], verify=False)
+    store = open_store(Workspace.current().stores / record.store, verify=False)
     copies = CopySearch(store, tokenizer) if config.evaluate.copied_tokens else None
     return evaluate_step(Subject(folder, config, step, model, computing, tokenizer, split_of_store(store, tokenizer), copies))
-
-
-def _config(folder: RunFolder) -> RunConfig:
-    return RunConfig.model_validate(folder.read("run")["config"])
 
 
 def _file(folder: RunFolder, step: int, kind: str) -> Path:

@@ -136,7 +136,7 @@ def _tokenizer_of(store: TokenStore) -> Path:
     for state in Workspace.current().runs.glob("*/checkpoints/step-*/state.json"):
         checkpoint = Checkpoint(state.parent, 0)
         with suppress(DamagedFileError):
-            if read_state(checkpoint).get("store") == store.hash:
+            if read_state(checkpoint).store == store.hash:
                 return checkpoint.path
     raise UserError(f"No run has the vocabulary of the token store {store.path}: give the text with --text or --config.")
 
@@ -164,7 +164,7 @@ def read_provenance(folder: Path) -> Provenance:
     registered = folder.parents[1] / "MLmodel"
     if (folder / "state.json").is_file():
         state = read_state(Checkpoint(folder, 0))
-        return Provenance(state.get("store"), bool(state.get("config", {}).get("data", {}).get("mask_documents")))
+        return Provenance(state.store, bool(state.settings.get("data", {}).get("mask_documents")))
     if registered.is_file():
         metadata = (yaml.safe_load(registered.read_text(encoding="utf-8")) or {}).get("metadata") or {}
         return Provenance(metadata.get("store"), bool(metadata.get("mask_documents")))

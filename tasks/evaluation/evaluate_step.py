@@ -16,7 +16,7 @@ from configs.errors import UserError
 from configs.schema import CompletionSettings, RunConfig
 from gpt2core.evaluation.canaries import exposure_of
 from gpt2core.evaluation.document_scores import DocumentScores, Gain, paired_gain
-from gpt2core.evaluation.held_out import EvaluationReport, Part, evaluate
+from gpt2core.evaluation.held_out import EvaluationReport, HeldOutPart, evaluate
 from gpt2core.evaluation.sample_quality import sample_quality
 from gpt2core.generation.completion import Completion, complete
 from gpt2core.machine.durable import write_json, write_text
@@ -26,7 +26,7 @@ from gpt2core.store.document_stream import DocumentStream
 from gpt2core.text.tokenizer import Tokenizer
 from tasks.evaluation.copied_passages import CopySearch
 from tasks.reports.lens import record_lens
-from tasks.runs.evaluation_files import write_report
+from tasks.runs.evaluation_files import write_evaluation
 from tasks.runs.run_folder import RunFolder
 
 SOURCES_IN_ROW = 8
@@ -116,7 +116,7 @@ def _gain_over_first(folder: RunFolder, now: DocumentScores) -> Gain | None:
 def _write_report(subject: Subject, found: EvaluationReport, more: dict[str, Any]) -> None:
     found.documents.save(subject.folder.report_files(subject.step)[1])
     as_plain = TypeAdapter(dict[str, Any]).dump_python(more)
-    write_report(subject.folder, subject.step, {**report_as_dict(found), **as_plain})
+    write_evaluation(subject.folder, subject.step, {**report_as_dict(found), **as_plain})
 
 
 def report_as_dict(found: EvaluationReport) -> dict[str, Any]:
@@ -135,5 +135,5 @@ def _part_losses(found: EvaluationReport) -> dict[str, float]:
     return _named("val_loss_by_length", found.by_length) | _named("val_loss_by_source", largest)
 
 
-def _named(group: str, parts: Sequence[Part]) -> dict[str, float]:
+def _named(group: str, parts: Sequence[HeldOutPart]) -> dict[str, float]:
     return {f"{group}/{re.sub(r'[^A-Za-z0-9_.-]+', '_', part.name).strip('._') or '_'}": part.val_loss for part in parts}

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from configs.errors import UserError
-from tasks.evaluation.checkpoint import Row, leave_row, take_row
+from tasks.evaluation.checkpoint import EvaluationRow, leave_row, take_row
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import warn
 
@@ -28,7 +28,7 @@ class ProcessEvaluation:
         self._log = folder.reports / f"step-{step:08d}.log"
         self._process = self._start()
 
-    def join(self) -> Row:
+    def join(self) -> EvaluationRow:
         """Wait for the row of figures; raises UserError where no attempt came to its end."""
         for attempt in range(1, ATTEMPTS + 1):
             code = self._process.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tasks.evaluation.by_worker import WorkerEvaluation, hand_to_worker
-from tasks.evaluation.checkpoint import Row
+from tasks.evaluation.checkpoint import EvaluationRow
 from tasks.evaluation.in_process import ProcessEvaluation
 from tasks.runs.run_folder import RunFolder
 
@@ -26,7 +26,7 @@ class OutsideEvaluation:
         self.reads_checkpoint = True
         self._current = self._begin(self._folder, step)
 
-    def join(self) -> Row | None:
+    def join(self) -> EvaluationRow | None:
         """The figures, which are waited for; None where none were asked for."""
         if self._current is None:
             return None

@@ -7,7 +7,6 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.machine.devices import choose_device
-from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStore, require_block
 from gpt2core.text.tokenizer import Tokenizer
@@ -16,6 +15,7 @@ from gpt2core.training.compilation import keep_compiled_code
 from gpt2core.training.nshepperd_batches import CompatBatches, chunks_of
 from gpt2core.training.trainer import Trainer
 from gpt2core.weights.loading import load_model
+from gpt2core.weights.model_folder import sizes_of
 from tasks.finetuning.step_recorder import StepRecorder
 from tasks.runs.run_folder import RunFolder
 
@@ -37,9 +37,7 @@ def build_trainer(folder: RunFolder, config: RunConfig, base: Path | None, token
 def _build_model(config: RunConfig, base: Path | None, tokenizer: Tokenizer) -> GPT2:
     sizes, device = config.model, choose_device(config.train.device)
     if base is None:
-        assert sizes.n_ctx and sizes.n_embd and sizes.n_head and sizes.n_layer  # RunConfig has checked it
-        shape = GPT2Config(tokenizer.n_vocab, sizes.n_ctx, sizes.n_embd, sizes.n_head, sizes.n_layer, sizes.dropout)
-        return GPT2(shape).initialise(config.train.seed).to(device)
+        return GPT2(sizes_of(sizes, base, tokenizer.n_vocab)).initialise(config.train.seed).to(device)
     model = load_model(base, device=str(device), n_ctx=sizes.n_ctx, dropout=sizes.dropout)
     if tokenizer.n_vocab > model.config.n_vocab:
         raise UserError(

@@ -121,7 +121,7 @@ class CheckpointKeeper(Callback):
         logs = self._folder.logs()
         for log in logs.values():
             log.sync()
-        marks = {name: logs[name].mark(length).as_dict() for name, length in snapshot.state["logs"].items()}
+        marks = {name: logs[name].mark(length).model_dump() for name, length in snapshot.state["logs"].items()}
         snapshot.state["logs"] = marks
         checkpoint = write_checkpoint(self._folder.checkpoints, snapshot, self._tokenizer)
         if damage := find_damage(checkpoint):

@@ -49,11 +49,12 @@ class FinetuneRun(Callback):
 
     def state(self) -> dict[str, object]:
         """What a checkpoint records beside weights and step."""
+        record = self.folder.record
         return {
             "run": self.folder.id,
             "store": self.store.hash,
-            "mlflow_run_id": self.folder.read("run").get("mlflow_run_id"),
-            "key": self.folder.read("run").get("key"),
+            "mlflow_run_id": record.mlflow_run_id,
+            "key": record.key,
             "config": self.config.model_dump(),
             "git_revision": git_revision(),
         }
@@ -61,6 +62,6 @@ class FinetuneRun(Callback):
     def on_batch_cut(self, batch_size: int, micro_batches: int) -> None:
         """Keep at once, and say, that memory did not suffice: a run that is killed must go on with the same cuts."""
         with suppress(UserError):  # the disk may be full; the next checkpoint holds it too
-            self.folder.write("run", {**self.folder.read("run"), "splits": self.trainer.batch_cuts})
+            self.folder.write_record(self.folder.record.model_copy(update={"batch_cuts": self.trainer.batch_cuts}))
         cut = f"{micro_batches} x {batch_size} a step"
         warn("memory", f"it did not suffice for a batch: training is going on with the same windows, {cut}")

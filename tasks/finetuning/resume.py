@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any
-from uuid import uuid4
+from collections.abc import Mapping
 
 from configs.errors import UserError
 from gpt2core.checkpoints.checkpoint import Checkpoint, newest_valid, read_state, remove_leftovers, restore, set_aside
 from gpt2core.checkpoints.frozen_weights import mend_frozen_weights
+from gpt2core.checkpoints.state import CheckpointState, LogMark
 from gpt2core.machine.durable import remove_folder
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.training.run_length import length_of
 from gpt2core.training.trainer import DivergedError
 from tasks.evaluation.checkpoint import steps_in_hand
 from tasks.finetuning.finetune_run import FinetuneRun
-from tasks.runs.evaluation_files import damaged_files
+from tasks.runs.evaluation_files import damaged_evaluation_files
 from tasks.runs.run_folder import RunFolder
+from tasks.runs.run_record import Change, RunRecord
 from tasks.runs.start import Origin
 from tasks.terminal.console import say, warn
 from tasks.tracking.mlflow_mirror import flatten
@@ -30,12 +30,13 @@ def start_or_resume(run: FinetuneRun, origin: Origin | None, asked: str) -> None
     if folder.is_damaged("run"):
         warn("run", f"{folder.path / 'run.json'} is not what was written: it is made again from the newest checkpoint")
     checkpoint = _newest_sound(folder, trainer.model)
-    state = read_state(checkpoint) if checkpoint else {}
+    state = read_state(checkpoint) if checkpoint else None
     if first := checkpoint or (origin.checkpoint if origin else None):
         restore(trainer, first)
-    trainer.batch_cuts |= {int(update): pieces for update, pieces in folder.read("run").get("splits", {}).items()}
+    if record := folder.read_record():
+        trainer.batch_cuts |= record.batch_cuts
     trainer.callbacks.append(run)
-    _cut_back(folder, trainer.step, state)
+    _cut_back(folder, trainer.step, state.logs if state else {})
     (folder.path / "failure.json").unlink(missing_ok=True)
     _describe(run, state, origin, asked)
     _announce(run)
@@ -68,11 +69,11 @@ def _announce(run: FinetuneRun) -> None:
     run.checkpoints.announce_need(min(run.config.train.checkpoint_every, run.config.evaluate.every))
 
 
-def _cut_back(folder: RunFolder, step: int, state: dict[str, Any]) -> None:
+def _cut_back(folder: RunFolder, step: int, marks: Mapping[str, LogMark] = {}) -> None:
     """Logs and samples as they were when the checkpoint of this step was made; its own evaluation may stay."""
     for name, log in folder.logs().items():
-        mark = state.get("logs", {}).get(name)
-        if mark and log.mark(mark["bytes"]).as_dict() != mark:
+        mark = marks.get(name)
+        if mark and log.mark(mark.bytes) != mark:
             warn("run", f"{log.path} is not what was written up to step {step}: its curves are incomplete, the weights are not")
     for log in (folder.metrics, folder.timing, folder.evaluations):
         log.cut_back(step)
@@ -86,25 +87,27 @@ def _cut_back(folder: RunFolder, step: int, state: dict[str, Any]) -> None:
     for made in folder.lens.glob("step-*"):
         if made.name not in pictured:
             remove_folder(made)
-    for damaged in damaged_files(folder):
+    for damaged in damaged_evaluation_files(folder):
         warn("evaluation", f"{damaged} is not what was written: what is shown of that step may be wrong, the weights are not")
 
 
-def _describe(run: FinetuneRun, state: dict[str, Any], origin: Origin | None, asked: str) -> None:
+def _describe(run: FinetuneRun, state: CheckpointState | None, origin: Origin | None, asked: str) -> None:
     """run.json: what is known from before stays; a damaged one is restored from the checkpoint's state."""
-    known = run.folder.read("run") or {name: state[name] for name in ("mlflow_run_id", "key", "config") if state.get(name)}
     config = run.config.model_dump()
-    before, now = flatten(known.get("config", config)), flatten(config)
+    new = RunRecord(id=run.folder.id, store=run.store.hash, settings=config)
+    if state and state.key:
+        new = new.model_copy(update={"key": state.key, "mlflow_run_id": state.mlflow_run_id, "settings": state.settings})
+    known = run.folder.read_record() or new
+    before, now = flatten(known.settings), flatten(config)
     changes = {name: [before.get(name), now[name]] for name in now if before.get(name) != now[name]}
-    first = {"key": uuid4().hex, "started": datetime.now().isoformat(timespec="seconds"), "changes": []}
-    written = {**first, **known, "id": run.folder.id, "store": run.store.hash, "config": config}
-    if origin is not None:
-        written["origin"] = origin.as_dict()
-    if asked:
-        written["asked"] = asked
-    if changes:
-        written["changes"] = [*written["changes"], {"step": run.trainer.step, "settings": changes}]
-    run.folder.write("run", written)
+    change = [Change(step=run.trainer.step, settings=changes)] if changes else []
+    update = {
+        "settings": config,
+        "changes": [*known.changes, *change],
+        "origin": origin.recorded() if origin else known.origin,
+        "asked": asked or known.asked,
+    }
+    run.folder.write_record(known.model_copy(update=update))
 
 
 def rewind(run: FinetuneRun, diverged: DivergedError) -> None:
@@ -118,7 +121,7 @@ def rewind(run: FinetuneRun, diverged: DivergedError) -> None:
     replaced, evaluated = trainer.replaced, run.outside.stop()
     restore(trainer, checkpoint)
     trainer.replaced = {**replaced, diverged.step - 1: replaced.get(diverged.step - 1, 0) + 1}
-    _cut_back(run.folder, checkpoint.step, {})
+    _cut_back(run.folder, checkpoint.step)
     run.tracking.begin_again()
     if evaluated is not None:
         run.outside.begin(evaluated)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from configs.errors import UserError
 from configs.schema import SampleSettings
 from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
-from gpt2core.lens.maps import History
+from gpt2core.lens.maps import ReadingsByStep
 from gpt2core.lens.reading import LensReading, read_lens
 from gpt2core.text.tokenizer import load_tokenizer
 from gpt2core.weights.loading import load_model
@@ -23,7 +23,9 @@ def look(
     return read_lens(load_model(folder), load_tokenizer(folder), prompt, settings, watch, position, ecco_compat=ecco_compat)
 
 
-def look_across(reference: str | None, prompt: str, settings: SampleSettings, watch: list[str], ecco_compat: bool) -> History:
+def look_across(
+    reference: str | None, prompt: str, settings: SampleSettings, watch: list[str], ecco_compat: bool
+) -> ReadingsByStep:
     """The same at every checkpoint of a run (the latest unless named) that is still there; damaged ones are left out.
 
     Raises UserError if there is no such run, or none of its checkpoints.

@@ -51,7 +51,7 @@ class Writer:
         return completion.beyond_context(self._model, self._tokenizer, prompts, self._settings)
 
 
-def follow(name: str, prompts: Sequence[str], settings: CompletionSettings) -> Iterator[tuple[int, list[Completion]]]:
+def follow_run(name: str, prompts: Sequence[str], settings: CompletionSettings) -> Iterator[tuple[int, list[Completion]]]:
     """Step and completions of the run's newest checkpoint and then of each new one, until nobody works on the run any more.
 
     Raises UserError for an unknown run.

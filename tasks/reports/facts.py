@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 
 from configs.errors import UserError
+from configs.schema import BestBy, EvaluateSettings
 from gpt2core.checkpoints.checkpoint import find_checkpoints, read_state
+from gpt2core.checkpoints.state import CheckpointState
 from gpt2core.lens.maps import HeatMap, guesses_across, rankings_across, watched_across
 from gpt2core.machine.quantities import bytes_text
 from gpt2core.store.manifest import Manifest, read_manifest
@@ -19,7 +21,7 @@ from tasks.reports.charts import Chart, chart, series, smoothed
 from tasks.reports.figures import (
     DetailTable,
     FigureRow,
-    Row,
+    StepFigures,
     detail_tables,
     evenly,
     figure_charts,
@@ -30,6 +32,7 @@ from tasks.reports.figures import (
 from tasks.reports.lens import recorded_histories
 from tasks.runs.evaluation_files import read_report
 from tasks.runs.run_folder import RunFolder
+from tasks.runs.run_record import RunRecord
 from tasks.workspace.folders import Workspace
 
 MOST_STEPS = 10
@@ -94,18 +97,19 @@ class RunFacts:
 
 def gather_facts(folder: RunFolder) -> RunFacts:
     """Read what the run has written so far."""
-    known, result, rows = folder.read("run"), folder.read("result"), folder.evaluations.rows()
-    config: dict[str, Any] = known.get("config", {})
-    best = _best(rows, config)
+    record, result, rows = folder.read_record(), folder.read("result"), folder.evaluations.rows()
+    settings = record.config.evaluate if record else EvaluateSettings()
+    best = _best(rows, settings.best_by)
     steps = evenly((int(row["step"]) for row in rows), MOST_STEPS, best)
     shown = [row for row in rows if row["step"] in steps]
-    revision = _git_revision(folder)
+    newest = _newest_state(folder)
+    revision = (newest and newest.git_revision) or ""
     return RunFacts(
         run=folder.id,
-        state=_state(folder, known, result),
+        state=_state(folder, record, result),
         headlines=_headlines(rows, best),
         best_step=best,
-        warnings=_warnings(rows, config.get("evaluate", {}).get("copied_tokens", 0)),
+        warnings=_warnings(rows, settings.copied_tokens),
         curves=_curves(folder, rows),
         figure_charts=figure_charts(rows),
         steps=steps,
@@ -113,28 +117,28 @@ def gather_facts(folder: RunFolder) -> RunFacts:
         details=detail_tables(read_report(folder, best)) if best is not None else [],
         samples=_samples(folder, steps),
         lens=_lens(folder, steps),
-        text=_text(known),
-        identity=_identity(folder, known, result, revision),
-        config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
+        text=_text(record) if record else [],
+        identity=_identity(folder, record, result, newest),
+        config=yaml.safe_dump(record.settings if record else {}, sort_keys=False, allow_unicode=True, width=100),
         commands=_commands(revision),
     )
 
 
-def _state(folder: RunFolder, known: dict[str, Any], result: dict[str, Any]) -> str:
+def _state(folder: RunFolder, record: RunRecord | None, result: dict[str, Any]) -> str:
     state = "finished" if result else folder.state()
     last = max((int(row["step"]) for row in folder.metrics.rows()[-1:]), default=0)
-    total = result.get("steps") or known.get("config", {}).get("train", {}).get("steps", last)
+    total = result.get("steps") or (record.config.train.steps if record else last)
     done = f"{total:,} steps" if result else f"step {last:,} of {total:,}"
     version = f", {result['model']} version {result['version']} ({result['alias']})" if result.get("version") else ""
     return f"{state}, {done}{version}"
 
 
-def _best(rows: list[Row], config: dict[str, Any]) -> int | None:
-    costs = costs_by_step(rows, config.get("evaluate", {}).get("best_by", "val_loss"))
+def _best(rows: list[StepFigures], best_by: BestBy) -> int | None:
+    costs = costs_by_step(rows, best_by)
     return min(costs, key=lambda step: costs[step]) if costs else None
 
 
-def _headlines(rows: list[Row], best: int | None) -> list[Headline]:
+def _headlines(rows: list[StepFigures], best: int | None) -> list[Headline]:
     if not rows:
         return []
     first, at_best = rows[0], next(row for row in rows if row["step"] == best)
@@ -142,7 +146,7 @@ def _headlines(rows: list[Row], best: int | None) -> list[Headline]:
     return [Headline(name_of(key), text_of(key, first[key]), text_of(key, at_best[key])) for key in there]
 
 
-def _warnings(rows: list[Row], copied_tokens: int) -> list[str]:
+def _warnings(rows: list[StepFigures], copied_tokens: int) -> list[str]:
     """What of the last evaluation should make its reader doubt."""
     if not rows:
         return []
@@ -160,7 +164,7 @@ def _warnings(rows: list[Row], copied_tokens: int) -> list[str]:
     return found
 
 
-def _curves(folder: RunFolder, rows: list[Row]) -> list[Chart]:
+def _curves(folder: RunFolder, rows: list[StepFigures]) -> list[Chart]:
     metrics, timing = folder.metrics.rows(), folder.timing.rows()
     losses = [row["loss"] for row in metrics]
     steps = [row["step"] for row in metrics]
@@ -204,10 +208,10 @@ def _lens(folder: RunFolder, steps: list[int]) -> list[LensAcross]:
     return found
 
 
-def _text(known: dict[str, Any]) -> list[tuple[str, str]]:
-    source = [("source", ", ".join(known.get("config", {}).get("data", {}).get("source", [])))]
+def _text(record: RunRecord) -> list[tuple[str, str]]:
+    source = [("source", ", ".join(record.config.data.source))]
     with suppress(UserError):
-        return source + _store_facts(read_manifest(Workspace.current().stores / known.get("store", "")))
+        return source + _store_facts(read_manifest(Workspace.current().stores / record.store))
     return source
 
 
@@ -224,22 +228,24 @@ def _store_facts(manifest: Manifest) -> list[tuple[str, str]]:
     return facts + ([("left out", dropped)] if dropped else [])
 
 
-def _identity(folder: RunFolder, known: dict[str, Any], result: dict[str, Any], revision: str) -> list[tuple[str, str]]:
+def _identity(
+    folder: RunFolder, record: RunRecord | None, result: dict[str, Any], newest: CheckpointState | None
+) -> list[tuple[str, str]]:
     parameters = f"{result['parameters']:,}" if result else ""
     speeds = [row["tokens_per_second"] for row in folder.timing.rows()]
     registered = f"models:/{result['model']}/{result['version']}, alias {result['alias']}" if result.get("version") else ""
     facts = {
         "run": folder.id,
-        "started": known.get("started", "").replace("T", " "),
+        "started": str(record.started) if record else "",
         "folder": str(folder.path),
-        "base model": known.get("config", {}).get("model", {}).get("base", ""),
+        "base model": record.config.model.base if record else "",
         "parameters": parameters,
-        "token store": known.get("store", ""),
-        "git revision": revision,
-        "MLflow run": known.get("mlflow_run_id", ""),
+        "token store": record.store if record else "",
+        "git revision": newest.git_revision if newest else "",
+        "MLflow run": record.mlflow_run_id if record else "",
         "registered": registered,
         "speed": f"{median(speeds):,.0f} tokens a second in training" if speeds else "",
-        **_versions(folder),
+        "libraries": ", ".join(f"{name} {version}" for name, version in (newest.versions if newest else {}).items()),
     }
     return [(name, text) for name, text in facts.items() if text]
 
@@ -249,17 +255,8 @@ def _commands(revision: str) -> list[str]:
     return [*checkout, "gpt2flow run run.yaml   # the settings above, saved as run.yaml"]
 
 
-def _newest_state(folder: RunFolder) -> dict[str, Any]:
-    checkpoints = list(find_checkpoints(folder.checkpoints))
+def _newest_state(folder: RunFolder) -> CheckpointState | None:
+    checkpoints = find_checkpoints(folder.checkpoints)
     with suppress(OSError, UserError):
-        return read_state(checkpoints[-1]) if checkpoints else {}
-    return {}
-
-
-def _git_revision(folder: RunFolder) -> str:
-    return str(_newest_state(folder).get("git_revision") or "")
-
-
-def _versions(folder: RunFolder) -> dict[str, str]:
-    versions = _newest_state(folder).get("versions", {})
-    return {"libraries": ", ".join(f"{name} {version}" for name, version in versions.items())}
+        return read_state(checkpoints[-1]) if checkpoints else None
+    return None

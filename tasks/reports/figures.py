@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.reports.charts import Chart, chart, series
 
-Row = dict[str, float]
+StepFigures = dict[str, float]
 NAMES = {
     "val_loss": "validation loss",
     "val_tokens": "tokens scored",
@@ -97,13 +97,13 @@ def text_of(key: str, value: float | None) -> str:
     return f"{value:,.{digits}f}" if abs(value) >= 0.01 else f"{value:.2g}"
 
 
-def figure_rows(rows: list[Row]) -> list[FigureRow]:
+def figure_rows(rows: list[StepFigures]) -> list[FigureRow]:
     """All figures of these evaluations in the order in which they first appear."""
     keys = dict.fromkeys(key for row in rows for key in row if key not in ("step", "time"))
     return [FigureRow(name_of(key), [text_of(key, row.get(key)) for row in rows]) for key in keys]
 
 
-def figure_charts(rows: list[Row]) -> list[Chart]:
+def figure_charts(rows: list[StepFigures]) -> list[Chart]:
     """A small chart for each group of figures that has changed since the first evaluation."""
     keys = dict.fromkeys(key for row in rows for key in row if key not in CHARTED_ELSEWHERE)
     groups: dict[str, list[str]] = {}
@@ -126,7 +126,7 @@ def evenly(values: Iterable[int], most: int, always: int | None = None) -> list[
     return sorted(kept)
 
 
-def _chart(group: str, keys: list[str], rows: list[Row]) -> Chart | None:
+def _chart(group: str, keys: list[str], rows: list[StepFigures]) -> Chart | None:
     curves = [
         series(name_of(key).split(": ")[-1], [(row["step"], row[key]) for row in rows if key in row], dotted=True)
         for key in keys
@@ -134,7 +134,7 @@ def _chart(group: str, keys: list[str], rows: list[Row]) -> Chart | None:
     return chart(name_of(group), *curves)
 
 
-def _changes(key: str, rows: list[Row]) -> bool:
+def _changes(key: str, rows: list[StepFigures]) -> bool:
     return len({row[key] for row in rows if key in row}) > 1
 
 

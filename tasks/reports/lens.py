@@ -9,7 +9,7 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.schema import EvaluateSettings
 from gpt2core.lens import maps
-from gpt2core.lens.maps import History
+from gpt2core.lens.maps import ReadingsByStep
 from gpt2core.lens.pages import render_across, render_reading
 from gpt2core.lens.reading import LensReading, load_reading, read_lens_greedily, save_reading
 from gpt2core.machine.durable import named_write_errors, write_text
@@ -44,9 +44,9 @@ def lens_prompts(settings: EvaluateSettings) -> list[str]:
     return (settings.lens_prompts or settings.prompts[:1] or [""]) if settings.lens else []
 
 
-def recorded_histories(folder: RunFolder, steps: Iterable[int]) -> list[History]:
+def recorded_histories(folder: RunFolder, steps: Iterable[int]) -> list[ReadingsByStep]:
     """For each prompt that the lens looked at in the run, its readings at these steps; damaged files are left out."""
-    histories: dict[str, History] = {}
+    histories: dict[str, ReadingsByStep] = {}
     for step in steps:
         for file in sorted(folder.lens_folder(step).glob("*.json")):
             with suppress(UserError):
@@ -72,7 +72,7 @@ def write_reading(reading: LensReading, folder: Path, title: str) -> list[Path]:
     return [folder / name for name in ("lens.html", "lens.json", *(f"{name}.png" for name in pictures))]
 
 
-def write_across(history: History, folder: Path, title: str, name: str = "across") -> list[Path]:
+def write_across(history: ReadingsByStep, folder: Path, title: str, name: str = "across") -> list[Path]:
     """Write a page and a PNG with the readings side by side; returns their paths."""
     page, picture = folder / f"{name}.html", folder / f"{name}.png"
     _make(folder)

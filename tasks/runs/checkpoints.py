@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from configs.errors import UserError
-from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import Checkpoint, find_checkpoints, find_damage
 from gpt2core.checkpoints.retention import pin, prune, reasons_to_keep, saved_at
 from gpt2core.checkpoints.weights_history import find_weights
@@ -30,7 +29,7 @@ def list_checkpoints(run: RunFolder, verify: bool) -> list[CheckpointRow]:
     checkpoints, history = find_checkpoints(run.checkpoints), find_weights(run.checkpoints)
     losses = {int(row["step"]): row["val_loss"] for row in run.evaluations.rows()}
     reasons = {weights.step: ["weights only"] for weights in history}
-    reasons |= reasons_to_keep(checkpoints, _config(run).train, _costs(run), run.started)
+    reasons |= reasons_to_keep(checkpoints, run.record.config.train, _costs(run), run.started)
     return [
         CheckpointRow(
             checkpoint.step,
@@ -52,7 +51,7 @@ def pin_checkpoint(run: RunFolder, step: int) -> None:
 def prune_checkpoints(run: RunFolder) -> list[Checkpoint]:
     """Remove what the run's settings give no reason to keep; raises UserError while the run is being trained."""
     with run.locked():
-        return prune(run.checkpoints, _config(run).train, _costs(run), run.started)
+        return prune(run.checkpoints, run.record.config.train, _costs(run), run.started)
 
 
 def _checkpoint_at(run: RunFolder, step: int) -> Checkpoint:
@@ -65,8 +64,4 @@ def _checkpoint_at(run: RunFolder, step: int) -> Checkpoint:
 
 
 def _costs(run: RunFolder) -> dict[int, float]:
-    return costs_by_step(run.evaluations.rows(), _config(run).evaluate.best_by)
-
-
-def _config(run: RunFolder) -> RunConfig:
-    return RunConfig.model_validate(run.read("run")["config"])
+    return costs_by_step(run.evaluations.rows(), run.record.config.evaluate.best_by)

@@ -11,7 +11,7 @@ from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, write_se
 from tasks.runs.run_folder import RunFolder
 
 
-def write_report(folder: RunFolder, step: int, report: dict[str, Any]) -> None:
+def write_evaluation(folder: RunFolder, step: int, report: dict[str, Any]) -> None:
     """Write the report of an evaluated step, with the hashes of the files that were written before it."""
     path, *others = _files(folder, step)
     write_sealed(path, {"step": step, **report, "files": {file.name: file_hash(file) for file in others}})
@@ -25,7 +25,7 @@ def read_report(folder: RunFolder, step: int) -> dict[str, Any]:
         return {}
 
 
-def damaged_files(folder: RunFolder) -> Iterator[Path]:
+def damaged_evaluation_files(folder: RunFolder) -> Iterator[Path]:
     """Files of the evaluated steps that are missing or not what was written; a report without hashes is taken as it is."""
     for row in folder.evaluations.rows():
         path, *others = _files(folder, int(row["step"]))

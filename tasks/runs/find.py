@@ -10,7 +10,7 @@ from tasks.workspace.folders import Workspace
 def all_runs(workspace: Workspace) -> list[RunFolder]:
     """The workspace's runs, the one that was worked on last first."""
     folders = [RunFolder(path.parent) for path in workspace.runs.glob("*/run.json")]
-    return sorted((run for run in folders if run.read("run")), key=_last_worked_on, reverse=True)
+    return sorted((run for run in folders if run.read_record()), key=_last_worked_on, reverse=True)
 
 
 def _last_worked_on(run: RunFolder) -> float:

@@ -5,28 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import xxhash
 
+from gpt2core.checkpoints.state import LogMark
 from gpt2core.machine.durable import fsync
 
-Row = Mapping[str, float]
+MetricsRow = Mapping[str, float]
 PIECE = 1 << 22  # bytes read at once
-
-
-@dataclass(frozen=True)
-class LogMark:
-    """How far a log had come and the hash of its content up to there."""
-
-    bytes: int
-    hash: str
-
-    def as_dict(self) -> dict[str, int | str]:
-        """For JSON."""
-        return asdict(self)
 
 
 class MetricsLog:
@@ -35,7 +23,7 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Iterable[MetricsRow]) -> None:
         """Add rows and hand them to the operating system at once."""
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -85,7 +73,7 @@ class MetricsLog:
                 while left > read and (piece := file.read(min(PIECE, left - read))):
                     digest.update(piece)
                     read += len(piece)
-        return LogMark(read, digest.hexdigest())
+        return LogMark(bytes=read, hash=digest.hexdigest())
 
 
 def _whole_rows(file: BinaryIO) -> Iterator[tuple[dict[str, float], int]]:

@@ -10,7 +10,7 @@ from configs.schema import EvaluateSettings, ModelSettings
 from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
 from gpt2core.training.ranking import costs_by_step
 from gpt2core.weights import hub
-from gpt2core.weights.model_folder import read_config
+from gpt2core.weights.model_folder import is_model_path, read_config
 from tasks.runs.find import all_runs, find_run
 from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace
@@ -18,7 +18,7 @@ from tasks.workspace.relocation import follow_move
 
 
 def resolve_model(reference: str | None) -> Path:
-    """Folder of the model called `reference`: models:/NAME@ALIAS or models:/NAME/VERSION, hub:OWNER/NAME, a folder, a run.
+    """Where the model called `reference` lies: models:/NAME@ALIAS or models:/NAME/VERSION, hub:OWNER/NAME, a path, a run.
 
     None is the latest run. Of a run the best checkpoint is taken. Raises UserError that says what there is.
     """
@@ -26,8 +26,8 @@ def resolve_model(reference: str | None) -> Path:
         return best_checkpoint(latest_run())
     if reference.startswith("models:/"):
         return _from_registry(reference)
-    if reference.startswith("hub:") or Path(reference).is_dir():
-        return hub.resolve_base(reference)
+    if reference.startswith("hub:") or is_model_path(Path(reference).expanduser()):
+        return hub.find_base_model(reference)
     return best_checkpoint(find_run(Workspace.current(), reference))
 
 
@@ -59,8 +59,9 @@ def best_checkpoint(run: RunFolder) -> Path:
 
     Damaged ones do not count. Raises UserError where there is none.
     """
-    settings = run.read("run").get("config", {}).get("evaluate", {})
-    costs = costs_by_step(run.evaluations.rows(), settings.get("best_by", EvaluateSettings().best_by))
+    record = run.read_record()
+    settings = record.config.evaluate if record else EvaluateSettings()
+    costs = costs_by_step(run.evaluations.rows(), settings.best_by)
     ranked = sorted(find_checkpoints(run.checkpoints), key=lambda c: (costs.get(c.step, math.inf), -c.step))
     for checkpoint in ranked:
         if not find_damage(checkpoint):

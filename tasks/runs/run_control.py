@@ -36,4 +36,4 @@ def config_to_resume(name: str) -> RunConfig:
     run = find_run(Workspace.current(), name)
     if run.state() in ("running", "finished"):
         raise UserError(f"Run {run.id} is {run.state()}: there is nothing to resume.")
-    return RunConfig.model_validate(run.read("run")["config"])
+    return run.record.config

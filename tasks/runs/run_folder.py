@@ -21,16 +21,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from configs.errors import UserError
 from gpt2core.machine.lock import is_held, locked
 from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, write_sealed
 from tasks.runs.metrics_log import MetricsLog
+from tasks.runs.run_record import RunRecord
 
 FileName = Literal["run", "result", "failure", "tracking"]
 RunState = Literal["running", "finished", "failed", "stopped"]
@@ -117,8 +120,25 @@ class RunFolder:
     @property
     def started(self) -> float:
         """When the run began, in seconds since 1970; 0 where that is not known."""
-        text = self.read("run").get("started")
-        return datetime.fromisoformat(text).timestamp() if text else 0.0
+        record = self.read_record()
+        return record.started.timestamp() if record else 0.0
+
+    @property
+    def record(self) -> RunRecord:
+        """What the run is; raises UserError where run.json is missing or damaged."""
+        if record := self.read_record():
+            return record
+        raise UserError(f"{self.path / 'run.json'} is missing or damaged: run the same command again, which makes it again.")
+
+    def read_record(self) -> RunRecord | None:
+        """What the run is; None where run.json is missing, damaged or of a version that is not known here."""
+        with suppress(ValidationError):
+            return RunRecord.model_validate(self.read("run"))
+        return None
+
+    def write_record(self, record: RunRecord) -> None:
+        """Replace run.json."""
+        self.write("run", record.as_json())
 
     def samples_of(self, step: int) -> list[dict[str, Any]]:
         """What was generated at an evaluated step; empty if it is not there or damaged."""

@@ -10,11 +10,13 @@ from typing import Any
 from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import Checkpoint, find_checkpoints, find_damage, identity_of, read_state
+from gpt2core.checkpoints.state import CheckpointState
 from gpt2core.store.token_store import TokenStore
 from tasks.runs.find import all_runs
 from tasks.runs.identity import differences, run_id, run_id_of_0_1, weights_hash
 from tasks.runs.models import best_checkpoint
 from tasks.runs.run_folder import RunFolder
+from tasks.runs.run_record import RecordedOrigin
 from tasks.terminal.console import say
 from tasks.workspace.folders import Workspace
 
@@ -30,9 +32,9 @@ class Origin:
     checkpoint: Checkpoint
     checksum: str
 
-    def as_dict(self) -> dict[str, str | int]:
+    def recorded(self) -> RecordedOrigin:
         """For run.json."""
-        return {"path": str(self.checkpoint.path), "step": self.checkpoint.step, "checksum": self.checksum}
+        return RecordedOrigin(path=str(self.checkpoint.path), step=self.checkpoint.step, checksum=self.checksum)
 
 
 def find_origin(config: RunConfig, store: TokenStore) -> Origin | None:
@@ -78,8 +80,8 @@ def run_folder_of(config: RunConfig, base: Path | None, store: TokenStore, origi
 
 def _other_settings(folder: RunFolder, config: RunConfig) -> list[str]:
     """What a run was made with and the config says otherwise; nothing where that is not known."""
-    known = folder.read("run").get("config")
-    return differences(config, known) if known else []
+    record = folder.read_record()
+    return differences(config, record.settings) if record else []
 
 
 def _begin_afresh(folder: RunFolder) -> None:
@@ -95,10 +97,9 @@ def _begin_afresh(folder: RunFolder) -> None:
 def _recorded(config: RunConfig, store: TokenStore) -> Origin | None:
     """The origin that a run of the same settings and text has begun with: it goes on, whatever checkpoints there are by now."""
     for run in all_runs(Workspace.current()):
-        known = run.read("run")
-        origin = known.get("origin")
-        if origin and known["store"] == store.hash and _begins_as(config, known["config"]):
-            return Origin(Checkpoint(Path(origin["path"]), origin["step"]), origin["checksum"])
+        record = run.record
+        if (origin := record.origin) and record.store == store.hash and _begins_as(config, record.settings):
+            return Origin(Checkpoint(Path(origin.path), origin.step), origin.checksum)
     return None
 
 
@@ -109,7 +110,7 @@ def _begins_as(config: RunConfig, before: dict[str, Any]) -> bool:
 
 def _named(config: RunConfig, wanted: str) -> Checkpoint:
     """A step or the best one of the latest run of this name that has it, or a folder."""
-    runs = [run for run in all_runs(Workspace.current()) if run.read("run")["config"]["name"] == config.name]
+    runs = [run for run in all_runs(Workspace.current()) if run.record.name == config.name]
     if wanted == "best" and runs:
         path = best_checkpoint(runs[0])
         return Checkpoint(path, int(path.name.removeprefix("step-")))
@@ -126,7 +127,7 @@ def _named(config: RunConfig, wanted: str) -> Checkpoint:
     )
 
 
-def _unfit(config: RunConfig, store: TokenStore, state: dict[str, Any]) -> list[str]:
+def _unfit(config: RunConfig, store: TokenStore, state: CheckpointState) -> list[str]:
     """What decides about the weights and is not as in the checkpoint; where the run ends may change."""
-    found = [text for text in differences(config, state["config"]) if not text.startswith(LENGTH)]
-    return found + (["data or tokenizer give another text"] if state["store"] != store.hash else [])
+    found = [text for text in differences(config, state.settings) if not text.startswith(LENGTH)]
+    return found + (["data or tokenizer give another text"] if state.store != store.hash else [])

@@ -103,38 +103,39 @@ class Tracking:
 
     def _find_run(self) -> Run | None:
         """The MLflow run whose id the folder knows, or, where a kill came before that was written, the one with its key."""
-        known = self._folder.read("run")
+        record = self._folder.record
         try:
-            if known.get("mlflow_run_id"):
-                run = self._client.get_run(known["mlflow_run_id"])
+            if record.mlflow_run_id:
+                run = self._client.get_run(record.mlflow_run_id)
                 if run.info.lifecycle_stage == "active":
                     return self._described(run)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-        found = self._client.search_runs([self._experiment()], f"tags.`{KEY}` = '{known['key']}'")
+        found = self._client.search_runs([self._experiment()], f"tags.`{KEY}` = '{record.key}'")
         return self._described(found[0]) if found else None
 
     def _create_run(self) -> Run:
-        tags = {KEY: self._folder.read("run")["key"]}
+        tags = {KEY: self._folder.record.key}
         return self._described(self._client.create_run(self._experiment(), tags=tags, run_name=self._folder.id))
 
     def _described(self, run: Run) -> Run:
         """Complete what a kill may have left out: the id in the folder, the parameters, the token store."""
-        known, run_id = self._folder.read("run"), run.info.run_id
-        if known.get("mlflow_run_id") != run_id:
-            self._folder.write("run", {**known, "mlflow_run_id": run_id, "mlflow_experiment_id": run.info.experiment_id})
+        record, run_id = self._folder.record, run.info.run_id
+        if record.mlflow_run_id != run_id:
+            ids = {"mlflow_run_id": run_id, "mlflow_experiment_id": run.info.experiment_id}
+            self._folder.write_record(record.model_copy(update=ids))
         if not run.data.params:
-            params = [Param(key, text) for key, text in flatten(known["config"]).items()]
+            params = [Param(key, text) for key, text in flatten(record.settings).items()]
             self._client.log_batch(run_id, params=params)
         if run.inputs is None or not run.inputs.dataset_inputs:
-            source = LocalArtifactDatasetSource(str(Workspace.current().stores / known["store"]))
-            dataset = MetaDataset(source, name=known["config"]["name"], digest=known["store"][:36])  # type: ignore[abstract]
+            source = LocalArtifactDatasetSource(str(Workspace.current().stores / record.store))
+            dataset = MetaDataset(source, name=record.name, digest=record.store[:36])  # type: ignore[abstract]
             self._client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity())])
         return run
 
     def _experiment(self) -> str:
-        name = self._folder.read("run")["config"]["name"]
+        name = self._folder.record.name
         experiment = self._client.get_experiment_by_name(name)
         return experiment.experiment_id if experiment else create_experiment(self._client, name)
 

@@ -30,7 +30,7 @@ from gpt2core.text.tokenizer import Tokenizer, train_tokenizer
 from gpt2core.training.batches import Batches
 from gpt2core.training.trainer import Trainer
 from tasks.finetuning.checkpoint_keeper import CheckpointKeeper
-from tasks.runs.evaluation_files import damaged_files, read_report
+from tasks.runs.evaluation_files import damaged_evaluation_files, read_report
 from tasks.runs.run_folder import RunFolder
 from tasks.tracking.reconciliation import reconcile
 from tasks.workspace.folders import Workspace
@@ -236,12 +236,12 @@ def test_a_flipped_bit_in_what_an_evaluation_wrote_is_named(
         changed = bytearray(content)
         changed[position] ^= 1 << position % 8
         file.write_bytes(changed)
-        assert list(damaged_files(evaluated)) == [file], position
+        assert list(damaged_evaluation_files(evaluated)) == [file], position
     (evaluated.path / "result.json").unlink(missing_ok=True)
     finetune(RunConfig.model_validate(evaluated.read("run")["config"]))
     assert f"{file} is not what was written" in capsys.readouterr().out
     file.write_bytes(content)
-    assert list(damaged_files(evaluated)) == []
+    assert list(damaged_evaluation_files(evaluated)) == []
 
 
 def test_a_full_disk_pauses_saving_and_not_training(

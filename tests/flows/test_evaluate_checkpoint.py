@@ -145,7 +145,7 @@ def test_a_worker_finds_the_same_figures_and_samples_and_the_weights_stay_the_sa
 
 def test_both_were_rewound_to_step_4_on_the_way(inside: RunFolder, outside: RunFolder) -> None:
     for folder in (inside, outside):
-        assert read_state(find_checkpoints(folder.checkpoints)[-1])["replaced"] == {"5": 1}
+        assert read_state(find_checkpoints(folder.checkpoints)[-1]).replaced == {5: 1}
         assert [row["step"] for row in folder.metrics.rows()] == list(range(1, 9))
 
 

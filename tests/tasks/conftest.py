@@ -10,6 +10,7 @@ from configs.schema import RunConfig
 from gpt2core.lens.reading import Guess, LensReading, save_reading
 from gpt2core.machine.sealed_json import write_sealed
 from tasks.runs.run_folder import RunFolder
+from tasks.runs.run_record import RunRecord
 
 SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 1}
 LOSSES = {0: 5.5, 10: 3.25, 20: 3.5}
@@ -28,7 +29,7 @@ def folder(tmp_path: Path, prompt: str) -> RunFolder:
     folder.samples.mkdir(parents=True)
     config = RunConfig.model_validate({"name": "tale", "model": SIZES, "train": {"steps": 30}})
     known = {"id": folder.id, "store": "0" * 32, "started": "2030-01-02T03:04:05", "mlflow_run_id": "abc"}
-    folder.write("run", {**known, "config": config.model_dump()})
+    folder.write_record(RunRecord.model_validate({**known, "config": config.model_dump()}))
     steps = range(1, 21)
     folder.metrics.append({"step": s, "loss": 6.0 - s / 10, "learning_rate": 1e-3, "gradient_norm": 1.0} for s in steps)
     folder.timing.append([{"step": 20, "tokens_per_second": 4321.0, "time": 0}])

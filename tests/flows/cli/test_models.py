@@ -11,13 +11,14 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import CompletionSettings
-from flows.cli.app import app
+from flows.cli.main import app
 from flows.pages.samples import DELIMITER
 from gpt2core import load_model, load_tokenizer
 from gpt2core.generation.completion import complete
 from gpt2core.weights.loading import save_model
-from tasks.models.sample import follow
+from tasks.models.sample import follow_run
 from tasks.runs.run_folder import RunFolder
+from tasks.runs.run_record import RunRecord
 from tasks.workspace.folders import Workspace
 
 SETTINGS = CompletionSettings(max_new_tokens=12, seed=3)
@@ -100,7 +101,7 @@ def test_text_beyond_the_context_is_announced_once(tiny: Path, capsys: pytest.Ca
         (["x", "--output", "a.txt", "--interactive"], "--output waits for the last sample"),
         (["x", "--output", "nowhere/a.txt"], "The folder nowhere does not exist"),
         (["x", "--samples", "1000000000"], "1,000,000,000 samples of up to 12 tokens need 1,480.0 GB"),
-        (["x", "--follow", "demo"], "--follow demo takes that run's checkpoints"),
+        (["x", "--follow_run", "demo"], "--follow_run demo takes that run's checkpoints"),
         (["x", "--weights", "int8"], "weights 'int8' need a CPU, a C compiler and an n_embd that is a multiple of 64"),
     ],
 )  # fmt: skip
@@ -123,7 +124,7 @@ def test_each_new_checkpoint_of_a_run_is_sampled_until_the_run_ends(
     monkeypatch.setenv("GPT2FLOW_HOME", str(tmp_path))
     folder = RunFolder(Workspace.current().create().runs / "followed-00000000")
     folder.path.mkdir()
-    folder.write("run", {"id": folder.id})
+    folder.write_record(RunRecord(id=folder.id, store="", settings={"name": "followed", "model": {"base": str(tiny)}}))
     model, tokenizer = load_model(tiny), load_tokenizer(tiny)
 
     def save(step: int) -> None:
@@ -149,7 +150,7 @@ def test_each_new_checkpoint_of_a_run_is_sampled_until_the_run_ends(
     training = threading.Thread(target=train)
     training.start()
     started.wait()
-    for step, completions in follow("followed", ["Hello"], SETTINGS):
+    for step, completions in follow_run("followed", ["Hello"], SETTINGS):
         found.append((step, completions[0].text))
     training.join()
     assert [step for step, _ in found] == [10, 20, 30]

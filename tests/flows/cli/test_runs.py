@@ -9,7 +9,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from flows.cli import app
+from flows.cli.main import app
 from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
 from tasks.runs.find import find_run
 from tasks.runs.run_folder import RunFolder

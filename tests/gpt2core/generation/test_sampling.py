@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import UserError
-from configs.schema import SampleSettings
-from gpt2core.generation.sampling import generate, generate_text
+from gpt2core.generation.sampling import generate, generate_response
 from gpt2core.model.config import RELEASED_SIZES, GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.text.tokenizer import Tokenizer
@@ -147,28 +146,34 @@ def test_arguments_out_of_range_are_refused_in_a_sentence(tiny: GPT2, arguments:
         generate(tiny, **{"tokens": PROMPTS, **arguments})
 
 
-def test_text_is_the_completion_without_the_prompt(tiny: GPT2, bytes_tokenizer: Tokenizer) -> None:
-    settings = SampleSettings(max_new_tokens=50, temperature=1.0, top_k=0, seed=4)
+def test_a_response_is_the_new_text_alone(tiny: GPT2, bytes_tokenizer: Tokenizer) -> None:
+    ids = generate(tiny, torch.tensor([bytes_tokenizer.encode("Hello")]), 20, temperature=0.7, top_k=40, seed=4)[0, 5:].tolist()
+    end = ids.index(256) if 256 in ids else 20
+    assert generate_response(tiny, bytes_tokenizer, "Hello", seed=4) == bytes_tokenizer.decode(ids[:end])
+
+
+def test_a_response_stops_before_end_of_text(tiny: GPT2, bytes_tokenizer: Tokenizer) -> None:
     prompt = torch.tensor([bytes_tokenizer.encode("Hello")])
-    ids = generate(tiny, prompt, 50, seed=4)[0, 5:].tolist()
-    end = ids.index(256) if 256 in ids else 50
-    assert generate_text(tiny, bytes_tokenizer, "Hello", settings) == bytes_tokenizer.decode(ids[:end])
-
-
-def test_text_stops_before_end_of_text(tiny: GPT2, bytes_tokenizer: Tokenizer) -> None:
-    settings = SampleSettings(max_new_tokens=40, temperature=50.0, top_k=0, seed=5)
-    ids = generate(tiny, torch.tensor([bytes_tokenizer.encode("Hello")]), 40, temperature=50.0, seed=5)[0, 5:].tolist()
-    assert 0 < ids.index(256) < 39
-    assert generate_text(tiny, bytes_tokenizer, "Hello", settings) == bytes_tokenizer.decode(ids[: ids.index(256)])
+    found = {seed: generate(tiny, prompt, 60, temperature=50.0, top_k=40, seed=seed)[0, 5:].tolist() for seed in range(20)}
+    seed, ids = next((seed, ids) for seed, ids in found.items() if 256 in ids[1:-1])
+    answer = generate_response(tiny, bytes_tokenizer, "Hello", 60, 50.0, seed=seed)
+    assert answer == bytes_tokenizer.decode(ids[: ids.index(256)])
 
 
 def test_an_empty_prompt_stands_for_the_beginning_of_a_document(tiny: GPT2, bytes_tokenizer: Tokenizer) -> None:
-    settings = SampleSettings(max_new_tokens=12, temperature=0.0)
     ids = generate(tiny, torch.tensor([[256]]), 12, temperature=0)[0, 1:].tolist()
-    assert generate_text(tiny, bytes_tokenizer, "", settings) == bytes_tokenizer.decode(ids)
+    assert generate_response(tiny, bytes_tokenizer, "", 12, 0.0) == bytes_tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize(("length", "temperature", "complaint"), [(0, 0.7, "length is 0"), (5, -1.0, "temperature is -1.0")])
+def test_a_response_out_of_range_is_refused(
+    tiny: GPT2, bytes_tokenizer: Tokenizer, length: int, temperature: float, complaint: str
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        generate_response(tiny, bytes_tokenizer, "Hello", length, temperature)
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(bytes_tokenizer: Tokenizer) -> None:
     model = GPT2(GPT2Config(n_vocab=100, n_ctx=8, n_embd=8, n_head=2, n_layer=1)).initialise(0)
     with pytest.raises(UserError, match="outside the model's vocabulary of 100: use the model's own tokenizer"):
-        generate_text(model, bytes_tokenizer, "é", SampleSettings())
+        generate_response(model, bytes_tokenizer, "é")

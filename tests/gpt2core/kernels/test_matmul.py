@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2core.kernels import matmul
-from gpt2core.model.gradient_sums import follow
+from gpt2core.model.gradient_sums import sum_gradients_of
 from gpt2core.model.linear import embedding, linear
 
 pytestmark = pytest.mark.kernels
@@ -93,7 +93,7 @@ def layer(followed: bool) -> tuple[list[Tensor], list[Tensor]]:
     originals = [copied.detach().float() for copied in copies]
     if followed:
         for copied, own in zip(copies, originals, strict=True):
-            follow(copied, own)
+            sum_gradients_of(copied, own)
     return copies, originals
 
 
@@ -129,7 +129,7 @@ def test_gradients_of_a_followed_layer_are_added_in_float32_and_never_rounded() 
 def test_the_first_gradient_after_a_restart_replaces_what_was_there() -> None:
     copied = random(8, 4).requires_grad_()
     own = copied.detach().float()
-    total = follow(copied, own)
+    total = sum_gradients_of(copied, own)
     for _ in range(2):
         total.restart()
         (3 * copied).sum().backward()
@@ -144,7 +144,7 @@ def test_the_first_gradient_after_a_restart_replaces_what_was_there() -> None:
 def test_embeddings_add_gradients_to_the_rows_that_were_looked_up() -> None:
     copied = random(11, 6).requires_grad_()
     own, tokens, outer = copied.detach().float(), torch.tensor([[3, 0, 3], [10, 3, 1]]), random(2, 3, 6, seed=1)
-    follow(copied, own)
+    sum_gradients_of(copied, own)
     embedding(tokens, copied).backward(outer)
     exact = F.one_hot(tokens.flatten(), 11).double().t() @ outer.flatten(0, 1).double()
     torch.testing.assert_close(own.grad.double(), exact, rtol=1e-6, atol=1e-6)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from configs.schema import DataSettings
 from gpt2core.store.index import CorpusIndex
-from gpt2core.store.shard_plan import make_plan, plan_of
+from gpt2core.store.shard_plan import plan_of, plan_shards
 from gpt2core.text.documents import find_files
 from gpt2core.text.tokenizer import train_tokenizer
 
@@ -37,7 +37,7 @@ def split(texts: list[str], validation: float = 0.1) -> list[Passage]:
             (folder / "in" / f"{number:05}.jsonl").write_text(json.dumps({"text": text}), encoding="utf-8")
         settings = DataSettings(source=name + "/in", validation=validation)
         with CorpusIndex(None) as index:
-            plan = make_plan(find_files(settings), settings, BYTES, index, folder)
+            plan = plan_shards(find_files(settings), settings, BYTES, index, folder)
         rows = [row for shard in range(plan.shards) for row in plan_of(folder, shard).to_pylist()]
     return [Passage(texts[row["file"]][row["start"] : row["end"]], row["split"], row["sha256"], row["n_bytes"]) for row in rows]
 

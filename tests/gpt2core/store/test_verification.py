@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2core.store.contracts import damaged_files
+from gpt2core.store.contracts import damaged_store_files
 from gpt2core.store.token_store import TokenStore
 
 
@@ -18,7 +18,7 @@ def copy(store: TokenStore, tmp_path: Path) -> Path:
 
 
 def test_a_sound_store_has_no_damaged_files(store: TokenStore) -> None:
-    assert damaged_files(store.path) == []
+    assert damaged_store_files(store.path) == []
 
 
 def test_a_flipped_bit_anywhere_is_found_in_the_file_where_it_is(copy: Path) -> None:
@@ -29,15 +29,15 @@ def test_a_flipped_bit_anywhere_is_found_in_the_file_where_it_is(copy: Path) -> 
             damaged = bytearray(whole)
             damaged[place] ^= 1 << draw.randrange(8)
             path.write_bytes(damaged)
-            assert [name for name, _ in damaged_files(copy)] == [path.name]
+            assert [name for name, _ in damaged_store_files(copy)] == [path.name]
         path.write_bytes(whole)
-    assert damaged_files(copy) == []
+    assert damaged_store_files(copy) == []
 
 
 def test_what_is_missing_and_what_does_not_belong_is_named(copy: Path) -> None:
     (copy / "tokens-train-00000.parquet").unlink()
     (copy / "notes.txt").write_text("mine")
-    assert damaged_files(copy) == [
+    assert damaged_store_files(copy) == [
         ("tokens-train-00000.parquet", "it is missing"),
         ("notes.txt", "it does not belong to the store"),
     ]

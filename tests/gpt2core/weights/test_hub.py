@@ -16,16 +16,16 @@ import pytest
 from configs.errors import UserError
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
-from gpt2core.weights.hub import resolve_base
+from gpt2core.weights.hub import find_base_model
 from gpt2core.weights.loading import load_model, save_model
 
 COMMIT = "1" * 40
 RESOLVE = """
 import sys
 from configs.errors import UserError
-from gpt2core.weights.hub import resolve_base
+from gpt2core.weights.hub import find_base_model
 try:
-    print(resolve_base(sys.argv[1]))
+    print(find_base_model(sys.argv[1]))
 except UserError as error:
     sys.exit(f"UserError: {error}")
 """
@@ -85,7 +85,7 @@ def etag(file: Path) -> str:
 
 
 def resolve(reference: str, cache: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`resolve_base` in a process of its own, for the library reads its settings when it is imported."""
+    """`find_base_model` in a process of its own, for the library reads its settings when it is imported."""
     environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
     return subprocess.run(
         [sys.executable, "-c", RESOLVE, reference], env=environment, capture_output=True, text=True, check=False, timeout=60
@@ -93,18 +93,18 @@ def resolve(reference: str, cache: Path, **environment: str) -> subprocess.Compl
 
 
 def test_a_folder_is_returned_as_it_is(tmp_path: Path) -> None:
-    assert resolve_base(str(tmp_path)) == tmp_path
+    assert find_base_model(str(tmp_path)) == tmp_path
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent is not a folder here: give an existing one or hub:OWNER/NAME"):
-        resolve_base(str(tmp_path / "absent"))
+        find_base_model(str(tmp_path / "absent"))
 
 
 @pytest.mark.parametrize("reference", ["hub:", "hub:gpt2", "hub:a/b/c", "hub:../x y"])
 def test_a_reference_that_names_no_repository_is_refused(reference: str) -> None:
     with pytest.raises(UserError, match="names no repository: write hub:OWNER/NAME"):
-        resolve_base(reference)
+        find_base_model(reference)
 
 
 def test_a_repository_is_downloaded_once_without_pickles_and_found_again_offline(hub: str, tmp_path: Path) -> None:

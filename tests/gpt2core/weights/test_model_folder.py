@@ -167,7 +167,7 @@ def test_a_folder_without_a_model_a_file_and_nothing_are_refused(tmp_path: Path)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UserError, match=r"holds no model: expected config\.json with model\.safetensors"):
         recognise(tmp_path)
-    with pytest.raises(UserError, match=r"notes\.txt is a file: give the folder"):
+    with pytest.raises(UserError, match=r"notes\.txt is a file of no known kind: give the folder"):
         recognise(tmp_path / "notes.txt")
     with pytest.raises(UserError, match="absent does not exist"):
         recognise(tmp_path / "absent")
