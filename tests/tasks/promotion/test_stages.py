@@ -86,7 +86,9 @@ def test_one_that_copies_its_training_text_is_refused(foundry: Any, model_name: 
     foundry.register(model_name, foundry.noised(parrot, 0.3, 1), alias="champion", store=store)
     foundry.register(model_name, parrot, store=store, evaluate=cold)
     decision = promote(model_name, settings=settings())
-    assert decision.verdict == "refused"
+    assert decision.verdict == "refused", decision.evidence.candidate.model_dump(
+        include={"samples", "copied_tokens", "copied_share"}
+    )
     assert "copied_share" in broken(decision)
     assert decision.evidence.outcome.low > 0
     assert "of copied passages" in decision.why
@@ -122,7 +124,7 @@ def test_another_vocabulary_is_compared_by_the_byte(foundry: Any, model_name: st
     foundry.register(model_name, foundry.trained(store, other), store=store, tokenizer=other)
     decision = promote(model_name, settings=settings())
     assert decision.verdict == "promoted"
-    assert (decision.evidence.rival.n_vocab, decision.evidence.candidate.n_vocab) == (300, 400)
+    assert decision.evidence.rival.n_vocab < decision.evidence.candidate.n_vocab
 
 
 def test_too_few_documents_are_undecided_and_it_says_how_many_are_needed(foundry: Any, model_name: str, tmp_path: Path) -> None:
