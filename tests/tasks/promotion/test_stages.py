@@ -85,13 +85,11 @@ def test_one_that_copies_its_training_text_is_refused(foundry: Any, model_name: 
     cold = {"prompts": ["This text may be"], "temperature": 0.0}
     foundry.register(model_name, foundry.noised(parrot, 0.3, 1), alias="champion", store=store)
     foundry.register(model_name, parrot, store=store, evaluate=cold)
-    decision = promote(model_name, settings=settings())
-    assert decision.verdict == "refused", decision.evidence.candidate.model_dump(
-        include={"samples", "copied_tokens", "copied_share"}
-    )
-    assert "copied_share" in broken(decision)
+    decision = promote(model_name, settings=settings(rules={"copied_tokens": {"at_most": 15}}))
+    assert decision.verdict == "refused"
+    assert "copied_tokens" in broken(decision)
     assert decision.evidence.outcome.low > 0
-    assert "of copied passages" in decision.why
+    assert "Longest copied passage in tokens" in decision.why
 
 
 def test_one_that_repeats_itself_is_refused(foundry: Any, model_name: str) -> None:
