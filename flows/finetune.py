@@ -4,6 +4,7 @@ from prefect import flow
 
 from configs.schema import RunConfig
 from flows.promote import promote
+from gpt2core.text.documents import SourceFile
 from tasks.encode_to_parquet import encode_to_parquet
 from tasks.finetuning.milestones import is_evaluated_at, milestones, stops_early
 from tasks.finetuning.open_run import open_run
@@ -16,6 +17,7 @@ from tasks.runs.models import resolve_base
 from tasks.runs.pinned_base import pin_base, stay_with_base
 from tasks.runs.start import find_origin, run_folder_of
 from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
+from tasks.scheduling.device_lock import device_for
 from tasks.servers.cancellation import cancellable
 from tasks.terminal.console import say
 from tasks.train_until import train_until
@@ -28,22 +30,28 @@ def finetune(config: RunConfig) -> RunResult:
 
     With registry.promote the registered version then meets its champion.
     """
-    result = _train(config)
+    with cancellable():
+        return promoted(fine_tune(config), config)
+
+
+def promoted(result: RunResult, config: RunConfig) -> RunResult:
+    """The result after the registered version has met its champion, where the config asks for that."""
     if not config.registry.promote or result.version is None:
         return result
     return after_promotion(result, promote(result.model, result.version, config.promote))
 
 
-def _train(asked: RunConfig) -> RunResult:
-    with cancellable():
-        config = pin_base(asked)
-        base = resolve_base(config.model)
-        check_choices(config, base)
-        files = load_dataset(config.data)
-        tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
-        store = encode_to_parquet(files, config.data, tokenizer)
-        if (staying := stay_with_base(asked, config, store)) != config:
-            config, base = staying, resolve_base(staying.model)
+def fine_tune(asked: RunConfig, files: list[SourceFile] | None = None) -> RunResult:
+    """The stages of the pipeline, inside whichever flow calls them; one that has loaded the text already gives its files."""
+    config = pin_base(asked)
+    base = resolve_base(config.model)
+    check_choices(config, base)
+    files = files or load_dataset(config.data)
+    tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
+    store = encode_to_parquet(files, config.data, tokenizer)
+    if (staying := stay_with_base(asked, config, store)) != config:
+        config, base = staying, resolve_base(staying.model)
+    with device_for(config):
         config, asked_id = resolve_settings(config, base, tokenizer, store)
 
         origin = find_origin(config, store)
