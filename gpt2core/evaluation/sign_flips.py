@@ -58,7 +58,7 @@ class SignFlipTest:
 
     @property
     def needed(self) -> int | None:
-        """Documents like these with which a true gain of this size is found four times out of five; None without a gain, or of one document."""
+        """Documents like these with which a true gain of this size is found in four of five cases; None if that is not known."""
         fewest = fewest_documents(self.error)
         if not self.mean > 0 or math.isinf(self.deviation):
             return None
