@@ -58,7 +58,7 @@ class SignFlipTest:
 
     @property
     def needed(self) -> int | None:
-        """Documents like these with which a true gain of this size is found in four of five cases; None if that is not known."""
+        """Documents like these with which a true gain of this size is found in four of five cases; None if not known."""
         fewest = fewest_documents(self.error)
         if not self.mean > 0 or math.isinf(self.deviation):
             return None
