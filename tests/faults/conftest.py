@@ -52,8 +52,13 @@ class Up:
         command, log = [sys.executable, "-m", "flows.cli", "up", *ports], self.folder / "up.log"
         with log.open("ab") as output:
             self.process = subprocess.Popen(command, env=self.environment, stdout=output, stderr=output)
-        _wait_until(lambda: self.process.poll() is not None or (self.pids().get("worker") and self.is_served()))
+        _wait_until(lambda: self.process.poll() is not None or self._is_up())
         assert self.process.poll() is None, log.read_text()
+
+    def _is_up(self) -> bool:
+        """Whether this process, and not a killed one before it, has brought the servers and the worker up."""
+        pids = self.pids()
+        return pids.get("up") == self.process.pid and "worker" in pids and self.is_served()
 
     def stop(self) -> None:
         """As by Ctrl-C."""
