@@ -85,6 +85,7 @@ def test_everything_killed_at_once_is_found_and_ends_with_the_same_weights(
     assert final_weights(up.run_of("killed")) == final_weights(up.run_of("undisturbed"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_everything_and_what_trains_goes_on_at_the_next_start(up: Any, wait_until: Any, folder: Path) -> None:
     up.gpt2flow("deploy", up.config("stopped", folder, train={"steps": 8000, "checkpoint_every": 4000}))
     up.gpt2flow("trigger", "stopped")
