@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.processor import describe, lower_to
 from gpt2core import GPT2, RELEASED_SIZES, generate, load_model, load_tokenizer
 from gpt2core.generation.inference import for_inference
 
@@ -179,7 +180,10 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="+", default=[""], help="beginnings of the contenders' names")
     parser.add_argument("--clock", choices=CLOCKS, default="elapsed", help="processor time, with 1 thread, on a busy machine")
     parser.add_argument("--perplexity", type=Path, nargs=2, metavar=("FOLDER", "TEXT"))
+    parser.add_argument("--level", help="compute as a lesser processor: one of GPT2FLOW_KERNELS")
     given = parser.parse_args()
+    lower_to(given.level)
+    print(describe())
     torch.set_num_threads(given.threads)
     clock = CLOCKS[given.clock]
     if given.perplexity:

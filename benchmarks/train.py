@@ -3,6 +3,7 @@
     pip install -e '.[bench]'
     python -m benchmarks.train                            # GPT-2 124M, batch 4 x 256, 2 threads
     python -m benchmarks.train --size demo --rounds 40    # overheads
+    python -m benchmarks.train --level avx2               # as on a processor without AVX512
     python -m benchmarks.train --losses 30                # the loss by step as well, on the same batches
 
 Each contender lives in a process of its own and makes one whole update when it is its turn: forward, backward, clipping,
@@ -24,7 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.plain_gpt2 import PlainGPT2
+from benchmarks.processor import describe, lower_to
 from configs.schema import TrainSettings
+from gpt2core.kernels import matmul
+from gpt2core.machine.dtypes import choose_dtype
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.training.callback import History
@@ -130,16 +134,27 @@ def our_update(size: Size, dtype: str = "auto") -> Update:
     return update
 
 
-def products_update(size: Size) -> Update:
-    """Nothing but the products of a step with its weight matrices, in bfloat16: forward, by input, by weight."""
+def products_update(size: Size, ours: bool = False) -> Update:
+    """Nothing but the products of a step with its weight matrices: forward, by input, by weight.
+
+    In the dtype that is trained in on this level, by PyTorch or by our own kernels.
+    """
+    dtype = choose_dtype("auto", torch.device("cpu"), size.config.n_embd)
     width, rows = size.config.n_embd, size.batch * size.config.n_ctx
     shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)] * size.config.n_layer
     shapes.append((width, size.config.n_vocab))
 
     def random(*shape: int) -> Tensor:
-        return torch.randn(shape, dtype=torch.bfloat16)
+        return torch.randn(shape, dtype=dtype)
 
     layers = [(random(rows, n_in), random(n_in, n_out), random(rows, n_out)) for n_in, n_out in shapes]
+
+    def our_products(_: int) -> float:
+        for inputs, weight, gradient in layers:
+            matmul.multiply(inputs, weight, torch.empty_like(gradient))
+            matmul.multiply(gradient, weight, torch.empty_like(inputs), transposed=True)
+            matmul.add_gradient(inputs, gradient, torch.empty_like(weight, dtype=torch.float32), None, add=False)
+        return float("nan")
 
     def update(_: int) -> float:
         for inputs, weight, gradient in layers:
@@ -148,7 +163,9 @@ def products_update(size: Size) -> Update:
             inputs.t() @ gradient
         return float("nan")
 
-    return update
+    if ours and not matmul.supports(layers[0][0]):
+        raise SystemExit("At this level our own products are not used: leave out contender f.")
+    return our_products if ours else update
 
 
 CONTENDERS: dict[str, Callable[[Size], Update]] = {
@@ -156,7 +173,8 @@ CONTENDERS: dict[str, Callable[[Size], Update]] = {
     "b transformers bfloat16 autocast": lambda size: transformers_update(size, autocast=True),
     "c plain, torch.compile, float32": compiled_update,
     "d gpt2flow": our_update,
-    "e bare bfloat16 products": products_update,
+    "e bare products by PyTorch": products_update,
+    "f bare products by gpt2flow": lambda size: products_update(size, ours=True),
     "gpt2flow float32": lambda size: our_update(size, "float32"),
     "gpt2flow bfloat16": lambda size: our_update(size, "bfloat16"),
 }
@@ -207,7 +225,10 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--losses", type=int, default=0, help="steps to make at least, to compare losses")
-    parser.add_argument("--only", default="abcde", help="first letters of the contenders; g adds float32 and bfloat16 of ours")
+    parser.add_argument("--only", default="abcdef", help="first letters of the contenders; g adds float32 and bfloat16 of ours")
+    parser.add_argument("--level", help="compute as a lesser processor: one of GPT2FLOW_KERNELS")
     given = parser.parse_args()
+    lower_to(given.level)
+    print(describe())
     chosen = [name for name in CONTENDERS if name[0] in given.only]
     measure(chosen, given.size, given.threads, given.rounds, given.losses)

@@ -1,8 +1,8 @@
 """A copy of a model for continuing text: smaller weights, read once a token at the speed of memory.
 
 Norms, positions and sums stay float32; matrices are bfloat16, or int8 with a scale for each output, and what they multiply is
-rounded to bfloat16. On a CPU with a C compiler products, and whole steps of one token a row, run in
-`gpt2core.kernels.inference`, where a row's bits do not depend on the other rows.
+rounded to bfloat16 where the hardware multiplies that. On a CPU with a C compiler products, and whole steps of one token a row,
+run in `gpt2core.kernels.inference`, where a row's bits do not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -30,14 +30,17 @@ MULTIPLE = 64
 def for_inference(model: GPT2, weights: Weights = "auto") -> GPT2:
     """The model itself where its own weights are right or it is such a copy already, else a copy with smaller weights.
 
-    `auto` takes bfloat16 where the machine multiplies it faster. Raises UserError where int8 is not possible.
+    `auto` takes bfloat16 where that is faster: where the hardware multiplies it, or compiled code reads it. Raises UserError
+    where int8 is not possible.
     """
     device = model.wte.weight.device
     if isinstance(model, InferenceModel):
         return model
-    if weights == "float32" or (weights == "auto" and choose_dtype("auto", device, model.config.n_embd) is torch.float32):
+    width = model.config.n_embd
+    faster = _compiled_code_takes(width, device) or choose_dtype("auto", device, width) is torch.bfloat16
+    if weights == "float32" or (weights == "auto" and not faster):
         return model
-    if weights == "int8" and not _compiled_code_takes(model.config.n_embd, device):
+    if weights == "int8" and not _compiled_code_takes(width, device):
         raise UserError("weights 'int8' need a CPU, a C compiler and an n_embd that is a multiple of 64: use bfloat16.")
     return InferenceModel(model, weights == "int8").eval().requires_grad_(False)
 

@@ -22,18 +22,24 @@ from gpt2core.machine.kernel_level import FLAGS as LEVEL_FLAGS
 from gpt2core.machine.kernel_level import Level, level, reaches
 
 FLAGS = ("-O3", "-fno-math-errno", "-fPIC")
+COUNTED = ("_size", "_bytes")
+"""How functions are called that return a count; the others return nothing."""
 POINTER, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
 class CLibrary:
-    """The functions of `name`.c, whose arguments are given and which return nothing unless said, for a level from `least` on.
+    """The functions of `name`.c, whose arguments are given, for a level from `least` on.
 
-    Called, it gives them compiled for the level of this process; None where that is too low or there is no compiler. OpenMP's
-    functions are those that PyTorch has brought along, so both share threads and their number.
+    `defined` are words that the preprocessor finds defined. Called, it gives the functions as they are compiled for the
+    level of this process; None where that is too low, or there is no compiler. OpenMP's functions are those that PyTorch has
+    brought along, so both share threads and their number.
     """
 
-    def __init__(self, name: str, signatures: Mapping[str, Sequence[type]], least: Level = "portable") -> None:
+    def __init__(
+        self, name: str, signatures: Mapping[str, Sequence[type]], least: Level = "portable", defined: tuple[str, ...] = ()
+    ) -> None:
         self._name, self._signatures, self._least = name, signatures, least
+        self._defined = tuple(f"-D{word}" for word in defined)
         self._loaded: dict[Level, ctypes.CDLL | None] = {}
 
     def __call__(self) -> ctypes.CDLL | None:
@@ -51,12 +57,12 @@ class CLibrary:
         source = Path(__file__).with_name(f"{self._name}.c")
         for openmp in ("-fopenmp", "-fopenmp-simd"):
             try:
-                loaded = ctypes.CDLL(str(_compiled(source, (*FLAGS, *LEVEL_FLAGS[allowed], openmp))))
+                loaded = ctypes.CDLL(str(_compiled(source, (*FLAGS, *LEVEL_FLAGS[allowed], *self._defined, openmp))))
             except (OSError, subprocess.CalledProcessError):
                 continue
             for name, arguments in self._signatures.items():
                 function = getattr(loaded, name)
-                function.argtypes, function.restype = arguments, None
+                function.argtypes, function.restype = arguments, COUNT if name.endswith(COUNTED) else None
             return loaded
         return None
 

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from gpt2core.kernels.c_library import COUNT, POINTER, CLibrary, address
 
-LANES = 16
-"""Numbers that the C code computes side by side."""
+SCORES = 16
+"""What the length of a row of scores is a multiple of."""
 PANEL = 32
 """Outputs whose weights lie together."""
 WIDEST_HEAD = 256
@@ -49,6 +49,7 @@ class Block(ctypes.Structure):
 SIGNATURES: dict[str, list[type]] = {
     "products": [ctypes.POINTER(Projection), POINTER, POINTER, COUNT],
     "step": [ctypes.POINTER(Block), COUNT, *[POINTER] * 3, COUNT, *[POINTER] * 5, *[COUNT] * 4],
+    "activation_bytes": [],
 }
 
 
@@ -60,15 +61,15 @@ def packed_size(weight: Tensor) -> int:
     return -(-len(weight) // PANEL) * PANEL * weight.shape[1] * weight.element_size()
 
 
-def pack(weight: Tensor, room: Tensor) -> Tensor:
+def pack(weight: Tensor, memory: Tensor) -> Tensor:
     """A weight [out, in] in bfloat16 or int8 as the C code reads it: [panel, words, PANEL], words of 2 or 4 inputs as int32.
 
-    It keeps its dtype and lies in `room`, uint8 of `packed_size`. Outputs are filled up with zeros to whole panels. `in` is a
+    It keeps its dtype and lies in `memory`, uint8 of `packed_size`. Outputs are filled up with zeros to whole panels. `in` is a
     multiple of 64.
     """
     padded = F.pad(weight, (0, 0, 0, -len(weight) % PANEL)).contiguous()
     words = padded.view(torch.int32).view(len(padded) // PANEL, PANEL, -1).transpose(1, 2)
-    return room.view(torch.int32).view(words.shape).copy_(words).view(weight.dtype)
+    return memory.view(torch.int32).view(words.shape).copy_(words).view(weight.dtype)
 
 
 def projection(packed: Tensor, scale: Tensor | None, bias: Tensor | None, n_in: int, n_out: int) -> Projection:
@@ -81,14 +82,19 @@ def norm(layer: nn.LayerNorm) -> Norm:
     return Norm(address(layer.weight), address(layer.bias))
 
 
+def activation(compiled: ctypes.CDLL) -> torch.dtype:
+    """What weights are multiplied by: bfloat16 where the processor multiplies pairs of it, else float32."""
+    return torch.bfloat16 if compiled.activation_bytes() == 2 else torch.float32
+
+
 def products(x: Tensor, layer: Projection) -> Tensor:
-    """x [rows, in], rounded to bfloat16, times the layer's weight: float32 [rows, out].
+    """x [rows, in], rounded to bfloat16 where the processor multiplies it, times the layer's weight: float32 [rows, out].
 
     A row's bits depend on that row alone.
     """
     compiled = library()
     assert compiled is not None
-    rounded, out = x.to(torch.bfloat16).contiguous(), torch.empty(len(x), layer.n_out)
+    rounded, out = x.to(activation(compiled)).contiguous(), torch.empty(len(x), layer.n_out)
     compiled.products(ctypes.byref(layer), address(rounded), address(out), len(x))
     return out
 
@@ -102,9 +108,8 @@ def step(blocks: ctypes.Array[Block], x: Tensor, keys: Tensor, values: Tensor, l
     compiled = library()
     assert compiled is not None
     (rows, n_embd), (_, _, heads, capacity, width) = x.shape, keys.shape
-    room = -capacity % LANES + capacity
-    rounded, inner = torch.empty(rows, n_embd, dtype=torch.bfloat16), torch.empty(rows, 4 * n_embd, dtype=torch.bfloat16)
-    new, scores = torch.empty(rows, 3 * n_embd), torch.empty(rows, heads, room)
+    rounded, inner = (x.new_empty(rows, size * n_embd, dtype=activation(compiled)) for size in (1, 4))
+    new, scores = torch.empty(rows, 3 * n_embd), torch.empty(rows, heads, -capacity % SCORES + capacity)
     cached = (address(keys), address(values), keys.stride(0), address(lengths))
     scratch = map(address, (rounded, new, scores, inner))
     compiled.step(blocks, len(blocks), address(x), *cached, *scratch, rows, heads, capacity, width)

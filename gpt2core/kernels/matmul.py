@@ -1,7 +1,7 @@
-"""Calls matmul.c: the matrix products of a bfloat16 step, on a CPU that multiplies bfloat16 and has a C compiler.
+"""Calls matmul_bfloat16.c and matmul_float32.c: the matrix products of a training step, on a CPU with a C compiler.
 
-All matrices are contiguous by rows, of which `x` may be the first columns of wider ones. Room to work in is a tensor, so that
-it is counted where memory is, and missing where memory is.
+All matrices are contiguous by rows, of which `x` may be the first columns of wider ones. The workspace is a tensor, so that it
+is counted where memory is, and missing where memory is. Callers ask `supports` first, and otherwise have a way in PyTorch.
 """
 
 from __future__ import annotations
@@ -13,33 +13,49 @@ from gpt2core.kernels import training_kernels
 from gpt2core.kernels.c_library import COUNT, POINTER, CLibrary, address
 from gpt2core.kernels.operators import operator
 
-SIGNATURES: dict[str, list[type]] = {
+BFLOAT16: dict[str, list[type]] = {
     "multiply": [POINTER, COUNT, POINTER, COUNT, POINTER, POINTER, COUNT, POINTER, *[COUNT] * 4],
     "multiply_gradient": [POINTER, COUNT, *[POINTER] * 4, *[COUNT] * 5],
-    "room_to_multiply": [COUNT] * 4,
-    "room_for_gradient": [COUNT] * 3,
+    "multiply_workspace_size": [COUNT] * 4,
+    "gradient_workspace_size": [COUNT] * 3,
+}
+FLOAT32: dict[str, list[type]] = {
+    "multiply": [*[POINTER, COUNT, COUNT] * 2, POINTER, POINTER, COUNT, POINTER, *[COUNT] * 5],
+    "multiply_workspace_size": [COUNT] * 3,
 }
 FEWEST_ROWS = 32
 """With fewer rows of x, it does not pay to pack the weight for them."""
 
+library = CLibrary("matmul_bfloat16", BFLOAT16, least="bf16")
+float32_library = CLibrary("matmul_float32", FLOAT32, least="avx2")
 
-library = CLibrary("matmul", SIGNATURES, least="bf16")
 
+def supports(x: Tensor, n_out: int = 2) -> bool:
+    """Whether they multiply x [..., in] for so many outputs, forward and backward: in bfloat16 both must be even.
 
-def take(x: Tensor) -> bool:
-    """Whether they multiply x [..., in]: AMX, where there is such a thing, is faster."""
-    fits = x.shape[-1] % 2 == 0 and x.numel() >= FEWEST_ROWS * x.shape[-1] and training_kernels.take(x)
-    return fits and not torch.cpu.get_capabilities().get("amx_bf16") and library() is not None
+    Below AVX2, and in bfloat16 where there is AMX, PyTorch's are faster.
+    """
+    if x.numel() < FEWEST_ROWS * x.shape[-1] or not training_kernels.supports(x):
+        return False
+    if x.dtype is torch.float32:
+        return float32_library() is not None
+    even = x.shape[-1] % 2 == 0 and n_out % 2 == 0
+    return even and not torch.cpu.get_capabilities().get("amx_bf16") and library() is not None
 
 
 def multiply(x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None = None, transposed: bool = False) -> None:
     """out [n, out] = x [n, in] @ weight [in, out] + bias [out]; the weight may be stored [out, in] instead.
 
-    `x` and `out` may have more columns than those. An odd `in` needs one more, of finite numbers, and no transposed weight.
+    `x` and `out` may have more columns than those. In bfloat16 an odd `in` needs one more, of finite numbers, and no transposed
+    weight.
     """
     n_in, n_out = reversed(weight.shape) if transposed else weight.shape
-    room = _room("room_to_multiply", x, len(x), n_in, n_out)
-    _multiply(x, weight, bias, out, room, transposed)
+    if x.dtype is torch.float32:
+        _multiply_float32(
+            x[:, :n_in], weight.t() if transposed else weight, bias, out, _float32_workspace(x, n_in, n_out), False
+        )
+        return
+    _multiply(x, weight, bias, out, _workspace("multiply_workspace_size", x, len(x), n_in, n_out), transposed)
 
 
 def add_gradient(x: Tensor, by_out: Tensor, by_weight: Tensor, by_bias: Tensor | None, add: bool) -> None:
@@ -47,29 +63,54 @@ def add_gradient(x: Tensor, by_out: Tensor, by_weight: Tensor, by_bias: Tensor |
 
     With `add` they are added to what is there. `x` may have more columns than `in`.
     """
-    _multiply_gradient(x, by_out, by_weight, by_bias, _room("room_for_gradient", x, len(x), by_out.shape[1]), add)
+    if x.dtype is torch.float32:
+        workspace = _float32_workspace(x, len(x), by_out.shape[1])
+        _multiply_float32(x[:, : len(by_weight)].t(), by_out, None, by_weight, workspace, add)
+        if by_bias is not None:
+            by_bias.mul_(add).add_(by_out.sum(0))
+        return
+    workspace = _workspace("gradient_workspace_size", x, len(x), by_out.shape[1])
+    _multiply_gradient(x, by_out, by_weight, by_bias, workspace, add)
 
 
-def _room(function: str, like: Tensor, *sizes: int) -> Tensor:
-    count = getattr(library(), function)
-    count.restype = COUNT
-    words = count(*sizes, torch.get_num_threads())
+def _workspace(function: str, like: Tensor, *sizes: int) -> Tensor:
+    compiled = library()
+    assert compiled is not None
+    words = getattr(compiled, function)(*sizes, torch.get_num_threads())
     return like.new_empty(words, dtype=torch.int32)
 
 
-@operator("out", "room")
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, room: Tensor, transposed: bool) -> None:
+def _float32_workspace(like: Tensor, terms: int, n_out: int) -> Tensor:
+    compiled = float32_library()
+    assert compiled is not None
+    return like.new_empty(compiled.multiply_workspace_size(terms, n_out, torch.get_num_threads()))
+
+
+@operator("out", "workspace")
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, workspace: Tensor, transposed: bool) -> None:
     n_in, n_out = reversed(weight.shape) if transposed else weight.shape
     sizes = (len(x), n_in, n_out, torch.get_num_threads())
     factors = (address(x), x.stride(0), address(weight), transposed, address(bias))
     compiled = library()
     assert compiled is not None
-    compiled.multiply(*factors, address(out), out.stride(0), address(room), *sizes)
+    compiled.multiply(*factors, address(out), out.stride(0), address(workspace), *sizes)
 
 
-@operator("by_weight", "by_bias", "room")
-def _multiply_gradient(x: Tensor, by_out: Tensor, by_weight: Tensor, by_bias: Tensor | None, room: Tensor, add: bool) -> None:
+@operator("by_weight", "by_bias", "workspace")
+def _multiply_gradient(
+    x: Tensor, by_out: Tensor, by_weight: Tensor, by_bias: Tensor | None, workspace: Tensor, add: bool
+) -> None:
     compiled = library()
     assert compiled is not None
-    tensors = map(address, (by_out, by_weight, by_bias, room))
+    tensors = map(address, (by_out, by_weight, by_bias, workspace))
     compiled.multiply_gradient(address(x), x.stride(0), *tensors, len(x), *by_weight.shape, add, torch.get_num_threads())
+
+
+@operator("out", "workspace")
+def _multiply_float32(left: Tensor, right: Tensor, bias: Tensor | None, out: Tensor, workspace: Tensor, add: bool) -> None:
+    """out [n, m] = left [n, k] @ right [k, m], each stored in either order, + bias [m] or, with `add`, what is there."""
+    compiled = float32_library()
+    assert compiled is not None
+    factors = (address(left), *left.stride(), address(right), *right.stride(), address(bias))
+    sizes = (*left.shape, right.shape[1], add, torch.get_num_threads())
+    compiled.multiply(*factors, address(out), out.stride(0), address(workspace), *sizes)

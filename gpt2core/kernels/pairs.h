@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "bfloat16.h"
+#include "numbers.h"
 
 #define LANES 16
 #define UNROLL _Pragma("GCC unroll 16")

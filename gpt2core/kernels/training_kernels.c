@@ -1,14 +1,25 @@
-/* What a training step in bfloat16 does besides its products, each in one pass over memory, computed in float32.
+/* What a training step does besides its products, each in one pass over memory, computed in float32. Tensors are of bfloat16 or,
+   compiled with FLOAT32, of float32.
 
    The loops are plain C that compilers turn into vector instructions. Every row, or block of CHUNK elements, is worked out
-   by one thread alone, so results do not depend on the number of threads. Compiled by gpt2core/c_library.py; the docstrings
-   in gpt2core/training_kernels.py say what is given. */
+   by one thread alone, so results do not depend on the number of threads. Compiled by gpt2core/kernels/c_library.py; the docstrings
+   in gpt2core/kernels/training_kernels.py say what is given. */
 
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-#include "bfloat16.h"
+#include "numbers.h"
+
+#ifdef FLOAT32
+typedef float element;
+INLINE float get(element value) { return value; }
+INLINE element put(float value) { return value; }
+#else
+typedef bfloat16 element;
+INLINE float get(element value) { return to_float(value); }
+INLINE element put(float value) { return to_bf16(value); }
+#endif
 
 #define CHUNK 4096 /* elements that a thread takes at a time */
 #define BLOCKS(count) (((count) + CHUNK - 1) / CHUNK)
@@ -18,36 +29,36 @@
 /* tanh(u) = 2 s - 1 where s = 1 / (1 + e^-2u), so GELU is x s. */
 INLINE float gelu_gate(float x) { return 1.0f / (1.0f + exponential(-1.59576912f * (x + 0.044715f * x * x * x))); }
 
-void gelu(const bfloat16 *x, bfloat16 *y, int64_t count) {
+void gelu(const element *x, element *y, int64_t count) {
     SHARED_BY_THREADS(count)
     for (int64_t block = 0; block < BLOCKS(count); block++) {
-        const int64_t end = least(count, (block + 1) * CHUNK);
+        const int64_t end = min(count, (block + 1) * CHUNK);
         for (int64_t i = block * CHUNK; i < end; i++) {
-            const float value = wide(x[i]);
-            y[i] = narrow(value * gelu_gate(value));
+            const float value = get(x[i]);
+            y[i] = put(value * gelu_gate(value));
         }
     }
 }
 
-void gelu_backward(const bfloat16 *x, const bfloat16 *by_output, bfloat16 *by_input, int64_t count) {
+void gelu_backward(const element *x, const element *by_output, element *by_input, int64_t count) {
     SHARED_BY_THREADS(count)
     for (int64_t block = 0; block < BLOCKS(count); block++) {
-        const int64_t end = least(count, (block + 1) * CHUNK);
+        const int64_t end = min(count, (block + 1) * CHUNK);
         for (int64_t i = block * CHUNK; i < end; i++) {
-            const float value = wide(x[i]), gate = gelu_gate(value);
+            const float value = get(x[i]), gate = gelu_gate(value);
             const float steepness = 1.59576912f + 0.21406859f * value * value;
-            by_input[i] = narrow(wide(by_output[i]) * (gate + value * gate * (1.0f - gate) * steepness));
+            by_input[i] = put(get(by_output[i]) * (gate + value * gate * (1.0f - gate) * steepness));
         }
     }
 }
 
 /* losses[r] = share[r] * -log(softmax of the first n_vocab logits of row r at its target); where `gradients` is set the logits
    become its derivative by them. Rows whose share is 0 are left out, whatever their target. */
-void cross_entropy(bfloat16 *logits, const int64_t *targets, const float *share, float *losses, int64_t gradients,
+void cross_entropy(element *logits, const int64_t *targets, const float *share, float *losses, int64_t gradients,
                    int64_t rows, int64_t n_vocab, int64_t padded) {
     SHARED_BY_THREADS(rows * n_vocab)
     for (int64_t r = 0; r < rows; r++) {
-        bfloat16 *row = logits + r * padded;
+        element *row = logits + r * padded;
         if (share[r] == 0.0f) {
             losses[r] = 0.0f;
             memset(row, 0, padded * sizeof *row);
@@ -55,43 +66,40 @@ void cross_entropy(bfloat16 *logits, const int64_t *targets, const float *share,
         }
         float most = -INFINITY, total = 0.0f;
 #pragma omp simd reduction(max : most)
-        for (int64_t j = 0; j < n_vocab; j++) most = wide(row[j]) > most ? wide(row[j]) : most;
+        for (int64_t j = 0; j < n_vocab; j++) most = get(row[j]) > most ? get(row[j]) : most;
 #pragma omp simd reduction(+ : total)
-        for (int64_t j = 0; j < n_vocab; j++) total += exponential(wide(row[j]) - most);
-        const float margin = most - wide(row[targets[r]]);
+        for (int64_t j = 0; j < n_vocab; j++) total += exponential(get(row[j]) - most);
+        const float margin = most - get(row[targets[r]]);
         losses[r] = share[r] * (margin + logf(total));
         if (!gradients) continue;
         const float each = share[r] / total, at_target = share[r] * (expf(-margin) / total - 1.0f);
-        for (int64_t j = 0; j < n_vocab; j++) row[j] = narrow(each * exponential(wide(row[j]) - most));
+        for (int64_t j = 0; j < n_vocab; j++) row[j] = put(each * exponential(get(row[j]) - most));
         memset(row + n_vocab, 0, (padded - n_vocab) * sizeof *row);
-        row[targets[r]] = narrow(at_target);
+        row[targets[r]] = put(at_target);
     }
 }
 
 /* Does nothing where the factor is 1. */
-void scale(void *values, const float *factor, int64_t is_float, int64_t count) {
-    bfloat16 *narrow_ones = values;
-    float *wide_ones = values;
+void scale(element *values, const float *factor, int64_t count) {
     if (*factor == 1.0f) return;
     SHARED_BY_THREADS(count)
-    for (int64_t i = 0; i < count; i++)
-        if (is_float) wide_ones[i] *= *factor;
-        else narrow_ones[i] = narrow(*factor * wide(narrow_ones[i]));
+    for (int64_t i = 0; i < count; i++) values[i] = put(*factor * get(values[i]));
 }
 
-/* weights = kept * weights - rate * moment / (correction * sqrt(square) + epsilon), for gradients times clip; and a copy. */
+/* weights = kept * weights - rate * moment / (correction * sqrt(square) + epsilon), for gradients times clip; and a copy,
+   where one is wanted. */
 void adamw(float *restrict weights, const float *restrict gradient, float *restrict moment, float *restrict square,
-           bfloat16 *restrict copy, float clip, float beta1, float beta2, float kept, float rate, float correction,
+           element *restrict copy, float clip, float beta1, float beta2, float kept, float rate, float correction,
            float epsilon, int64_t count) {
     SHARED_BY_THREADS(count)
     for (int64_t block = 0; block < BLOCKS(count); block++) {
-        const int64_t end = least(count, (block + 1) * CHUNK);
+        const int64_t end = min(count, (block + 1) * CHUNK);
         for (int64_t i = block * CHUNK; i < end; i++) {
             const float g = clip * gradient[i];
             const float m = moment[i] += (1.0f - beta1) * (g - moment[i]);
             const float v = square[i] = beta2 * square[i] + (1.0f - beta2) * g * g;
             const float w = weights[i] = kept * weights[i] - rate * m / (correction * sqrtf(v) + epsilon);
-            copy[i] = narrow(w);
+            if (copy) copy[i] = put(w);
         }
     }
 }

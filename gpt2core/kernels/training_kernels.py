@@ -1,7 +1,7 @@
-"""Calls training_kernels.c and causal_attention.c: what a bfloat16 step does besides its products, on a CPU with a C compiler.
+"""Calls training_kernels.c and causal_attention.c: what a step does besides its products, on a CPU with a C compiler.
 
 The functions are PyTorch operators that write into tensors which the caller has made, all of them contiguous, so a rehearsal
-on tensors without data counts their memory. Callers ask `take` first, and have a way in plain PyTorch otherwise.
+on tensors without data counts their memory. Callers ask `supports` first, and have a way in plain PyTorch otherwise.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SIGNATURES: dict[str, list[type]] = {
     "gelu": [POINTER] * 2 + [COUNT],
     "gelu_backward": [POINTER] * 3 + [COUNT],
     "cross_entropy": [POINTER] * 4 + [COUNT] * 4,
-    "scale": [POINTER] * 2 + [COUNT] * 2,
+    "scale": [POINTER] * 2 + [COUNT],
     "adamw": [POINTER] * 5 + [NUMBER] * 7 + [COUNT],
 }
 ATTENTION: dict[str, list[type]] = {"attention": [POINTER] * 4 + [COUNT] * 6}
@@ -27,31 +27,39 @@ ROWS = 6
 
 
 library = CLibrary("training_kernels", SIGNATURES)
+float32_library = CLibrary("training_kernels", SIGNATURES, defined=("FLOAT32",))
 attention_library = CLibrary("causal_attention", ATTENTION, least="bf16")
+BY_DTYPE = {torch.bfloat16: library, torch.float32: float32_library}
 
 
-def take(tensor: Tensor, *dtypes: torch.dtype) -> bool:
-    """Whether the kernels are there for this tensor, if they take these dtypes (bfloat16); torch.compile has its own."""
-    fits = tensor.dtype in (dtypes or (torch.bfloat16,)) and tensor.device.type == "cpu"
-    return fits and not torch.compiler.is_compiling() and library() is not None
+def supports(tensor: Tensor) -> bool:
+    """Whether the kernels are there for this tensor: bfloat16 or float32 on a CPU; torch.compile has its own."""
+    found = BY_DTYPE.get(tensor.dtype) if tensor.device.type == "cpu" and not torch.compiler.is_compiling() else None
+    return found is not None and found() is not None
 
 
-def _code() -> ctypes.CDLL:
-    compiled = library()
+def supports_attention(heads: Tensor) -> bool:
+    """Whether `attention` takes heads [B, T, 3, H, D]: bfloat16, with D a multiple of 16."""
+    fits = heads.dtype is torch.bfloat16 and heads.shape[-1] % 16 == 0
+    return fits and supports(heads) and attention_library() is not None
+
+
+def _code(tensor: Tensor) -> ctypes.CDLL:
+    compiled = BY_DTYPE[tensor.dtype]()
     assert compiled is not None
     return compiled
 
 
 @operator("out")
 def gelu(x: Tensor, out: Tensor) -> None:
-    """GELU in its tanh form of x, bfloat16 of any shape."""
-    _code().gelu(address(x), address(out), x.numel())
+    """GELU in its tanh form of x, of any shape."""
+    _code(x).gelu(address(x), address(out), x.numel())
 
 
 @operator("by_input")
 def gelu_backward(x: Tensor, by_output: Tensor, by_input: Tensor) -> None:
     """The gradient by x, where GELU's output has the gradient `by_output`."""
-    _code().gelu_backward(address(x), address(by_output), address(by_input), x.numel())
+    _code(x).gelu_backward(address(x), address(by_output), address(by_input), x.numel())
 
 
 def attention(heads: Tensor, out: Tensor) -> None:
@@ -60,14 +68,14 @@ def attention(heads: Tensor, out: Tensor) -> None:
     Raises PyTorch's error where there is no memory for its passing results.
     """
     width, pairs, size = _extent(heads)
-    _attention(heads, None, out, _room(heads, 2 * size * width + 4 * size * pairs + ROWS * (6 * width + 4 * size)))
+    _attention(heads, None, out, _workspace(heads, 2 * size * width + 4 * size * pairs + ROWS * (6 * width + 4 * size)))
 
 
 def attention_backward(heads: Tensor, by_out: Tensor, by_heads: Tensor) -> None:
     """The gradient by the heads, where that by `out` is given; raises as `attention` does."""
     width, pairs, size = _extent(heads)
     packed, squares = 4 * size * width + 12 * size * pairs, 8 * (pairs + ROWS) * width
-    _attention(heads, by_out, by_heads, _room(heads, packed + squares + ROWS * (12 * width + 4 * size)))
+    _attention(heads, by_out, by_heads, _workspace(heads, packed + squares + ROWS * (12 * width + 4 * size)))
 
 
 def _extent(heads: Tensor) -> tuple[int, int, int]:
@@ -76,45 +84,45 @@ def _extent(heads: Tensor) -> tuple[int, int, int]:
     return -(-length // 16) * 16 + 16, (length + 1) // 2, size
 
 
-def _room(heads: Tensor, n_bytes: int) -> Tensor:
+def _workspace(heads: Tensor, n_bytes: int) -> Tensor:
     """So many bytes for each thread, uint8 [threads, bytes]: of PyTorch, so that their lack is its error and they count."""
     whole_lines = -(-n_bytes // 64) * 64
     threads = min(torch.get_num_threads(), heads.shape[0] * heads.shape[3])
     return heads.new_empty((threads, whole_lines), dtype=torch.uint8)
 
 
-@operator("out", "room")
-def _attention(heads: Tensor, by_out: Tensor | None, out: Tensor, room: Tensor) -> None:
+@operator("out", "workspace")
+def _attention(heads: Tensor, by_out: Tensor | None, out: Tensor, workspace: Tensor) -> None:
     compiled, (batch, length, _, n_head, size) = attention_library(), heads.shape
     assert compiled is not None
-    compiled.attention(*map(address, (heads, by_out, out, room)), batch, length, n_head, size, *room.shape)
+    compiled.attention(*map(address, (heads, by_out, out, workspace)), batch, length, n_head, size, *workspace.shape)
 
 
 @operator("logits", "losses")
 def cross_entropy(logits: Tensor, targets: Tensor, share: Tensor, losses: Tensor, n_vocab: int, gradients: bool) -> None:
-    """Each row's cross-entropy, times its `share`, of bfloat16 logits [n, padded V] at targets int64 [n]: float32 [n].
+    """Each row's cross-entropy, times its `share`, of logits [n, padded V] at targets int64 [n]: float32 [n].
 
     Only the first `n_vocab` logits count. With `gradients` the logits become the derivatives of the sum. A row whose share is
     0 is left out, whatever its target.
     """
     values = map(address, (logits, targets, share, losses))
-    _code().cross_entropy(*values, gradients, len(logits), n_vocab, logits.shape[1])
+    _code(logits).cross_entropy(*values, gradients, len(logits), n_vocab, logits.shape[1])
 
 
 @operator("values")
 def scale(values: Tensor, factor: Tensor) -> None:
-    """Multiply bfloat16 or float32 values by a float32 factor []; takes no time where it is 1."""
-    _code().scale(address(values), address(factor), values.dtype is torch.float32, values.numel())
+    """Multiply values by a float32 factor []; takes no time where it is 1."""
+    _code(values).scale(address(values), address(factor), values.numel())
 
 
 @operator("weights", "moment", "square", "copy")
 def adamw(
-    weights: Tensor, gradient: Tensor, moment: Tensor, square: Tensor, copy: Tensor, clip: float, factors: list[float]
+    weights: Tensor, gradient: Tensor, moment: Tensor, square: Tensor, copy: Tensor | None, clip: float, factors: list[float]
 ) -> None:
-    """One update of float32 weights by AdamW, for a gradient that is `clip` times the given one, and their bfloat16 copy.
+    """One update of float32 weights by AdamW, for a gradient that is `clip` times the given one, and of their bfloat16 copy.
 
     weights = kept * weights - rate * moment / (correction * sqrt(square) + epsilon), where the factors are beta1, beta2, kept,
     rate, correction and epsilon.
     """
     tensors = map(address, (weights, gradient, moment, square, copy))
-    _code().adamw(*tensors, clip, *factors, weights.numel())
+    _code(weights if copy is None else copy).adamw(*tensors, clip, *factors, weights.numel())

@@ -16,14 +16,12 @@ from gpt2core.kernels import training_kernels
 
 LONGEST_PLAIN = 512
 """Up to here, plain products beat PyTorch's fused kernel in bfloat16 on a CPU (2 to 5 times up to 128 positions)."""
-VECTOR = 16
-"""Head sizes that the compiled attention takes are multiples of this."""
 
 
 def attend_within(heads: Tensor, dropout: float, visible: Tensor | None = None) -> Tensor:
     """Mix the values of queries, keys and values [B, T, 3, H, D] that have no past: [B, T, H, D]. `visible` as in `attend`."""
-    plain = dropout > 0 or visible is not None or heads.shape[-1] % VECTOR or heads.shape[1] > LONGEST_PLAIN
-    if plain or not training_kernels.take(heads) or training_kernels.attention_library() is None:
+    plain = dropout > 0 or visible is not None or heads.shape[1] > LONGEST_PLAIN
+    if plain or not training_kernels.supports_attention(heads):
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind()  # each [B, H, T, D]
         return attend(query, key, value, dropout, visible).transpose(1, 2)
     mixed: Tensor = _CausalAttention.apply(heads)  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gpt2core.machine import allocator
+from gpt2core.machine.dtypes import cpu_multiplies_bfloat16
 from gpt2core.model.attention import attend
 from gpt2core.model.config import GPT2Config
 
@@ -85,7 +86,10 @@ class KeyValueCache:
         end = start + query.shape[2]
         keys, values = self.keys[layer, rows], self.values[layer, rows]
         keys[:, :, start:end], values[:, :, start:end] = key, value
-        return attend(query, keys[:, :, :end], values[:, :, :end], 0.0)
+        parts = (query, keys[:, :, :end], values[:, :, :end])
+        if query.device.type == "cpu" and not cpu_multiplies_bfloat16():  # PyTorch's products of bfloat16 crawl there
+            parts = (query.float(), parts[1].float(), parts[2].float())
+        return attend(*parts, 0.0)
 
     def _with(self, keys: Tensor, values: Tensor, rows: slice | list[int]) -> KeyValueCache:
         other = object.__new__(KeyValueCache)

@@ -58,7 +58,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _scale(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
-    if gradient is not None and training_kernels.take(gradient, torch.bfloat16, torch.float32):
+    if gradient is not None and training_kernels.supports(gradient):
         training_kernels.scale(gradient, factor)
         return gradient
     return gradient.mul_(factor) if gradient is not None else None
@@ -66,7 +66,7 @@ def _scale(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
 
 def _gradient_like(weight: Tensor, hidden: Tensor) -> Tensor:
     """Room for the gradient by weight: [V, C] in float32 where our products make it, otherwise [padded V, C]."""
-    if matmul.take(hidden):
+    if matmul.supports(hidden):
         return torch.empty_like(weight, dtype=torch.float32)
     return weight.new_empty(_padded(weight), weight.shape[1])
 
@@ -81,7 +81,7 @@ def _walk(hidden: Tensor, weight: Tensor, targets: Tensor, by_hidden: Tensor | N
     """The mean loss; fills its gradients by hidden [N, C] and by weight where they are wanted."""
     counted = targets != IGNORED
     share = counted / counted.sum().clamp(min=1)  # [N]
-    way = _walk_on_our_way if matmul.take(hidden) else _walk_on_pytorchs_way
+    way = _walk_on_our_way if matmul.supports(hidden) else _walk_on_pytorchs_way
     return way(hidden, weight, targets, share, by_hidden, by_weight)
 
 

@@ -14,7 +14,7 @@ from gpt2core.kernels import training_kernels
 
 
 class OnePassAdamW(AdamW):
-    """Same options, state and update as AdamW's; `copies` are the bfloat16 weights that follow each parameter.
+    """Same options, state and update as AdamW's; `copies` are the bfloat16 weights that follow each parameter, if any do.
 
     `clip` is what the next update multiplies gradients by.
     """
@@ -42,5 +42,5 @@ class OnePassAdamW(AdamW):
         count = state["step"].item()
         kept, correction = 1 - rate * group["weight_decay"], 1 / math.sqrt(1 - beta2**count)
         factors = [beta1, beta2, kept, rate / (1 - beta1**count), correction, group["eps"]]
-        tensors = (parameter, gradient, state["exp_avg"], state["exp_avg_sq"], self._copies[parameter])
+        tensors = (parameter, gradient, state["exp_avg"], state["exp_avg_sq"], self._copies.get(parameter))
         training_kernels.adamw(*tensors, self.clip, factors)

@@ -39,8 +39,9 @@ class Optimization:
             parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
         }
         self.optimizers = _build(self._names, settings)
-        if copies and settings.optimizer == "adamw" and all(map(training_kernels.take, copies.values())):
-            self.optimizers = [OnePassAdamW(_groups(self._names, settings), copies, **_adamw_options(settings))]
+        computing = list(copies.values()) if copies else self.parameters
+        if settings.optimizer == "adamw" and all(map(training_kernels.supports, computing)):
+            self.optimizers = [OnePassAdamW(_groups(self._names, settings), copies or {}, **_adamw_options(settings))]
 
     @property
     def parameters(self) -> list[Tensor]:

@@ -30,7 +30,7 @@ def assert_rounded(found: Tensor, exact: Tensor, terms: int) -> None:
 @pytest.fixture(autouse=True)
 def _compiled(cpu_with_pairs: None) -> None:
     assert matmul.library() is not None
-    if not matmul.take(random(matmul.FEWEST_ROWS, 2)):
+    if not matmul.supports(random(matmul.FEWEST_ROWS, 2)):
         pytest.skip("this CPU has AMX, which PyTorch's products use")
 
 

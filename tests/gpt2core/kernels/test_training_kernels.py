@@ -154,7 +154,7 @@ def test_attention_stays_within_the_room_that_a_rehearsal_counts(
 
     heads = random(1, length, 3, 2, size).requires_grad_()
     expected = torch.autograd.grad(attend_within(heads, 0.0).sum(), heads)[0]
-    monkeypatch.setattr(training_kernels, "_room", room_before_a_guard)
+    monkeypatch.setattr(training_kernels, "_workspace", room_before_a_guard)
     found = torch.autograd.grad(attend_within(heads, 0.0).sum(), heads)[0]
     assert torch.equal(found, expected)
     assert len(rooms) == 2 and all((room[-4096:] == 171).all() for room in rooms)

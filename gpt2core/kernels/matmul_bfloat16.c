@@ -4,7 +4,7 @@
    sums stays in the registers, while its words come from the caches: those of the right matrix are packed for it, and those of
    the left one are read where they lie if they can be. Every sum is made by one thread alone, in an order that depends on the
    shapes only, so results do not depend on the number of threads. How blocks are cut: Goto and van de Geijn, Anatomy of
-   High-Performance Matrix Multiplication, 2008. Called by gpt2core/products.py, whose docstrings say what is given. */
+   High-Performance Matrix Multiplication, 2008. Called by gpt2core/kernels/matmul.py, whose docstrings say what is given. */
 
 #include "pairs.h"
 
@@ -17,8 +17,6 @@
 #define TALL 2048 /* rows that a gradient by weights is summed over at a time */
 #define STRIP 128 /* rows of such a gradient that a thread makes at a time */
 
-INLINE int64_t parts(int64_t value, int64_t size) { return (value + size - 1) / size; }
-INLINE int64_t up(int64_t value, int64_t multiple) { return parts(value, multiple) * multiple; }
 
 /* A right matrix [depth][columns] whose words are of two rows: [pairs][COLUMNS]; adds up the columns where `total` is given. */
 static void pack_rows(const bfloat16 *from, int64_t stride, int64_t depth, int64_t columns, word *to, float *total) {
@@ -68,7 +66,7 @@ INLINE void tile(__m512 sums[ROWS][VECTORS], const bfloat16 *left, const int64_t
                  int64_t pairs) {
     const bfloat16 *row[ROWS];
     UNROLL for (int r = 0; r < ROWS; r++) {
-        row[r] = left + least(r, rows - 1) * stride;
+        row[r] = left + min(r, rows - 1) * stride;
         UNROLL for (int v = 0; v < VECTORS; v++) sums[r][v] = _mm512_setzero_ps();
     }
     for (int64_t p = 0; p < pairs; p++) {
@@ -123,21 +121,21 @@ typedef struct {
 
 /* Rows first <= i < last of some panels of COLUMNS outputs. */
 static void multiply_block(const product *p, int64_t first, int64_t last, int64_t panel, int64_t panels, word *packed) {
-    const int64_t part = p->sums ? PART : p->n_in, room = up(parts(least(part, p->n_in), 2), LANES) * COLUMNS;
+    const int64_t part = p->sums ? PART : p->n_in, each = round_up(ceil_div(min(part, p->n_in), 2), LANES) * COLUMNS;
     for (int64_t start = 0; start < p->n_in; start += part) {
-        const int64_t depth = least(part, p->n_in - start), done = start + depth == p->n_in;
+        const int64_t depth = min(part, p->n_in - start), done = start + depth == p->n_in;
         for (int64_t j = 0; j < panels; j++) {
-            const int64_t column = (panel + j) * COLUMNS, columns = least(COLUMNS, p->n_out - column);
-            word *to = packed + j * room;
+            const int64_t column = (panel + j) * COLUMNS, columns = min(COLUMNS, p->n_out - column);
+            word *to = packed + j * each;
             if (p->transposed) pack_transposed(p->weight + column * p->n_in + start, p->n_in, depth, columns, to);
             else pack_rows(p->weight + start * p->n_out + column, p->n_out, depth, columns, to, NULL);
         }
         for (int64_t i = first; i < last; i += ROWS)
             for (int64_t j = 0; j < panels; j++) {
-                const int64_t column = (panel + j) * COLUMNS, columns = least(COLUMNS, p->n_out - column), rows = last - i;
+                const int64_t column = (panel + j) * COLUMNS, columns = min(COLUMNS, p->n_out - column), rows = last - i;
                 float *aside = p->sums ? p->sums + i * p->n_out + column : NULL;
                 __m512 sums[ROWS][VECTORS];
-                tile(sums, p->x + i * p->x_stride + start, p->x_stride, rows, packed + j * room, parts(depth, 2));
+                tile(sums, p->x + i * p->x_stride + start, p->x_stride, rows, packed + j * each, ceil_div(depth, 2));
                 if (start) add_sums(sums, aside, p->n_out, rows, columns);
                 bfloat16 *target = p->out + i * p->out_stride + column;
                 if (!done) store_sums(sums, aside, p->n_out, rows, columns);
@@ -146,35 +144,27 @@ static void multiply_block(const product *p, int64_t first, int64_t last, int64_
     }
 }
 
-/* The threads of a team ask for a number each, by which they find their part of the room. */
-static int64_t next(int64_t *number) {
-    int64_t own;
-#pragma omp atomic capture
-    own = (*number)++;
-    return own;
-}
-
-/* Words of `room` to multiply in. */
-int64_t room_to_multiply(int64_t rows, int64_t n_in, int64_t n_out, int64_t threads) {
+/* Words of the workspace to multiply in. */
+int64_t multiply_workspace_size(int64_t rows, int64_t n_in, int64_t n_out, int64_t threads) {
     return threads * PACKED + (n_in > DEEP ? rows * n_out : 0);
 }
 
 void multiply(const bfloat16 *x, int64_t x_stride, const bfloat16 *weight, int64_t transposed, const bfloat16 *bias,
-              bfloat16 *out, int64_t out_stride, word *room, int64_t rows, int64_t n_in, int64_t n_out, int64_t threads) {
-    float *sums = n_in > DEEP ? (float *)(room + threads * PACKED) : NULL;
+              bfloat16 *out, int64_t out_stride, word *workspace, int64_t rows, int64_t n_in, int64_t n_out, int64_t threads) {
+    float *sums = n_in > DEEP ? (float *)(workspace + threads * PACKED) : NULL;
     const product of = {x, x_stride, weight, transposed, bias, out, out_stride, sums, rows, n_in, n_out};
-    const int64_t panels = parts(n_out, COLUMNS), depth = n_in > DEEP ? PART : n_in;
-    const int64_t fitting = PACKED / (up(parts(depth, 2), LANES) * COLUMNS);
-    const int64_t each = parts(panels, threads * parts(panels, threads * fitting)), blocks = parts(panels, each);
-    const int64_t slice = up(parts(rows, parts(threads, blocks)), ROWS), slices = parts(rows, slice);
+    const int64_t panels = ceil_div(n_out, COLUMNS), depth = n_in > DEEP ? PART : n_in;
+    const int64_t fitting = PACKED / (round_up(ceil_div(depth, 2), LANES) * COLUMNS);
+    const int64_t each = ceil_div(panels, threads * ceil_div(panels, threads * fitting)), blocks = ceil_div(panels, each);
+    const int64_t slice = round_up(ceil_div(rows, ceil_div(threads, blocks)), ROWS), slices = ceil_div(rows, slice);
     int64_t number = 0;
 #pragma omp parallel num_threads(threads)
     {
-        const int64_t own = next(&number);
+        const int64_t own = next_number(&number);
 #pragma omp for schedule(dynamic)
         for (int64_t block = 0; block < blocks * slices; block++) {
             const int64_t panel = block / slices * each, first = block % slices * slice;
-            multiply_block(&of, first, least(rows, first + slice), panel, least(each, panels - panel), room + own * PACKED);
+            multiply_block(&of, first, min(rows, first + slice), panel, min(each, panels - panel), workspace + own * PACKED);
         }
     }
 }
@@ -182,11 +172,11 @@ void multiply(const bfloat16 *x, int64_t x_stride, const bfloat16 *weight, int64
 /* Rows first <= i < last of a gradient [n_in][n_out], whose right matrix is packed. */
 static void add_strip(const bfloat16 *x, int64_t x_stride, const word *packed, word *left, float *to, int64_t depth,
                       int64_t first, int64_t last, int64_t n_out, int64_t add) {
-    const int64_t pairs = parts(depth, 2);
+    const int64_t pairs = ceil_div(depth, 2);
     pack_left(x + first, x_stride, depth, last - first, pairs, left);
     for (int64_t column = 0; column < n_out; column += COLUMNS)
         for (int64_t i = first; i < last; i += ROWS) {
-            const int64_t rows = last - i, columns = least(COLUMNS, n_out - column);
+            const int64_t rows = last - i, columns = min(COLUMNS, n_out - column);
             float *target = to + i * n_out + column;
             __m512 sums[ROWS][VECTORS];
             UNROLL for (int r = 0; r < ROWS; r++)
@@ -197,30 +187,30 @@ static void add_strip(const bfloat16 *x, int64_t x_stride, const word *packed, w
         }
 }
 
-/* Words of `room` to make a gradient in. */
-int64_t room_for_gradient(int64_t rows, int64_t n_out, int64_t threads) {
-    return parts(least(TALL, rows), 2) * (up(n_out, COLUMNS) + threads * STRIP);
+/* Words of the workspace to make a gradient in. */
+int64_t gradient_workspace_size(int64_t rows, int64_t n_out, int64_t threads) {
+    return ceil_div(min(TALL, rows), 2) * (round_up(n_out, COLUMNS) + threads * STRIP);
 }
 
 void multiply_gradient(const bfloat16 *x, int64_t x_stride, const bfloat16 *by_out, float *by_weight, float *by_bias,
-                       word *room, int64_t rows, int64_t n_in, int64_t n_out, int64_t add, int64_t threads) {
-    const int64_t strip = least(STRIP, up(parts(n_in, threads), LANES)), most_pairs = parts(least(TALL, rows), 2);
-    word *strips = room + most_pairs * up(n_out, COLUMNS);
+                       word *workspace, int64_t rows, int64_t n_in, int64_t n_out, int64_t add, int64_t threads) {
+    const int64_t strip = min(STRIP, round_up(ceil_div(n_in, threads), LANES)), most_pairs = ceil_div(min(TALL, rows), 2);
+    word *strips = workspace + most_pairs * round_up(n_out, COLUMNS);
     if (by_bias && !add) memset(by_bias, 0, n_out * sizeof *by_bias);
     for (int64_t start = 0; start < rows; start += TALL) {
-        const int64_t depth = least(TALL, rows - start), pairs = parts(depth, 2);
+        const int64_t depth = min(TALL, rows - start), pairs = ceil_div(depth, 2);
         int64_t number = 0;
 #pragma omp parallel num_threads(threads)
         {
-            const int64_t own = next(&number);
+            const int64_t own = next_number(&number);
 #pragma omp for schedule(dynamic)
             for (int64_t column = 0; column < n_out; column += COLUMNS)
-                pack_rows(by_out + start * n_out + column, n_out, depth, least(COLUMNS, n_out - column), room + column * pairs,
+                pack_rows(by_out + start * n_out + column, n_out, depth, min(COLUMNS, n_out - column), workspace + column * pairs,
                           by_bias ? by_bias + column : NULL);
 #pragma omp for schedule(dynamic)
             for (int64_t first = 0; first < n_in; first += strip)
-                add_strip(x + start * x_stride, x_stride, room, strips + own * STRIP * most_pairs, by_weight, depth, first,
-                          least(n_in, first + strip), n_out, add || start);
+                add_strip(x + start * x_stride, x_stride, workspace, strips + own * STRIP * most_pairs, by_weight, depth, first,
+                          min(n_in, first + strip), n_out, add || start);
         }
     }
 }

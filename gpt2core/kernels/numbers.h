@@ -1,4 +1,7 @@
-/* Numbers in bfloat16, and what is computed with them in float32. */
+/* Sizes, numbers in bfloat16, and what is computed in float32. */
+
+#ifndef NUMBERS_H
+#define NUMBERS_H
 
 #include <stdint.h>
 #include <string.h>
@@ -7,16 +10,26 @@
 
 typedef uint16_t bfloat16;
 
-INLINE int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
+INLINE int64_t min(int64_t one, int64_t other) { return one < other ? one : other; }
+INLINE int64_t ceil_div(int64_t value, int64_t size) { return (value + size - 1) / size; }
+INLINE int64_t round_up(int64_t value, int64_t multiple) { return ceil_div(value, multiple) * multiple; }
 
-INLINE float wide(bfloat16 value) {
+/* The threads of a team ask for a number each, by which they find their part of a workspace. */
+INLINE int64_t next_number(int64_t *number) {
+    int64_t own;
+#pragma omp atomic capture
+    own = (*number)++;
+    return own;
+}
+
+INLINE float to_float(bfloat16 value) {
     const uint32_t bits = (uint32_t)value << 16;
     float result;
     memcpy(&result, &bits, sizeof result);
     return result;
 }
 
-INLINE bfloat16 narrow(float value) { /* rounds half to even */
+INLINE bfloat16 to_bf16(float value) { /* rounds half to even */
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
@@ -41,3 +54,5 @@ INLINE float exponential(float x) {
     memcpy(&scale, &bits, sizeof scale);
     return power * scale;
 }
+
+#endif
