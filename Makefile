@@ -13,7 +13,7 @@ FIND_PYTHON = for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 PYTHON ?= $(shell $(FIND_PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run dashboard test test-kernels test-faults test-interop lint clean clean-venv clean-state
+.PHONY: help setup run dashboard test test-kernels test-faults test-recovery test-interop lint clean clean-venv clean-state
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-kernels: $(READY) ## run what depends on the processor, as each lesser proc
 
 test-faults: $(READY) ## run the long proofs: kills, faults, full training runs
 	@$(BIN)/pytest -m slow $(ARGS)
+
+test-recovery: $(READY) ## kill training, worker and servers at any moment and show what became of it as a table
+	@$(BIN)/pytest tests/faults/test_recovery.py tests/faults/test_nights.py $(ARGS)
 
 test-interop: $(READY) ## send models through TensorFlow, transformers, peft and llama.cpp, installed into .venv-interop
 	@$(BIN)/pytest -m interop tests/interop $(ARGS)

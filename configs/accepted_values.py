@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import ValidatorFunctionWrapHandler
 
@@ -57,3 +58,19 @@ def as_bytes(value: object) -> object:
         return value
     power = " KMGT".index(match[2].upper() or " ")
     return round(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def as_seconds(value: object) -> object:
+    """90s, 30min, 6h, 1d and plain numbers, in seconds."""
+    match = re.fullmatch(r"([0-9]+) *(s|min|h|d)?", value.strip()) if isinstance(value, str) else None
+    if isinstance(value, str) and match is None:
+        raise ValueError(f"is {value!r}: give a duration such as 90s, 30min, 6h or 1d")
+    return int(match[1]) * {"min": 60, "h": 3600, "d": 86400}.get(match[2], 1) if match else value
+
+
+def known_timezone(name: str) -> str:
+    """The time zone's name, if the machine knows it."""
+    try:
+        return ZoneInfo(name).key
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"is {name!r}, which is no time zone: use one such as Europe/Berlin or UTC") from None

@@ -9,26 +9,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator, model_validator
 
 from configs.accepted_values import as_bytes, as_delimiter, auto_or_switch, known_encoding, no_float16, with_digits
 from configs.influence import Influence
+from configs.schedule import ScheduleSettings
+from configs.section import Positive, Section
 
 OneOrMore = Annotated[
     list[str], Field(min_length=1), BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 ]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 LORA = "lora"
 LENGTHS = ("steps", "epochs", "tokens", "hours")
 BestBy = Literal["val_loss", "perplexity", "bits_per_byte", "accuracy", "calibration_error"]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, values never change, docstrings are the documentation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataSettings(Section):
@@ -328,10 +323,8 @@ class RegistrySettings(Section):
     """Whether a LoRA run's adapters are merged into the registered weights; false registers both, as peft reads them."""
 
 
-class RunSettings(BaseModel):
+class RunSettings(Section):
     """All sections of a run. Every field has a default, so this type also holds a part of a config (overrides)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     name: Annotated[Name, Influence.APART] = "gpt2"
     """Name of the run; also the MLflow experiment."""
@@ -341,6 +334,7 @@ class RunSettings(BaseModel):
     train: TrainSettings = TrainSettings()
     evaluate: Annotated[EvaluateSettings, Influence.NONE] = EvaluateSettings()
     registry: Annotated[RegistrySettings, Influence.NONE] = RegistrySettings()
+    schedule: Annotated[ScheduleSettings, Influence.NONE] = ScheduleSettings()
 
 
 class RunConfig(RunSettings):

@@ -3,6 +3,7 @@
 from prefect import flow
 
 from configs.schema import RunConfig
+from gpt2core.text.documents import SourceFile
 from tasks.encode_to_parquet import encode_to_parquet
 from tasks.finetuning.milestones import is_evaluated_at, milestones, stops_early
 from tasks.finetuning.open_run import open_run
@@ -14,6 +15,7 @@ from tasks.resolve_settings import check_choices, require_memory, resolve_settin
 from tasks.runs.models import resolve_base
 from tasks.runs.start import find_origin, run_folder_of
 from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
+from tasks.scheduling.device_lock import device_for
 from tasks.servers.cancellation import cancellable
 from tasks.terminal.console import say
 from tasks.train_until import train_until
@@ -24,11 +26,17 @@ from tasks.write_report import write_report
 def finetune(config: RunConfig) -> RunResult:
     """Fine-tune GPT-2 as the config says. The same config on the same text goes on where it stood, or says it is finished."""
     with cancellable():
-        base = resolve_base(config.model)
-        check_choices(config, base)
-        files = load_dataset(config.data)
-        tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
-        store = encode_to_parquet(files, config.data, tokenizer)
+        return fine_tune(config)
+
+
+def fine_tune(config: RunConfig, files: list[SourceFile] | None = None) -> RunResult:
+    """The stages of the pipeline, inside whichever flow calls them; one that has loaded the text already gives its files."""
+    base = resolve_base(config.model)
+    check_choices(config, base)
+    files = files or load_dataset(config.data)
+    tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
+    store = encode_to_parquet(files, config.data, tokenizer)
+    with device_for(config):
         config, asked = resolve_settings(config, base, tokenizer, store)
 
         origin = find_origin(config, store)

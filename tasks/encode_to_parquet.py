@@ -19,6 +19,7 @@ from gpt2core.store.encoding import ShardWork, encode_store, encode_work
 from gpt2core.store.token_store import TokenStore, open_store
 from gpt2core.text.documents import SourceFile
 from gpt2core.text.tokenizer import Tokenizer
+from tasks.runs.flow_run_locks import note_progress
 from tasks.terminal.console import begin, encoding_bar, say, warn
 from tasks.workspace.folders import Workspace
 
@@ -31,14 +32,12 @@ def encode_to_parquet(files: list[SourceFile], settings: DataSettings, tokenizer
     begin("token store", "encoding, or finding what is encoded already")
     with encoding_bar() as bar, _broken_contract_shown():
         row = bar.add_task("", total=None)
-        path = encode_store(
-            files,
-            settings,
-            tokenizer,
-            stores,
-            lambda stage, done, total: bar.update(row, description=stage, completed=done, total=total),
-            _share_out,
-        )
+
+        def show(stage: str, done: int, total: int) -> None:
+            note_progress()
+            bar.update(row, description=stage, completed=done, total=total)
+
+        path = encode_store(files, settings, tokenizer, stores, show, _share_out)
     store = open_store(path, verify=False)  # encode_store has just verified it
     for note in store.manifest.findings.get("notes", []):
         say("read", escape(note))

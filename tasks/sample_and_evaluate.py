@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from httpx import HTTPError
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -12,6 +13,7 @@ from configs.schema import EvaluateSettings
 from tasks.evaluation.evaluate_step import Subject, evaluate_step
 from tasks.finetuning.finetune_run import FinetuneRun
 from tasks.finetuning.milestones import missed_evaluations
+from tasks.runs.flow_run_locks import note_progress
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import say, warn
 
@@ -57,6 +59,7 @@ def _is_saved(run: FinetuneRun, step: int) -> bool:
 def record_evaluation(folder: RunFolder, settings: EvaluateSettings, row: dict[str, float]) -> None:
     """Append a row of figures, say it, and show it with the samples in Prefect."""
     folder.evaluations.append([row])
+    note_progress()
     step, loss, perplexity, bits = int(row["step"]), row["val_loss"], row["perplexity"], row["bits_per_byte"]
     line = f"validation loss {loss:.3f}, perplexity {perplexity:,.1f}, {bits:.3f} bits per byte"
     say(f"step {step}", line)
@@ -64,7 +67,10 @@ def record_evaluation(folder: RunFolder, settings: EvaluateSettings, row: dict[s
     if copied > settings.copied_tokens:
         warn("samples", f"one repeats {copied:.0f} tokens of the training text word for word: see {report}")
     key = re.sub(r"[^a-z0-9]+", "-", f"samples-{folder.id}".lower())  # Prefect allows nothing else
-    create_markdown_artifact(markdown=_short_form(folder, row, f"**{folder.id}, step {step}:** {line}"), key=key)
+    try:
+        create_markdown_artifact(markdown=_short_form(folder, row, f"**{folder.id}, step {step}:** {line}"), key=key)
+    except HTTPError as error:
+        warn("Prefect", f"does not show step {step} ({type(error).__name__}): its server is away, and training goes on")
 
 
 def _short_form(folder: RunFolder, row: dict[str, float], head: str) -> str:

@@ -14,6 +14,7 @@ from gpt2core.training.callback import Callback, StepsDone
 from gpt2core.training.trainer import DivergedError
 from tasks.finetuning.finetune_run import FinetuneRun
 from tasks.finetuning.resume import rewind
+from tasks.runs.flow_run_locks import note_progress
 from tasks.terminal.console import training_bar
 from tasks.terminal.stop_signals import finishing
 
@@ -59,5 +60,6 @@ class _ProgressBar(Callback):
         self._bar, self._row = bar, row
 
     def on_steps_done(self, done: StepsDone) -> None:
+        note_progress()
         last = done.updates[-1]
         self._bar.update(self._row, completed=last.step, loss=last.loss, rate=last.learning_rate, speed=done.tokens_per_second)

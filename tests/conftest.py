@@ -14,6 +14,9 @@ from hypothesis import settings
 for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
 os.environ["GPT2FLOW_HOME"] = tempfile.mkdtemp(prefix="gpt2flow-tests-")  # before Prefect and MLflow are imported anywhere
+os.environ["GPT2FLOW_LOCKS"] = os.environ[
+    "GPT2FLOW_HOME"
+]  # tests that run at the same time do not wait for each other's devices
 
 settings.register_profile("shared machine", deadline=None)  # how long an example takes says nothing while others compute
 settings.load_profile("shared machine")

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs.errors import UserError
-from tasks.servers.dashboard import running_dashboard
+from tasks.servers.running import running_dashboard
 from tasks.servers.server_process import is_free
 from tasks.workspace.folders import Workspace
 
@@ -221,7 +221,7 @@ def _workspace(workspace: Workspace) -> Iterator[Finding]:
 def _ports(workspace: Workspace) -> Iterator[Finding]:
     """Whether `gpt2flow dashboard` gets the addresses that people know."""
     if dashboard := running_dashboard(workspace):
-        yield Finding("dashboard", "running: " + ", ".join(dashboard.addresses.values()))
+        yield Finding("dashboard", "running: " + ", ".join(filter(None, dashboard.addresses.values())))
         return
     for name, port in DASHBOARD_PORTS.items():
         if is_free(port):

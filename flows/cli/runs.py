@@ -172,9 +172,11 @@ def _fine_tune(config: RunConfig) -> None:
     with prefect_starting(workspace):
         from flows.finetune import finetune
         from flows.pages.summary import print_summary
+        from tasks.scheduling.recovery import mend_what_died
         from tasks.tracking.reconciliation import reconcile
 
         reconcile(workspace)
     with naming_a_lost_server():
+        mend_what_died(workspace)
         result = finetune(config)
     print_summary(result)

@@ -18,11 +18,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled
 
 from tasks.evaluation.checkpoint import EvaluationRow, identity, is_under_way, take_row
+from tasks.evaluation.deployment import DEPLOYMENT, FLOW
 from tasks.evaluation.in_process import ProcessEvaluation
+from tasks.runs.flow_run_locks import FlowRunLock
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import warn
+from tasks.workspace.folders import Workspace
 
-FLOW, DEPLOYMENT = "evaluate-checkpoint", "gpt2flow"
 LOOK_INTERVAL = 0.5  # seconds
 PATIENCE = {
     StateType.SCHEDULED: (30.0, "no worker has taken it"),  # one looks every two seconds
@@ -39,7 +41,7 @@ class WorkerEvaluation:
     def __init__(self, folder: RunFolder, step: int, flow_run: UUID) -> None:
         self.step = step
         self._folder = folder
-        self._flow_run = flow_run
+        self.flow_run = flow_run
         self._alive = time.monotonic()
 
     def join(self) -> EvaluationRow:
@@ -58,7 +60,8 @@ class WorkerEvaluation:
 
     def _problem(self) -> str:
         """Why nothing is to be expected of the worker; empty as long as something is."""
-        if is_under_way(self._folder, self.step):
+        at_work = FlowRunLock.of(Workspace.current(), self.flow_run).is_held  # also while it still loads PyTorch
+        if at_work or is_under_way(self._folder, self.step):
             self._alive = time.monotonic()
             return ""
         state = self._state()
@@ -69,13 +72,13 @@ class WorkerEvaluation:
 
     def _state(self) -> State | None:
         with suppress(Exception), get_client(sync_client=True) as client:  # a server that is away is no reason to stop
-            return client.read_flow_run(self._flow_run).state
+            return client.read_flow_run(self.flow_run).state
         return None
 
     def _cancel(self) -> None:
         """So that no worker takes it later."""
         with suppress(Exception), get_client(sync_client=True) as client:
-            client.set_flow_run_state(self._flow_run, Cancelled(), force=True)
+            client.set_flow_run_state(self.flow_run, Cancelled(), force=True)
 
 
 def hand_to_worker(folder: RunFolder, step: int) -> WorkerEvaluation | ProcessEvaluation:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 import psutil
 
 from configs.errors import UserError
+from tasks.servers.running import read_record
 from tasks.servers.server_process import HOST, PORTS_TRIED, ServerProcess, ServerSpec, free_port, stop_all
 from tasks.workspace.databases import PREFECT_URL_VARIABLES
 from tasks.workspace.folders import Workspace
@@ -28,11 +29,16 @@ LOG = "prefect/run-server.log"
 def start_prefect_server(workspace: Workspace) -> bool:
     """Start the server and point the environment at it; must come before Prefect is imported, which reads that then.
 
-    The server comes up beside what is done next, and ends with this process, after Prefect's own last words to it. Does
-    nothing and returns False where the environment names another server or home.
+    The server comes up beside what is done next, and ends with this process, after Prefect's own last words to it. Returns
+    False where none is started: the environment names another server or home, or one serves the workspace already.
     """
     elsewhere = any(os.environ.get(name) for name in (*PREFECT_URL_VARIABLES, "PREFECT_PROFILE"))
-    if elsewhere or os.environ["PREFECT_HOME"] != str(workspace.prefect_home) or (port := free_port(_first_port())) is None:
+    if elsewhere or os.environ["PREFECT_HOME"] != str(workspace.prefect_home):
+        return False
+    if served := _served(workspace):
+        os.environ["PREFECT_API_URL"] = served
+        return False
+    if (port := free_port(_first_port())) is None:
         return False
     server = ServerProcess(_spec(workspace, port))
     atexit.register(stop_all, [server])
@@ -72,6 +78,14 @@ def naming_a_lost_server() -> Iterator[None]:
 def _first_port() -> int:
     """Where to look for a free port: a server takes it seconds later, and a run that starts meanwhile must find another."""
     return FIRST_PORT + PORTS_TRIED * (os.getpid() % RANGES)
+
+
+def _served(workspace: Workspace) -> str:
+    """URL of the server that `gpt2flow up` or `dashboard` runs for the workspace; empty where none answers."""
+    recorded = read_record(workspace)
+    address = recorded.address_of("Prefect") if recorded else ""
+    url = f"{address}/api" if address else ""
+    return url if url and _answers(url) else ""
 
 
 def _answers(url: str) -> bool:

@@ -21,7 +21,7 @@ PORTS_TRIED = 20
 
 @dataclass(frozen=True)
 class ServerSpec:
-    """What starts a server and where it answers."""
+    """What starts a server and where it answers; port 0 is that of a process which has none."""
 
     name: str
     command: list[str]
@@ -30,11 +30,12 @@ class ServerSpec:
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
     front_page: str = ""
+    stop_limit: float = STOP_LIMIT
 
     @property
     def page(self) -> str:
-        """URL for a browser on this machine."""
-        return f"http://{HOST}:{self.port}{self.front_page}"
+        """URL for a browser on this machine; empty for a process that listens nowhere."""
+        return f"http://{HOST}:{self.port}{self.front_page}" if self.port else ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class ServerProcess:
 
     def __init__(self, spec: ServerSpec) -> None:
         self.spec = spec
+        if spec.log.exists():  # what the one before said of its end
+            spec.log.replace(spec.log.with_suffix(".previous.log"))
         with spec.log.open("wb") as log:
             self._process = subprocess.Popen(
                 spec.command,
@@ -79,6 +82,8 @@ class ServerProcess:
 
     def answers(self) -> bool:
         """Whether its health page says that it is up."""
+        if not self.spec.port:
+            return self.exit_code() is None
         connection = HTTPConnection(HOST, self.spec.port, timeout=2)
         try:
             connection.request("GET", self.spec.health_path)
@@ -98,7 +103,7 @@ class ServerProcess:
 
     def wait_until_gone(self) -> None:
         """Wait until nothing of the group is left, and kill what does not go in time."""
-        deadline = time.monotonic() + STOP_LIMIT
+        deadline = time.monotonic() + self.spec.stop_limit
         while self._group_exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         _signal_group(self.identity.pid, signal.SIGKILL)
@@ -118,12 +123,12 @@ def stop_all(servers: Iterable[ServerProcess]) -> None:
         server.wait_until_gone()
 
 
-def stop_leftover(identity: Identity) -> None:
-    """End a server whose parent was killed before it could stop it; does nothing if it is gone."""
+def stop_leftover(identity: Identity, patience: float = STOP_LIMIT) -> None:
+    """End a server that is not this process's child, as after a kill of its parent; does nothing if it is gone."""
     if not identity.is_alive():
         return
     _signal_group(identity.pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_LIMIT
+    deadline = time.monotonic() + patience
     while identity.is_alive() and time.monotonic() < deadline:
         time.sleep(0.05)
     _signal_group(identity.pid, signal.SIGKILL)

@@ -59,6 +59,16 @@ class Workspace:
         """Runs, a folder each: state, checkpoints, metrics, samples."""
         return self.root / "runs"
 
+    @property
+    def flow_runs(self) -> Path:
+        """Locks and output of flow runs that are under way."""
+        return self.root / "flow-runs"
+
+    @property
+    def nights(self) -> Path:
+        """What nights were trained on and came to, a folder for each config."""
+        return self.root / "nights"
+
     def create(self) -> Workspace:
         """Make the folders; raises UserError where that is not allowed or the disk is full."""
         try:

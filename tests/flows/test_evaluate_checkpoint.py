@@ -31,6 +31,7 @@ from tasks.evaluation.by_worker import (
 )
 from tasks.evaluation.checkpoint import identity, read_row
 from tasks.evaluation.in_process import ProcessEvaluation
+from tasks.runs.flow_run_locks import FlowRunLock
 from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace
 
@@ -210,5 +211,6 @@ def test_a_worker_that_is_killed_in_the_middle_is_replaced_by_a_process_here(
         assert isinstance(evaluation, WorkerEvaluation)
         wait_until(lambda: (state := evaluation._state()) and state.is_running())
         os.killpg(worker.pid, signal.SIGKILL)
+        os.kill(FlowRunLock.of(Workspace.current(), evaluation.flow_run).read().process, signal.SIGKILL)  # it would live on
     assert evaluation.join() == found
     assert "step 8: its worker has died" in capsys.readouterr().out

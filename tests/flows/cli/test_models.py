@@ -100,8 +100,8 @@ def test_text_beyond_the_context_is_announced_once(tiny: Path, capsys: pytest.Ca
         (["ab\udcff"], "The prompt's character 3 is half of a pair"),
         (["x", "--output", "a.txt", "--interactive"], "--output waits for the last sample"),
         (["x", "--output", "nowhere/a.txt"], "The folder nowhere does not exist"),
-        (["x", "--samples", "1000000000"], "1,000,000,000 samples of up to 12 tokens need 1,480.0 GB"),
-        (["x", "--follow_run", "demo"], "--follow_run demo takes that run's checkpoints"),
+        (["x", "--samples", "1000000000"], "1,000,000,000 samples of up to 12 tokens need 1.48 TB"),
+        (["x", "--follow", "demo"], "--follow demo takes that run's checkpoints"),
         (["x", "--weights", "int8"], "weights 'int8' need a CPU, a C compiler and an n_embd that is a multiple of 64"),
     ],
 )  # fmt: skip

@@ -1,0 +1,70 @@
+"""One training at a time on each device of this machine, whoever starts it: by hand, by a schedule, from any workspace."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+from gpt2core.machine.devices import choose_device
+from gpt2core.machine.lock import locked
+from tasks.runs.flow_run_locks import note_progress
+from tasks.terminal.console import begin
+
+LOCKS = "GPT2FLOW_LOCKS"  # environment variable: the folder of the locks; one in the system's temporary folder unless given
+LOOK_INTERVAL = 0.5  # seconds
+
+
+class DeviceBusyError(UserError):
+    """Another run trains on the device, and the config says not to wait for it."""
+
+
+@contextmanager
+def device_for(config: RunConfig) -> Iterator[None]:
+    """Hold the device that the config trains on; wait for it, or raise DeviceBusyError, as schedule.when_busy says.
+
+    The lock is the file system's, so a kill frees it.
+    """
+    device = _name(choose_device(config.train.device))
+    file = _file(device)
+    with ExitStack() as stack:
+        if not _is_taken(file, stack):
+            _stand_aside(config, device, file, stack)
+        file.write_text(f"'{config.name}' (process {os.getpid()} since {datetime.now():%Y-%m-%d %H:%M:%S})", encoding="utf-8")
+        yield
+
+
+def _stand_aside(config: RunConfig, device: str, file: Path, stack: ExitStack) -> None:
+    holder = file.read_text(encoding="utf-8") or "another run"
+    if config.schedule.when_busy == "skip":
+        raise DeviceBusyError(f"{device} is taken by {holder}: wait for it, or let the run wait: --schedule.when_busy queue.")
+    begin("device", f"waiting until {device} is free: {holder} trains on it")
+    while not _is_taken(file, stack):
+        note_progress()  # standing in the queue is nothing that a watchdog should end
+        time.sleep(LOOK_INTERVAL)
+
+
+def _is_taken(file: Path, stack: ExitStack) -> bool:
+    """Whether this process has the lock now, until the stack is closed."""
+    with suppress(BlockingIOError):
+        stack.enter_context(locked(file, wait=False))
+        return True
+    return False
+
+
+def _name(device: torch.device) -> str:
+    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+
+
+def _file(device: str) -> Path:
+    folder = Path(os.environ.get(LOCKS) or Path(tempfile.gettempdir()) / f"gpt2flow-{os.getuid()}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{device.replace(':', '-')}.lock"

@@ -1,0 +1,102 @@
+"""Nights under `gpt2flow up`: they come by themselves, know what is new, go on from the champion, and survive kill -9."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REGISTRY = """
+import json, sys
+import tasks
+from mlflow import MlflowClient
+client, name = MlflowClient(), sys.argv[1]
+versions = {str(version.version): version.tags["run"] for version in client.search_model_versions(f"name = '{name}'")}
+print(json.dumps({"versions": versions, "aliases": {k: str(v) for k, v in client.get_registered_model(name).aliases.items()}}))
+"""
+
+
+def registry(up: Any, name: str) -> dict[str, Any]:
+    command = [sys.executable, "-c", REGISTRY, name]
+    done = subprocess.run(command, env=up.environment, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def nights(up: Any, name: str) -> list[dict[str, Any]]:
+    return sorted(
+        (json.loads(file.read_text()) for file in (up.workspace.nights / name).glob("*.json")), key=lambda night: night["begun"]
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of text to which a night's text is added."""
+    folder: Path = tmp_path_factory.mktemp("growing")
+    (folder / "a.txt").write_text("".join(f"The {i}th line says that {i} times {i} is {i * i}.\n\n" for i in range(400)))
+    return folder
+
+
+def test_an_interval_deployment_fires_twice_and_the_second_time_finds_nothing_new(
+    up: Any, wait_until: Any, folder: Path
+) -> None:
+    config = up.config("twice", folder, registry={"enabled": True})
+    assert "every 0:00:05" in up.gpt2flow("deploy", config, "--every", "5s")
+    wait_until(lambda: len(up.ended("twice")) >= 2)
+    first, second = up.ended("twice")[:2]
+    assert (first["state_type"], first["state_name"]) == ("COMPLETED", "Completed")
+    assert (second["state_type"], second["state_name"]) == ("COMPLETED", "Skipped")
+    assert "nothing new" in second["state"]["message"]
+    assert registry(up, "twice")["aliases"] == {"candidate": "1", "champion": "1"}
+    assert "twice" in up.gpt2flow("pause", "twice")
+
+
+def test_new_text_is_trained_from_the_champion_on_and_only_it_is_encoded(up: Any, wait_until: Any, folder: Path) -> None:
+    (folder / "b.txt").write_text("".join(f"A new line, the {i}th, says something else: {i + 7}.\n\n" for i in range(100)))
+    before = len(up.ended("twice"))
+    up.gpt2flow("trigger", "twice")
+    wait_until(lambda: len(up.ended("twice")) > before)
+    assert up.ended("twice")[-1]["state_name"] == "Completed"
+    first, second = nights(up, "twice")
+    assert first["base"] == "scratch"
+    assert second["base"] == "models:/twice/1"
+    assert registry(up, "twice")["versions"] == {"1": first["run"], "2": second["run"]}
+    assert second["promoted"] == (registry(up, "twice")["aliases"]["champion"] == "2")
+
+
+def test_everything_killed_at_once_is_found_and_ends_with_the_same_weights(
+    up: Any, wait_until: Any, final_weights: Any, folder: Path
+) -> None:
+    train = {"train": {"steps": 6000, "checkpoint_every": 300}}
+    up.gpt2flow("deploy", up.config("undisturbed", folder, **train))
+    up.gpt2flow("deploy", up.config("killed", folder, **train))
+    up.gpt2flow("trigger", "killed")
+    wait_until(lambda: up.step("killed") > 700)
+    up.kill("up", "worker", "Prefect", "MLflow", "training")
+    wait_until(lambda: up.run_of("killed").state() == "stopped")
+    up.start()
+    wait_until(lambda: up.ended("killed"))
+    (night,) = up.ended("killed")
+    assert (night["state_name"], night["run_count"]) == ("Completed", 2)
+    up.gpt2flow("trigger", "undisturbed")
+    wait_until(lambda: up.ended("undisturbed"))
+    assert up.ended("undisturbed")[0]["run_count"] == 1
+    assert final_weights(up.run_of("killed")) == final_weights(up.run_of("undisturbed"))
+
+
+def test_ctrl_c_stops_everything_and_what_trains_goes_on_at_the_next_start(up: Any, wait_until: Any, folder: Path) -> None:
+    up.gpt2flow("deploy", up.config("stopped", folder, train={"steps": 8000, "checkpoint_every": 4000}))
+    up.gpt2flow("trigger", "stopped")
+    wait_until(lambda: up.step("stopped") > 300)
+    up.stop()
+    assert not up.alive()
+    assert not up.pids()
+    stopped_at = up.step("stopped")
+    assert up.run_of("stopped").state() == "stopped"
+    up.start()
+    wait_until(lambda: up.ended("stopped"))
+    (night,) = up.ended("stopped")
+    assert (night["state_name"], night["run_count"]) == ("Completed", 2)
+    assert 300 < stopped_at < 8000
+    assert "died" not in json.dumps(night)

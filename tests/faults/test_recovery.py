@@ -1,0 +1,150 @@
+"""The recovery matrix: what was killed x when -> what became of the night. `make test-recovery` shows it as a table.
+
+Its short form, everything killed in the middle of training, is in test_nights.py and runs always.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+STEPS = 3000
+EVERYTHING = ("up", "worker", "Prefect", "MLflow", "training")
+MATRIX = [
+    # when, what is killed, how often the flow run begins then
+    ("submitting", ("training",), 1),
+    ("submitting", ("worker", "training"), 1),
+    ("submitting", EVERYTHING, 1),
+    ("training", ("training",), 2),
+    ("training", ("worker",), 1),  # the child lives on without a parent
+    ("training", ("worker", "training"), 2),
+    ("training", ("Prefect",), 1),
+    ("training", ("MLflow",), 1),
+    ("training", ("Prefect", "training"), 2),
+    ("training", ("up",), 1),
+    ("training", EVERYTHING, 2),
+    ("registering", ("training",), 2),
+    ("registering", EVERYTHING, 2),
+]
+MLFLOW = """
+import json, sys
+import tasks
+from mlflow import MlflowClient
+client, name = MlflowClient(), sys.argv[1]
+runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+versions = client.search_model_versions(f"name = '{name}'")
+steps = [metric.step for metric in client.get_metric_history(runs[0].info.run_id, "loss")]
+print(json.dumps({"runs": [run.info.status for run in runs], "versions": len(versions), "steps": steps}))
+"""
+
+
+@pytest.fixture(scope="module")
+def table(pytestconfig: pytest.Config) -> Iterator[list[tuple[str, ...]]]:
+    """Rows of the matrix, shown at the end."""
+    rows = [("when", "killed", "state", "begun", "weights", "MLflow", "seconds until it went on")]
+    yield rows
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\n\n" + "\n".join(lines))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(up: Any, wait_until: Any, final_weights: Any, text: Path) -> bytes:
+    """The weights that a night ends with which nobody disturbs."""
+    deploy(up, "undisturbed", text)
+    up.gpt2flow("trigger", "undisturbed")
+    wait_until(lambda: up.ended("undisturbed"))
+    return bytes(final_weights(up.run_of("undisturbed")))
+
+
+def deploy(up: Any, name: str, text: Path) -> None:
+    train = {"steps": STEPS, "checkpoint_every": 200, "keep_checkpoints": 2}
+    up.gpt2flow("deploy", up.config(name, text, train=train, registry={"enabled": True}))
+
+
+def has_come_to(up: Any, name: str, when: str) -> bool:
+    if when == "submitting":
+        return bool(up.alive()) and up.flow_runs(name)[0]["state_type"] == "PENDING"
+    return bool(up.step(name) > 500) if when == "training" else bool(up.step(name) == STEPS)
+
+
+def mlflow(up: Any, name: str) -> dict[str, Any]:
+    command = [sys.executable, "-c", MLFLOW, name]
+    done = subprocess.run(command, env=up.environment, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("case", MATRIX, ids=lambda case: f"{case[0]}-{'+'.join(case[1])}")
+def test_a_night_is_found_resumed_and_ends_as_if_nothing_had_happened(
+    up: Any, wait_until: Any, final_weights: Any, undisturbed: bytes, table: list[tuple[str, ...]], text: Path, case: Any
+) -> None:
+    when, killed, begun = case
+    name = f"night-{MATRIX.index(case)}"
+    deploy(up, name, text)
+    up.gpt2flow("trigger", name)
+    wait_until(lambda: has_come_to(up, name, when))
+    at, before = time.monotonic(), up.step(name)
+    up.kill(*killed)
+    if "up" in killed:
+        up.start()
+    wait_until(lambda: up.step(name) > before or up.ended(name))
+    waited = time.monotonic() - at
+    wait_until(lambda: up.ended(name))
+    (night,) = up.ended(name)
+    same, found = final_weights(up.run_of(name)) == undisturbed, mlflow(up, name)
+    told = found == {"runs": ["FINISHED"], "versions": 1, "steps": list(range(1, STEPS + 1))}
+    words = ("bit-identical" if same else "DIFFERENT", "one run, one version" if told else str(found)[:80], f"{waited:.0f}")
+    table.append((when, " + ".join(killed), night["state_name"], str(night["run_count"]), *words))
+    assert (night["state_name"], night["run_count"]) == ("Completed", begun)
+    assert same
+    assert told
+
+
+def cancel(up: Any, name: str) -> None:
+    """As in Prefect's page."""
+    up.ask(f"/flow_runs/{up.flow_runs(name)[0]['id']}/set_state", {"state": {"type": "CANCELLING"}})
+
+
+def test_a_cancel_is_heard_by_a_night_whose_worker_is_dead(up: Any, wait_until: Any, text: Path) -> None:
+    deploy_long(up, "orphan", text)
+    up.kill("worker")
+    cancel(up, "orphan")
+    wait_until(lambda: up.flow_runs("orphan")[0]["state_type"] == "CANCELLED")
+    wait_until(lambda: not up.alive())
+    assert up.run_of("orphan").state() == "stopped"
+
+
+def test_a_cancel_is_heard_after_the_server_was_away_for_45_seconds(up: Any, wait_until: Any, text: Path) -> None:
+    deploy_long(up, "away", text)
+    os.kill(up.pids()["up"], signal.SIGSTOP)  # or it would start the server again at once
+    up.kill("Prefect")
+    before = up.step("away")
+    time.sleep(45)
+    assert up.step("away") > before
+    os.kill(up.pids()["up"], signal.SIGCONT)
+    wait_until(up.is_served)
+    cancel(up, "away")
+    wait_until(lambda: up.flow_runs("away")[0]["state_type"] == "CANCELLED")
+    wait_until(lambda: not up.alive())
+    deploy_long(up, "after-it", text)  # the worker is as well as before
+    cancel(up, "after-it")
+    wait_until(lambda: not up.alive())
+
+
+def deploy_long(up: Any, name: str, text: Path) -> None:
+    up.gpt2flow("deploy", up.config(name, text, train={"steps": 10**6, "checkpoint_every": 500, "keep_checkpoints": 1}))
+    up.gpt2flow("trigger", name)
+    deadline = time.monotonic() + 300
+    while up.step(name) < 100:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
