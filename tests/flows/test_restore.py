@@ -1,4 +1,7 @@
-"""train.restore_from: beginning with a checkpoint of an earlier run."""
+"""train.restore_from: beginning with a checkpoint of an earlier run.
+
+Also tests `tasks.runs.start`.
+"""
 
 import shutil
 from pathlib import Path
