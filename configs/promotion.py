@@ -66,7 +66,7 @@ class PromotionRules(Section):
 class ApprovalSettings(Section):
     """A person's word after all rules hold."""
 
-    required: bool = False
+    needed: bool = False  # not "required": Prefect drops a field of that name from the form of a deployment
     """Whether a person must agree, in Prefect's page or by gpt2flow promote NAME --approve --reason "..."."""
     hours: Annotated[float, Field(gt=0.0)] = 72.0
     """How long the question stands; after that nothing changes."""

@@ -167,7 +167,7 @@ def _require_same_aliases(client: MlflowClient, match: Match) -> None:
 def _decision(match: Match, evidence: Evidence) -> Decision:
     settings, aliases, number = match.settings, match.aliases, match.candidate.number
     verdict, findings = judge(settings.rules, evidence)
-    waits = verdict == "promoted" and settings.approval.required
+    waits = verdict == "promoted" and settings.approval.needed
     promoted = Aliases(number, aliases.champion, None if aliases.candidate == number else aliases.candidate)
     candidate, rival, text, outcome = evidence.candidate, evidence.rival, evidence.text, evidence.outcome
     return Decision(

@@ -105,7 +105,8 @@ def test_a_night_is_found_resumed_and_ends_as_if_nothing_had_happened(
     told = found == {"runs": ["FINISHED"], "versions": 1, "steps": list(range(1, STEPS + 1))}
     words = ("bit-identical" if same else "DIFFERENT", "one run, one version" if told else str(found)[:80], f"{waited:.0f}")
     table.append((when, " + ".join(killed), night["state_name"], str(night["run_count"]), *words))
-    assert (night["state_name"], night["run_count"]) == ("Completed", begun)
+    assert night["state_name"] == "Completed"
+    assert begun <= night["run_count"] <= begun + ("Prefect" in killed)  # its end may fall into the time without a server
     assert same
     assert told
 
