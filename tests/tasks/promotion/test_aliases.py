@@ -20,9 +20,9 @@ from mlflow import MlflowClient
 from tasks.promotion.aliases import finish_interrupted
 from tasks.promotion.history import broken_links
 from tasks.promotion.ledger import Decision, Ledger
-from tasks.promotion.lock import moving_aliases, now, who
+from tasks.registry.alias_lock import moving_aliases, now, who
 from tasks.promotion.record import record_and_move
-from tasks.promotion.registry import Aliases, aliases_of
+from tasks.registry.lookup import Aliases, aliases_of
 
 CHANGING = ("create_run", "log_artifact", "set_tag", "set_registered_model_alias", "delete_registered_model_alias",
             "set_terminated", "create_registered_model", "delete_registered_model")

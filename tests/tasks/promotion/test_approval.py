@@ -17,7 +17,7 @@ from tasks.promotion.hooks import tell
 from tasks.promotion.ledger import Decision, Ledger
 from tasks.promotion.match import close_expired, deadline
 from tasks.promotion.record import record_and_move
-from tasks.promotion.registry import Aliases, aliases_of
+from tasks.registry.lookup import Aliases, aliases_of
 from tasks.workspace.databases import prepare_databases
 from tasks.workspace.folders import Workspace
 

@@ -1,4 +1,8 @@
-"""What is measured of a contender, on which text, and the comparison of two."""
+"""What is measured of a contender, on which text, and the comparison of two.
+
+Also tests `tasks.evidence.comparison`, `tasks.evidence.deciding_text`, `tasks.evidence.entrant`, `tasks.evidence.evidence`,
+`tasks.evidence.measure`.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +14,11 @@ from configs.errors import UserError
 from configs.promotion import PromotionSettings
 from configs.schema import CompletionSettings
 from gpt2core.store.document_stream import split_of_store
-from tasks.promotion.comparison import gains_by_source
-from tasks.promotion.deciding_text import Learner, NoTextError, freeze_text
-from tasks.promotion.entrant import Entrant
-from tasks.promotion.measure import Questions, measure, race
-from tasks.promotion.registry import find_version
+from tasks.evidence.comparison import gains_by_source
+from tasks.evidence.deciding_text import Learner, NoTextError, freeze_text
+from tasks.evidence.entrant import Entrant
+from tasks.evidence.measure import Questions, measure, race
+from tasks.registry.lookup import find_version
 
 QUESTIONS = Questions(["the "], 3, CompletionSettings(max_new_tokens=20), [], {})
 

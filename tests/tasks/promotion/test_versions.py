@@ -6,10 +6,10 @@ import pytest
 from mlflow import MlflowClient
 
 from configs.errors import UserError
-from tasks.promotion.entrant import config_of, rival_of_first
-from tasks.promotion.registry import Aliases, aliases_of, find_reference, find_version, lineage
+from tasks.evidence.entrant import config_of, rival_of_first
 from tasks.promotion.rollback import roll_back
 from tasks.promotion.versions import compare_versions, damaged_aliases, delete_version, list_all, list_versions
+from tasks.registry.lookup import Aliases, aliases_of, find_reference, find_version, lineage
 
 
 def test_a_rollback_goes_back_and_forward_again_and_is_recorded(foundry: Any, model_name: str, tried_here: None) -> None:
