@@ -30,7 +30,7 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunCo
 
     try:
         checked = RunSettings.model_validate(above).model_dump(exclude_unset=True)  # with what it takes the place of
-        return RunConfig.model_validate(_merge(_read_yaml(path), checked))
+        return RunConfig.model_validate(merge(_read_yaml(path), checked))
     except ValidationError as error:
         raise UserError("\n".join(describe_errors(error, place))) from None
 
@@ -100,11 +100,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """What is above, and of the rest what is below, section by section."""
     merged = dict(below)
     for key, value in above.items():
         inner = merged.get(key)
-        merged[key] = _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 

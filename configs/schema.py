@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator, mode
 
 from configs.accepted_values import as_bytes, as_delimiter, auto_or_switch, known_encoding, no_float16, with_digits
 from configs.influence import Influence
+from configs.promotion import PromotionSettings
 from configs.schedule import ScheduleSettings
 from configs.section import Positive, Section
 
@@ -319,6 +320,8 @@ class RegistrySettings(Section):
     """Registered model's name; the run's name unless given."""
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "candidate"
     """Alias set on the new version once it has loaded and generated in a fresh process."""
+    promote: bool = False
+    """Whether the run ends with a promotion: the new version becomes the champion if it deserves it (see promote)."""
     merge: bool = True
     """Whether a LoRA run's adapters are merged into the registered weights; false registers both, as peft reads them."""
 
@@ -334,6 +337,7 @@ class RunSettings(Section):
     train: TrainSettings = TrainSettings()
     evaluate: Annotated[EvaluateSettings, Influence.NONE] = EvaluateSettings()
     registry: Annotated[RegistrySettings, Influence.NONE] = RegistrySettings()
+    promote: Annotated[PromotionSettings, Influence.NONE] = PromotionSettings()
     schedule: Annotated[ScheduleSettings, Influence.NONE] = ScheduleSettings()
 
 
@@ -367,6 +371,8 @@ class RunConfig(RunSettings):
             raise ValueError("train.trainable lora stands alone: choose adapters, or patterns of the model's own parameters")
         if self.train.lora != LoraSettings() and not self.train.adapts:
             raise ValueError("train.lora is given but no adapters are trained: add train.trainable lora, or leave it out")
+        if self.registry.promote and self.registry.alias in ("champion", "previous"):
+            raise ValueError(f"registry.alias is '{self.registry.alias}', which only a promotion may set: leave it out")
         if sizes.n_embd and sizes.n_head and sizes.n_embd % sizes.n_head:
             raise ValueError(f"model.n_embd {sizes.n_embd} is not divisible by model.n_head {sizes.n_head}: change one of them")
         return self

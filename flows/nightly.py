@@ -6,10 +6,10 @@ from prefect.states import Completed
 
 from configs.schema import RunConfig
 from flows.finetune import fine_tune
+from flows.promote import promote
 from tasks.load_dataset import load_dataset
 from tasks.scheduling.device_lock import DeviceBusyError
 from tasks.scheduling.nights import begin_night, end_night
-from tasks.scheduling.promotion import ask_for_promotion
 from tasks.servers.cancellation import cancellable
 from tasks.terminal.console import say
 
@@ -26,10 +26,10 @@ def nightly(config: RunConfig) -> State:
             result = fine_tune(night.config(config), files)
         except DeviceBusyError as busy:
             return _skipped(str(busy))
-        verdict = ask_for_promotion(config, result)
-        end_night(night, result, verdict)
-        say("night", verdict.reason)
-        return Completed(message=verdict.reason)
+        decision = promote(result.model, result.version, config.promote) if result.version else None
+        ended = end_night(night, result, decision)
+        say("night", ended.reason)
+        return Completed(message=ended.reason)
 
 
 def _skipped(reason: str) -> State:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -26,22 +24,18 @@ import gpt2core
 from configs.errors import UserError
 from configs.schema import CompletionSettings
 from gpt2core.checkpoints.weights import export_model
-from gpt2core.machine.allocator import return_freed_memory
 from tasks.finetuning.finetune_run import FinetuneRun
+from tasks.promotion.registry import PINNED, content_hash, find_version, lineage
 from tasks.runs.identity import git_revision
-from tasks.runs.models import best_checkpoint
+from tasks.runs.models import best_checkpoint, resolve_base
 from tasks.terminal.console import begin, say
 from tasks.tracking import registered_model
+from tasks.tracking.fresh_process import problem_in_fresh_process
+from tasks.tracking.model_card import licence_of, model_card
 from tasks.tracking.retrying import DELAYS, is_curable
 
 NOT_BY_REQUEST = {"weights", "batch_size", "log_probabilities", "include_prefix"}
 NOT_SERVING = {"prefect", "fastapi", "sqlalchemy", "cyclopts", "rich", "matplotlib", "jinja2", "packaging"}
-FRESH_PROCESS = """
-import sys, mlflow, pandas
-model = mlflow.pyfunc.load_model(sys.argv[1])
-completion = model.predict(pandas.DataFrame({"prompt": [sys.argv[2]]}), params={"max_new_tokens": 8})["completion"][0]
-assert isinstance(completion, str) and completion, f"it generated {completion!r}"
-"""
 
 
 @task(
@@ -54,28 +48,34 @@ assert isinstance(completion, str) and completion, f"it generated {completion!r}
 def register_model(run: FinetuneRun) -> str | None:
     """Register the best checkpoint under the configured name and set the alias; returns the version, None if switched off.
 
-    A version that an earlier attempt of this run made is found again, not made twice. Raises UserError if the logged model
-    does not work.
+    A version of the same content, by this run or another, is found again and not made twice. Raises UserError if the logged
+    model does not work.
     """
     settings = run.config.registry
     if not settings.enabled:
         return None
     best, run_id = best_checkpoint(run.folder), run.tracking.require()
     name, client = settings.model or run.config.name, MlflowClient()
-    version = _find_version(client, name, run_id, best.name)
-    if version is None:
-        begin("registry", f"logging {best.name} as a model and trying it in a fresh process")
-        uri = _find_logged_model(client, run_id, best.name) or _log_model(run, run_id, best)
-        _try_in_fresh_process(uri, run.config.evaluate.prompts[0] if run.config.evaluate.prompts else "")
-        version = _create_version(client, name, uri, run, run_id, best)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        folder.mkdir()
+        export_model(best, folder, merge=settings.merge)
+        content = content_hash(folder)
+        version = _find_version(client, name, content)
+        if version is None:
+            begin("registry", f"logging {best.name} as a model and trying it in a fresh process")
+            uri = _find_logged_model(client, run_id, best.name) or _log_model(run, run_id, best, folder)
+            _try_in_fresh_process(uri, run.config.evaluate.prompts[0] if run.config.evaluate.prompts else "")
+            version = _create_version(client, name, uri, run_id, _tags(run, best, content))
     client.set_registered_model_alias(name, settings.alias, version)
     say("registry", f"{name} version {version} is now '{settings.alias}' ({best.name})")
     return version
 
 
-def _find_version(client: MlflowClient, name: str, tracking_run_id: str, checkpoint: str) -> str | None:
-    found = client.search_model_versions(f"name = '{name}' and run_id = '{tracking_run_id}'")
-    return next((str(v.version) for v in found if v.tags.get("checkpoint") == checkpoint), None)
+def _find_version(client: MlflowClient, name: str, content: str) -> str | None:
+    """The version with this content, whichever run made it: the same is not registered twice."""
+    found = client.search_model_versions(f"name = '{name}'")
+    return next((str(version.version) for version in found if version.tags.get("content") == content), None)
 
 
 def _find_logged_model(client: MlflowClient, run_id: str, checkpoint: str) -> str | None:
@@ -89,16 +89,13 @@ def _find_logged_model(client: MlflowClient, run_id: str, checkpoint: str) -> st
     return None
 
 
-def _log_model(run: FinetuneRun, run_id: str, best: Path) -> str:
-    """Log the checkpoint's model files with the code that serves them; returns the logged model's URI.
+def _log_model(run: FinetuneRun, run_id: str, best: Path, folder: Path) -> str:
+    """Log a folder of model files with card and the code that serves them; returns the logged model's URI.
 
     No input example is given: MLflow would try it here, with a second model beside the one that has been trained.
     """
-    with tempfile.TemporaryDirectory() as scratch, _active(run_id):
-        folder = Path(scratch) / "model"
-        folder.mkdir()
-        export_model(best, folder, merge=run.config.registry.merge)
-        (folder / "README.md").write_text(_model_card(run, best), encoding="utf-8")
+    (folder / "README.md").write_text(_card(run, best), encoding="utf-8")
+    with _active(run_id):
         warnings.filterwarnings("ignore", message=".*An input example was not provided")
         info = mlflow.pyfunc.log_model(
             name="model",
@@ -113,6 +110,7 @@ def _log_model(run: FinetuneRun, run_id: str, best: Path) -> str:
                 "mask_documents": run.config.data.mask_documents,
                 "git_revision": git_revision() or "",
                 "run": run.folder.id,
+                "config": run.config.model_dump(mode="json"),
             },
         )
     return str(info.model_uri)
@@ -143,25 +141,25 @@ def _signature() -> ModelSignature:
 
 
 def _try_in_fresh_process(uri: str, prompt: str) -> None:
-    """Load the logged model in another interpreter and generate; MLflow itself only warns about a broken model."""
-    return_freed_memory()  # which the other process needs
-    command = [sys.executable, "-c", FRESH_PROCESS, uri, prompt]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir())
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
-        raise UserError(f"The logged model {uri} does not work in a fresh process ({reason}): it was not registered.")
+    if problem := problem_in_fresh_process(uri, prompt):
+        raise UserError(f"The logged model {uri} does not work in a fresh process ({problem}): it was not registered.")
 
 
-def _create_version(client: MlflowClient, name: str, uri: str, run: FinetuneRun, run_id: str, best: Path) -> str:
-    _ensure_registered_model(client, name)
-    tags = {
+def _tags(run: FinetuneRun, best: Path, content: str) -> dict[str, str]:
+    """What is asked about a version without reading its files."""
+    return {
         "checkpoint": best.name,
         "run": run.folder.id,
         "store": run.store.hash,
-        "model_id": uri.split("/")[-1],
+        "content": content,
+        "base": run.config.model.base,
     }
+
+
+def _create_version(client: MlflowClient, name: str, uri: str, run_id: str, tags: dict[str, str]) -> str:
+    _ensure_registered_model(client, name)
     model_id = uri.removeprefix("models:/")
-    made = client.create_model_version(name, uri, run_id, tags=tags, model_id=model_id)
+    made = client.create_model_version(name, uri, run_id, tags={**tags, "model_id": model_id}, model_id=model_id)
     return str(made.version)
 
 
@@ -170,19 +168,10 @@ def _ensure_registered_model(client: MlflowClient, name: str) -> None:
         client.create_registered_model(name, description="GPT-2, fine-tuned by gpt2flow")
 
 
-def _model_card(run: FinetuneRun, best: Path) -> str:
-    figures = {int(row["step"]): row for row in run.folder.evaluations.rows()}
+def _card(run: FinetuneRun, best: Path) -> str:
+    base, client, ancestors = run.config.model.base, MlflowClient(), []
+    if match := PINNED.fullmatch(base):
+        ancestors = [version.uri for version in lineage(client, find_version(client, match[1], match[2]))]
+    licence = f"as on the card of {base}" if match else licence_of(resolve_base(run.config.model))
     step = int(best.name.removeprefix("step-"))
-    lines = [f"| {s} | {row['val_loss']:.4f} | {row['bits_per_byte']:.4f} |" for s, row in figures.items()]
-    return "\n".join(
-        [
-            f"# {run.config.name}",
-            f"GPT-2 fine-tuned by gpt2flow, run `{run.folder.id}`, step {step} of {run.config.train.steps}.",
-            f"Text: {', '.join(run.config.data.source)} (token store `{run.store.hash}`). Base: {run.config.model.base}.",
-            "",
-            "| step | validation loss | bits per byte |",
-            "|---|---|---|",
-            *lines,
-            "",
-        ]
-    )
+    return model_card(run.folder, run.config, run.store.manifest, step, licence, ancestors)

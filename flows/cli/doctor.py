@@ -62,6 +62,7 @@ def examine() -> Iterator[Finding]:
     yield from _workspace(workspace)
     yield from _ports(workspace)
     yield from _servers()
+    yield from _aliased_versions(workspace)
 
 
 def print_findings(findings: Iterable[Finding]) -> bool:
@@ -228,6 +229,24 @@ def _ports(workspace: Workspace) -> Iterator[Finding]:
             yield Finding(f"port of {name}", f"{port} is free")
         else:
             yield Finding(f"port of {name}", f"{port} is taken", "note", "none: the dashboard will take the next free one")
+
+
+def _aliased_versions(workspace: Workspace) -> Iterator[Finding]:
+    """Whether every version that an alias names still loads. Imports MLflow and PyTorch, and only if there is a registry."""
+    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if server == workspace.mlflow_database and not (workspace.root / "mlflow" / "mlflow.db").is_file():
+        return
+    if server.startswith("http") and _does_not_answer(server.rstrip("/") + "/health"):
+        return  # which is said already
+    from tasks.promotion.versions import damaged_aliases
+
+    for name, alias, problem in damaged_aliases():
+        if problem:
+            yield Finding(
+                f"models:/{name}@{alias}", problem, "missing", f"gpt2flow rollback {name}, or register another version"
+            )
+        else:
+            yield Finding(f"models:/{name}@{alias}", "loads")
 
 
 def _servers() -> Iterator[Finding]:

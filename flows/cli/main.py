@@ -9,7 +9,16 @@ from pydantic import ValidationError as PydanticError
 
 from configs.errors import UserError
 from configs.loading import describe_errors
-from flows.cli import conversion, corpus, evaluation, models, runs, schedules, servers  # noqa: F401  # registers the verbs
+from flows.cli import (  # noqa: F401  # registers the verbs
+    conversion,
+    corpus,
+    evaluation,
+    models,
+    promotion,
+    runs,
+    schedules,
+    servers,
+)
 from flows.cli.app import app
 
 

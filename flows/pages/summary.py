@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -39,6 +40,8 @@ def _figures(result: RunResult) -> Table:
     table.add_row("", f"perplexity {before.perplexity:,.1f} → [green]{best.perplexity:,.1f}[/]")
     version = f"{result.model} version {result.version} ('{result.alias}')" if result.version else "not registered"
     table.add_row("registry", version)
+    if result.promotion:
+        table.add_row("promotion", escape(result.promotion))
     return table
 
 

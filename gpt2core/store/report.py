@@ -5,11 +5,13 @@ Everything is read from the store; the source may be gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import rensa
 
 from gpt2core.store.token_store import TokenStore, TokenStream
@@ -30,6 +32,7 @@ FILTER_BITS = 24
 CHUNK = 1 << 18
 FACTOR = 0x9E3779B97F4A7C15
 Numbers = np.ndarray[Any, np.dtype[np.uint64]]
+Ids = Sequence[int] | np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -103,19 +106,43 @@ def report_on(store: TokenStore, n_ctx: int) -> CorpusReport:
 
 def near_duplicates(store: TokenStore) -> tuple[int, int]:
     """(documents compared, those of them that resemble an earlier one) by MinHash over shingles of tokens."""
-    table = store.documents()
-    chosen = np.linspace(0, table.num_rows - 1, min(table.num_rows, COMPARED_DOCUMENTS)).astype(np.int64)
-    seen = rensa.RMinHashDeduplicator(threshold=SIMILAR, num_perm=PERMUTATIONS, use_lsh=True, num_bands=16)
+    compared, seen = 0, _deduplicator()
     found = 0
-    for row in table.take(chosen).select(["doc_id", "token_offset", "n_tokens", "split"]).to_pylist():
+    for doc_id, ids in _spread(store, store.documents()):
+        compared += 1
+        found += not seen.add(doc_id, _sketch(ids))
+    return compared, found
+
+
+def resembling(store: TokenStore, texts: Iterable[Ids]) -> list[bool]:
+    """Whether each text, in ids of the store's vocabulary, is nearly the same as a document that the store trains on."""
+    table, seen = store.documents(), _deduplicator()
+    for doc_id, ids in _spread(store, table.filter(pc.equal(table["split"], "train"))):
+        seen.add(doc_id, _sketch(ids))
+    return [bool(seen.is_duplicate(f"text-{number}", _sketch(ids))) for number, ids in enumerate(texts)]
+
+
+def _deduplicator() -> Any:
+    return rensa.RMinHashDeduplicator(threshold=SIMILAR, num_perm=PERMUTATIONS, use_lsh=True, num_bands=16)
+
+
+def _spread(store: TokenStore, documents: pa.Table) -> Iterator[tuple[str, Ids]]:
+    """Names and first tokens of documents spread evenly over the table."""
+    chosen = np.linspace(0, documents.num_rows - 1, min(documents.num_rows, COMPARED_DOCUMENTS)).astype(np.int64)
+    for row in documents.take(chosen).select(["doc_id", "token_offset", "n_tokens", "split"]).to_pylist():
         ids = np.empty(min(row["n_tokens"] - 1, COMPARED_TOKENS), dtype="<u4")
         store.stream(row["split"]).read(row["token_offset"], len(ids), ids)
-        raw, width = ids.tobytes(), ids.itemsize
-        features = [raw[at * width : (at + SHINGLE) * width] for at in range(max(1, len(ids) - SHINGLE + 1))]
-        sketch = rensa.RMinHash(num_perm=PERMUTATIONS, seed=42)  # the seed of the deduplicator
-        sketch.update(features)
-        found += not seen.add(str(row["doc_id"]), sketch)
-    return len(chosen), found
+        yield str(row["doc_id"]), ids
+
+
+def _sketch(ids: Ids) -> Any:
+    """MinHash of a document's shingles."""
+    tokens = np.asarray(ids[:COMPARED_TOKENS], dtype="<u4")
+    raw, width = tokens.tobytes(), tokens.itemsize
+    features = [raw[at * width : (at + SHINGLE) * width] for at in range(max(1, len(tokens) - SHINGLE + 1))]
+    sketch = rensa.RMinHash(num_perm=PERMUTATIONS, seed=42)  # the seed of the deduplicator
+    sketch.update(features)
+    return sketch
 
 
 def overlap(train: TokenStream, validation: TokenStream) -> tuple[int, float]:

@@ -44,6 +44,8 @@ class TextColumn:
     _share: float = 1.0
     _sampled: int = 0
     _others: tuple[str, ...] = ()
+    _joined: str = ""
+    """How cells that are lists are read, if there are any in the first rows."""
 
     def texts(self, rows: Iterable[NumberedRow]) -> Iterator[str]:
         """The text of each row, empty where it is null or missing. Raises UserError for a cell that is no text."""
@@ -63,6 +65,7 @@ class TextColumn:
         readable = [name for name in names if any(_is_text(row.get(name)) for row in sample if isinstance(row, dict))]
         self.name = self._found(list(names), readable, characters)
         self._sampled, self._others = len(sample), tuple(name for name in readable if name != self.name)
+        self._joined = _joining([row.get(self.name) if isinstance(row, dict) else row for row in sample])
         self._share = characters[self.name] / (sum(characters.values()) or 1) if self.name is not None else 1.0
 
     def cells(self, rows: Iterable[NumberedRow]) -> Iterator[str]:
@@ -107,7 +110,7 @@ class TextColumn:
         column = f"text from column {self.name!r}" if self.name is not None else f"a text in each {self.unit}"
         missing = f", {empty:,} of them without text" if empty else ""
         share = f", {self._share:.0%} of the characters in the first {self._sampled:,}" if self.name is not None else ""
-        self.tally.notes.append(f"{self.inside}{column}{self.details}; {rows:,} rows{missing}{share}")
+        self.tally.notes.append(f"{self.inside}{column}{self._joined}{self.details}; {rows:,} rows{missing}{share}")
         if self._share < 0.5 and self.wanted is None and self._others:
             self.tally.warnings.append(
                 f"{self.inside}column {self.name!r} holds only {self._share:.0%} of the text: "
@@ -132,6 +135,13 @@ def _is_text(value: Any) -> bool:
     if isinstance(value, str):
         return not _is_number(value)
     return bool(value) and _plain(value) is not None
+
+
+def _joining(cells: list[Any]) -> str:
+    lists = [cell for cell in cells if isinstance(cell, list) and cell]
+    if any(isinstance(item, dict) for cell in lists for item in cell):
+        return ", chats read as a line `role: content` for each message"
+    return ", lists of texts joined by line ends" if lists else ""
 
 
 def _is_number(text: str) -> bool:

@@ -71,7 +71,7 @@ def compare(reference: str | None, text: Text, scoring: ScoringSettings, against
 def run_tasks(reference: str | None, tasks: Mapping[str, Path]) -> list[TaskResult]:
     """Score the files of zero-shot tasks; raises UserError for an unknown model, task or file."""
     folder = resolve_model(reference)
-    model, tokenizer = _load(folder)
+    model, tokenizer = load_to_score(folder)
     return [run_task(model, tokenizer, task, file) for task, file in tasks.items()]
 
 
@@ -87,12 +87,12 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 
 def _evaluate(folder: Path, owner: Path, text: Text, scoring: ScoringSettings) -> EvaluationReport:
     """Evaluate the model in `folder` on the text, which is that of `owner`'s run unless another one is given."""
-    model, tokenizer = _load(folder)
+    model, tokenizer = load_to_score(folder)
     held_out = _held_out(text, owner, tokenizer)
     return evaluate(model, held_out, scoring.batch_size, scoring.max_windows or None, scoring.stride or None)
 
 
-def _load(folder: Path) -> tuple[GPT2, Tokenizer]:
+def load_to_score(folder: Path) -> tuple[GPT2, Tokenizer]:
     """Model and vocabulary; a model that was trained with documents kept apart is scored so too."""
     model, tokenizer = load_model(folder, device=str(choose_device("auto"))), load_tokenizer(folder)
     choose_threads(model.config.n_embd)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from pydantic import TypeAdapter
 
 from gpt2core.evaluation.held_out import Evaluation
 from tasks.finetuning.finetune_run import FinetuneRun
+from tasks.promotion.ledger import Decision
+from tasks.promotion.registry import CHAMPION
 from tasks.runs.models import best_checkpoint
 from tasks.runs.run_folder import RunFolder
 
@@ -34,6 +36,8 @@ class RunResult:
     alias: str
     version: str | None
     stopped_early: bool = False
+    promotion: str = ""
+    """The verdict on the registered version with its grounds; empty where none was asked for."""
 
 
 def write_result(run: FinetuneRun, version: str | None) -> RunResult:
@@ -63,6 +67,12 @@ def write_result(run: FinetuneRun, version: str | None) -> RunResult:
     )
     folder.write("result", asdict(result))
     return result
+
+
+def after_promotion(result: RunResult, decision: Decision) -> RunResult:
+    """The summary with what the promotion has decided."""
+    alias = CHAMPION if decision.after.champion == result.version else result.alias
+    return replace(result, promotion=f"{decision.verdict}. {decision.why}", alias=alias)
 
 
 def read_result(folder: RunFolder) -> RunResult | None:

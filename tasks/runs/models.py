@@ -14,6 +14,7 @@ from gpt2core.weights.model_folder import is_model_path, read_config
 from tasks.runs.find import all_runs, find_run
 from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace
+from tasks.workspace.relocation import follow_move
 
 
 def resolve_model(reference: str | None) -> Path:
@@ -72,6 +73,7 @@ def _from_registry(uri: str) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    follow_move(Workspace.current())
     try:
         folder = Path(mlflow.artifacts.download_artifacts(uri))
     except (MlflowException, OSError) as error:

@@ -22,7 +22,7 @@ from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, write_se
 from gpt2core.store.index import reading_options
 from gpt2core.text.documents import SourceFile
 from tasks.finetuning.result import RunResult
-from tasks.scheduling.promotion import Verdict
+from tasks.promotion.ledger import Decision
 from tasks.terminal.console import say
 from tasks.workspace.folders import Workspace
 
@@ -70,11 +70,11 @@ def begin_night(config: RunConfig, files: list[SourceFile]) -> Night:
     return night
 
 
-def end_night(night: Night, result: RunResult, verdict: Verdict) -> Night:
-    """Note what the night came to; from now on its text is nothing new."""
-    ended = replace(
-        night, ended=_now(), run=result.run, version=result.version, promoted=verdict.promoted, reason=verdict.reason
-    )
+def end_night(night: Night, result: RunResult, decision: Decision | None) -> Night:
+    """Note what the night came to; from now on its text is nothing new. Without a decision nothing was registered."""
+    promoted = decision is not None and decision.after.champion == result.version and decision.verdict != "awaiting approval"
+    reason = f"{decision.verdict}. {decision.why}" if decision else "nothing was registered"
+    ended = replace(night, ended=_now(), run=result.run, version=result.version, promoted=promoted, reason=reason)
     write_sealed(_folder(night.name) / f"{night.text}.json", asdict(ended))
     return ended
 

@@ -20,6 +20,7 @@ from configs.errors import UserError
 from gpt2core.machine.durable import write_json
 from gpt2core.machine.lock import locked
 from tasks.workspace.folders import Workspace
+from tasks.workspace.relocation import follow_move
 
 PREFECT_URL_VARIABLES = ("PREFECT_API_URL", "PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
 
@@ -53,6 +54,7 @@ def prepare_databases(workspace: Workspace) -> None:
     with locked(workspace.root / "databases.lock") as lock:
         stale = [database for database in _databases(workspace) if not _is_current(workspace, database)]
         if not stale:
+            follow_move(workspace)
             return
         print(f"Preparing the databases of {workspace.root} (once, some 15 seconds) ...", flush=True)
         _migrate(workspace, stale, lock)
@@ -60,6 +62,7 @@ def prepare_databases(workspace: Workspace) -> None:
             _record_file(workspace),
             _recorded(workspace) | {stale_one.library: version(stale_one.library) for stale_one in stale},
         )
+        follow_move(workspace)
 
 
 def _databases(workspace: Workspace) -> list[Database]:

@@ -55,6 +55,11 @@ class Workspace:
         return self.root / "copy-indexes"
 
     @property
+    def promotions(self) -> Path:
+        """Copies of the decisions about registered models, a folder a model."""
+        return self.root / "promotions"
+
+    @property
     def runs(self) -> Path:
         """Runs, a folder each: state, checkpoints, metrics, samples."""
         return self.root / "runs"

@@ -100,7 +100,7 @@ ODD = {
     "JSONL, empty first": Odd("a.jsonl", lines({}, {"text": A}), ["", A], "column 'text'"),
     "JSONL, missing first": Odd("a.jsonl", lines({"id": 1}, {"text": A, "id": 2}), ["", A], "column 'text'"),
     "JSONL of lists": Odd("a.jsonl", lines({"text": ["a", "b"], "origin": "x"}), ["a\nb"], "column 'text'"),
-    "JSONL of chats": Odd("a.jsonl", lines({"messages": CHAT}), ["user: Hi?\nassistant: Hello."], "column 'messages'"),
+    "JSONL of chats": Odd("a.jsonl", lines({"messages": CHAT}), ["user: Hi?\nassistant: Hello."], "'messages', chats read"),
     "JSONL of ShareGPT's chats": Odd("a.jsonl", lines({"conversations": [{"from": "human", "value": "Hi"}]}), ["human: Hi"]),
     "JSONL, a number later": Odd("a.jsonl", lines({"text": "a"}, {"text": 12}), r"line 2: text is no text but the number 12"),
     "JSONL of numbers": Odd("a.jsonl", lines({"id": 1, "year": 2}), r"no column of text in its first rows \(it has id, year\)"),

@@ -11,7 +11,6 @@ from gpt2core.evaluation.held_out import Evaluation
 from gpt2core.text.sources import SourceFile
 from tasks.finetuning.result import RunResult
 from tasks.scheduling.nights import all_nights, begin_night, end_night
-from tasks.scheduling.promotion import Verdict, ask_for_promotion
 from tasks.workspace.databases import prepare_databases
 from tasks.workspace.folders import Workspace
 
@@ -48,7 +47,7 @@ def test_the_same_text_is_nothing_new_after_the_nights_end_and_goes_on_before_it
     night = begin_night.fn(config, files)
     assert (night.base, night.tokenizer, night.ended) == ("scratch", "train", "")
     assert begin_night.fn(config, files) == night
-    ended = end_night(night, result_of("same", "1", 2.0, 1.0), Verdict(True, "better"))
+    ended = end_night(night, result_of("same", "1", 2.0, 1.0), None)
     assert begin_night.fn(config, files_of("b", "a")) == ended  # files that were only renamed or moved
     assert not begin_night.fn(config, files_of("a", "b", "c")).ended
     assert {each.text: bool(each.ended) for each in all_nights("same")}[night.text]
@@ -70,15 +69,3 @@ def test_a_night_goes_on_from_the_champion_that_there_was_when_it_began(registry
     own = night.config(config)
     assert (own.model.base, own.tokenizer.source) == ("models:/champion/1", "base")
     assert begin_night.fn(config, files_of("a", "b")).base == "models:/champion/2"
-
-
-def test_only_what_is_better_than_the_champion_takes_its_place(registry: MlflowClient, tmp_path: Path) -> None:
-    config = config_of("gate")
-    first, second, third = (register(registry, "gate", tmp_path) for _ in range(3))
-    assert ask_for_promotion(config, result_of("gate", first, 5.0, 6.0)).promoted  # there is no champion yet
-    assert not ask_for_promotion(config, result_of("gate", second, 3.0, 3.0)).promoted
-    assert ask_for_promotion(config, result_of("gate", third, 3.0, 2.9)).promoted
-    assert ask_for_promotion(config, result_of("gate", third, 3.0, 2.9)).promoted  # asked again after a kill
-    aliases = {alias: str(version) for alias, version in registry.get_registered_model("gate").aliases.items()}
-    assert aliases == {"champion": third, "previous": first}
-    assert not ask_for_promotion(config, result_of("gate", None, 3.0, 2.0)).promoted

@@ -1,0 +1,63 @@
+"""What the command line prints of a decision, and of the ledger."""
+
+from __future__ import annotations
+
+from mlflow import MlflowClient
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tasks.promotion.history import History
+from tasks.promotion.ledger import MOVING, Decision, Ledger
+from tasks.promotion.page import MARKS, moves_of
+from tasks.promotion.rules import Mark, Verdict
+
+EXIT_CODES: dict[Verdict, int] = {
+    "promoted": 0,
+    "unchanged": 0,
+    "awaiting approval": 0,
+    "rolled back": 0,
+    "refused": 3,
+    "undecided": 4,
+}
+COLOURS: dict[Mark, str] = {"held": "green", "broken": "red", "open": "yellow", "not measured": "dim"}
+VERDICT_COLOURS: dict[Verdict, str] = {
+    "promoted": "green",
+    "refused": "red",
+    "undecided": "yellow",
+    "awaiting approval": "yellow",
+}
+
+
+def print_decision(console: Console, decision: Decision) -> None:
+    """Print what became of each rule, the verdict, the aliases that moved and where the page is."""
+    if decision.findings:
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for finding in decision.findings:
+            mark = f"[{COLOURS[finding.mark]}]{MARKS[finding.mark]}[/]"
+            table.add_row(mark, finding.rule, escape(finding.sentence))
+        console.print(table)
+        console.print()
+    colour = VERDICT_COLOURS.get(decision.verdict, "bold")
+    console.print(f"[{colour}]{decision.model}: {decision.verdict}[/]  {escape(decision.why)}", soft_wrap=True)
+    for alias, before, after in moves_of(decision):
+        console.print(f"{alias}: {before or 'none'} → {after or 'none'}")
+    page = Ledger(MlflowClient(), decision.model).page(decision.number)
+    if decision.number and page.is_file():
+        console.print(f"page: {page.as_uri()}", soft_wrap=True)
+
+
+def print_history(console: Console, history: History) -> None:
+    """Print the ledger, the latest decision last, and what is wrong with it."""
+    table = Table("", "when", "who", "decision", "champion", "why", box=None, padding=(0, 2, 0, 0))
+    for decision in history.decisions:
+        before, after = decision.before.champion or "none", decision.after.champion or "none"
+        moved = f"{before} → {after}" if before != after and decision.verdict in MOVING else before
+        colour = VERDICT_COLOURS.get(decision.verdict, "default")
+        verdict = f"[{colour}]{decision.verdict}[/]"
+        table.add_row(str(decision.number), decision.when, decision.who, verdict, moved, escape(decision.why))
+    console.print(table if history.decisions else f"No decision about '{history.model}' has been made yet.")
+    if history.from_copies:
+        console.print(f"[yellow]MLflow does not answer: these are the copies in {history.folder}.[/]", soft_wrap=True)
+    for problem in history.problems:
+        console.print(f"[red]✗[/] {problem}", soft_wrap=True)

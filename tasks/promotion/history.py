@@ -1,0 +1,45 @@
+"""The ledger as it is read: from MLflow, or where that is away from the copies in the workspace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from configs.errors import UserError
+from tasks.promotion.ledger import Decision, Ledger, broken_links
+from tasks.promotion.registry import aliases_of
+
+
+@dataclass(frozen=True)
+class History:
+    """Decisions about a model, oldest first."""
+
+    model: str
+    decisions: list[Decision]
+    problems: list[str]
+    from_copies: bool
+    folder: Path
+
+
+def read_history(model: str) -> History:
+    """The ledger; copies are completed from MLflow. Raises UserError for an unknown model."""
+    client, ledger = MlflowClient(), Ledger(MlflowClient(), model)
+    try:
+        entries = ledger.entries()
+        if not entries:
+            aliases_of(client, model)
+        sealed = [(entry.decision, entry.fingerprint) for entry in entries]
+        lost = [
+            f"the record of decision {entry.decision.number} is not what was sealed, or gone"
+            for entry in entries
+            if ledger.record(entry) is None
+        ]
+        return History(model, [decision for decision, _ in sealed], [*broken_links(sealed), *lost], False, ledger.folder)
+    except MlflowException as error:
+        copies = ledger.copies()
+        if not copies:
+            raise UserError(f"MLflow does not answer and no copy of the ledger of '{model}' is here ({error}).") from error
+    return History(model, [copy for copy, _ in copies], broken_links(copies), True, ledger.folder)

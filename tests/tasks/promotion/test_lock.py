@@ -1,0 +1,102 @@
+"""The lock of a model's aliases, in a real registry: who waits, who is refused, and what becomes of a dead holder's."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from configs.errors import UserError
+from tasks.promotion import lock
+from tasks.promotion.lock import moving_aliases
+from tasks.promotion.registry import registered_models
+from tasks.workspace.databases import prepare_databases
+from tasks.workspace.folders import Workspace
+
+
+@pytest.fixture(scope="module")
+def client() -> MlflowClient:
+    prepare_databases(Workspace.current().create())
+    return MlflowClient()
+
+
+def locks(client: MlflowClient, model: str) -> list[str]:
+    return [one.name for one in client.search_registered_models() if one.name.startswith(f"lock of {model}")]
+
+
+def test_the_lock_is_gone_behind_it_and_is_no_model(client: MlflowClient) -> None:
+    with moving_aliases(client, "quiet", "a test", 1):
+        assert locks(client, "quiet") == ["lock of quiet"]
+        assert "lock of quiet" not in registered_models(client)
+    assert locks(client, "quiet") == []
+
+
+def test_who_comes_second_is_refused_with_who_holds_it(client: MlflowClient) -> None:
+    sentence = rf"The aliases of busy are being moved by \S+@\S+ \(the first, process {os.getpid()}, since .*\): try again"
+    first, second = moving_aliases(client, "busy", "the first", 1), moving_aliases(client, "busy", "the second", 0.3)
+    with first, pytest.raises(UserError, match=sentence), second:
+        pass
+    with moving_aliases(client, "busy", "the third", 1):
+        pass
+
+
+def test_an_error_inside_frees_it(client: MlflowClient) -> None:
+    with pytest.raises(ValueError), moving_aliases(client, "failing", "a test", 1):
+        raise ValueError
+    assert locks(client, "failing") == []
+
+
+def _hold(model: str, held: "multiprocessing.synchronize.Event") -> None:
+    with moving_aliases(MlflowClient(), model, "never ending", 1):
+        held.set()
+        time.sleep(600)
+
+
+@pytest.fixture
+def killed_holder() -> str:
+    """A model whose lock a process held when it was killed."""
+    spawning = multiprocessing.get_context("spawn")
+    held = spawning.Event()
+    process = spawning.Process(target=_hold, args=("killed", held))
+    process.start()
+    assert held.wait(300)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    return "killed"
+
+
+def test_the_lock_of_a_killed_process_on_this_machine_is_broken_at_once(client: MlflowClient, killed_holder: str) -> None:
+    begun = time.monotonic()
+    with moving_aliases(client, killed_holder, "after the kill", 20):
+        assert time.monotonic() - begun < lock.LEASE
+        assert "lock of killed" in locks(client, killed_holder)
+
+
+def test_of_two_who_break_a_dead_lock_one_holds_it(client: MlflowClient) -> None:
+    tags = {
+        "gpt2flow.lock": lock.now(),
+        "holder": "dead",
+        "who": "x@y",
+        "what": "z",
+        "place": lock._place(),
+        "process": "1 gone",
+    }
+    client.create_registered_model("lock of twice", tags=tags)
+    lock._break(client, "lock of twice", "dead")
+    with moving_aliases(client, "twice", "the first breaker", 1):
+        lock._break(client, "lock of twice", "dead")  # the second one has read the dead lock before, and comes late
+        holder = client.get_registered_model("lock of twice").tags["what"]
+        assert holder == "the first breaker"
+
+
+def test_a_holder_elsewhere_lives_as_long_as_its_beat_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "LEASE", 0.2)
+    watch = lock._Watch()
+    held = {"place": "another machine", "holder": "h", "beat": "1", "process": "7 1.0"}
+    assert not watch.is_dead(held)
+    time.sleep(0.3)
+    assert not watch.is_dead({**held, "beat": "2"})
+    time.sleep(0.3)
+    assert watch.is_dead({**held, "beat": "2"})
