@@ -58,9 +58,9 @@ class SignFlipTest:
 
     @property
     def needed(self) -> int | None:
-        """Documents like these with which a true gain of this size is found four times out of five; None without a gain."""
+        """Documents like these with which a true gain of this size is found in four of five cases; None if not known."""
         fewest = fewest_documents(self.error)
-        if not self.mean > 0:
+        if not self.mean > 0 or math.isinf(self.deviation):
             return None
         normal = NormalDist()
         ratio = (normal.inv_cdf(1 - self.error) + normal.inv_cdf(POWER)) * self.deviation / self.mean

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -162,9 +163,12 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 
 def _wait_until(happened: Callable[[], object], patience: float = PATIENCE) -> None:
-    """Look often; fail when patience is at its end."""
+    """Look often, also while a server that is asked is away; fail when patience is at its end."""
     deadline = time.monotonic() + patience
-    while not happened():
+    while True:
+        with suppress(OSError):
+            if happened():
+                return
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

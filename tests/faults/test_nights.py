@@ -34,8 +34,13 @@ def nights(up: Any, name: str) -> list[dict[str, Any]]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of text to which a night's text is added."""
     folder: Path = tmp_path_factory.mktemp("growing")
-    (folder / "a.txt").write_text("".join(f"The {i}th line says that {i} times {i} is {i * i}.\n\n" for i in range(400)))
+    write_documents(folder / "a.jsonl", [f"The {i}th line says that {i} times {i} is {i * i}." for i in range(400)])
     return folder
+
+
+def write_documents(file: Path, texts: list[str]) -> None:
+    """A document a line, so that enough of them are held out for a verdict."""
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
 
 def test_an_interval_deployment_fires_twice_and_the_second_time_finds_nothing_new(
@@ -53,7 +58,7 @@ def test_an_interval_deployment_fires_twice_and_the_second_time_finds_nothing_ne
 
 
 def test_new_text_is_trained_from_the_champion_on_and_only_it_is_encoded(up: Any, wait_until: Any, folder: Path) -> None:
-    (folder / "b.txt").write_text("".join(f"A new line, the {i}th, says something else: {i + 7}.\n\n" for i in range(100)))
+    write_documents(folder / "b.jsonl", [f"A new line, the {i}th, says something else: {i + 7}." for i in range(100)])
     before = len(up.ended("twice"))
     up.gpt2flow("trigger", "twice")
     wait_until(lambda: len(up.ended("twice")) > before)

@@ -60,9 +60,10 @@ def test_three_weeks_of_nights_lose_nothing_and_double_nothing(
     schedule = {"every": EVERY, "back_off": 1, "attempts": 20}
     config = up.config("weeks", folder, train=train, schedule=schedule, registry={"enabled": True})
     for night in range(NIGHTS):
-        new = "".join(f"Night {night}, note {number}: {night * number} things were seen.\n\n" for number in range(60))
-        (tmp_path / "new.txt").write_text(new)
-        (tmp_path / "new.txt").rename(folder / f"night-{night:02}.txt")
+        notes = [f"Night {night}, note {number}: {night * number} things were seen." for number in range(60)]
+        new = "".join(json.dumps({"text": note}) + "\n" for note in notes)
+        (tmp_path / "new.jsonl").write_text(new)
+        (tmp_path / "new.jsonl").rename(folder / f"night-{night:02}.jsonl")
         if not night:
             up.gpt2flow("deploy", config)
         victims = draw.choice(VICTIMS)

@@ -128,3 +128,8 @@ def test_only_documents_that_both_have_scored_count() -> None:
 def test_random_subsets_are_the_same_for_the_same_seed() -> None:
     bits, weights = paired_gains(*two_models(50, 0.01))
     assert np.array_equal(subset_means(bits, weights, seed=3), subset_means(bits, weights, seed=3))
+
+
+def test_one_document_says_nothing_about_how_many_are_needed() -> None:
+    before, now = two_models(1, gain=0.5)
+    assert sign_flip_test(before, now).needed is None
