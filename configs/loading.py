@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from configs.errors import UserError
@@ -64,6 +65,8 @@ def _explain(details: ErrorDetails, where: list[str]) -> str:
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] == "value_error":
         return f"{message}."
+    if details["type"] == "missing":
+        return "is missing: give it."
     if details["type"] == "string_pattern_mismatch":
         return f"is {details['input']!r}: use letters, digits, '-', '_' and '.' only, and begin with a letter."
     if details["type"] == "too_short":
@@ -78,11 +81,17 @@ def _explain(details: ErrorDetails, where: list[str]) -> str:
 def _known_keys(section: list[str]) -> list[str]:
     model: type[BaseModel] = RunSettings
     for part in section:
-        field = model.model_fields.get(part)
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+        inner = _section_of(model.model_fields.get(part))
+        if inner is None:
             return []
-        model = field.annotation
+        model = inner
     return list(model.model_fields)
+
+
+def _section_of(field: FieldInfo | None) -> type[BaseModel] | None:
+    """The section that a field holds, also where null stands for none."""
+    kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

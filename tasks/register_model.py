@@ -25,7 +25,7 @@ from configs.errors import UserError
 from configs.schema import CompletionSettings
 from gpt2core.checkpoints.weights import export_model
 from tasks.finetuning.finetune_run import FinetuneRun
-from tasks.promotion.registry import PINNED, content_hash, find_version, lineage
+from tasks.registry.lookup import PINNED, content_hash, find_version, lineage
 from tasks.runs.identity import git_revision
 from tasks.runs.models import best_checkpoint, resolve_base
 from tasks.terminal.console import begin, say

@@ -5,6 +5,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -38,16 +39,46 @@ def test_the_map_of_gpt2core_names_every_file_by_its_own_first_line() -> None:
     assert drawn == tree_of(PROJECT / "gpt2core"), "run: python tests/test_layout.py"
 
 
+def imports_of(file: Path) -> set[str]:
+    """Modules of the project that a file imports, also inside of functions and of programs that it writes."""
+    text, found = re.sub(r"  #.*", "", file.read_text(encoding="utf-8")), set()
+    for package, names in re.findall(r"from ((?:gpt2core|tasks|flows)[\w.]*) import ([(\w, ]+(?:\n    [\w,]+)*)", text):
+        found |= {package, *(f"{package}.{name}" for name in re.findall(r"(?<!as )\b\w+", names))}
+    return found | set(re.findall(r"(?:\"-m\", \"|import )((?:gpt2core|tasks|flows)\.[\w.]+)", text))
+
+
+def reached_by(file: Path) -> set[str]:
+    """What a test can run at all: all that its imports, and those of the fixtures that it uses, lead to."""
+    reached, found = set(), imports_of(file) | imports_of(PROJECT / "tests" / "conftest.py")
+    while found:
+        reached |= found
+        files = (PROJECT / f"{name.replace('.', '/')}.py" for name in found)
+        mains = (PROJECT / name.replace(".", "/") / "__main__.py" for name in found)
+        found = set().union(*(imports_of(path) for path in (*files, *mains) if path.is_file())) - reached
+    return reached
+
+
+@cache
+def claims() -> dict[str, list[Path]]:
+    """By module, the tests elsewhere whose docstring says that they test it too."""
+    said: dict[str, list[Path]] = {}
+    for file in (PROJECT / "tests").rglob("test_*.py"):
+        text = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("Also tests")[2]
+        for name in re.findall(r"`([\w.]+)`", text):
+            said.setdefault(name, []).append(file)
+    return said
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_a_module_is_tested_where_a_reader_looks(module: Path) -> None:
-    """By a file of its own name, or by one beside it that imports it."""
+    """By a file of its own name, by one beside it that imports it, or by one that says so and leads to it."""
     place = module.relative_to(PROJECT)
-    folder = PROJECT / "tests" / place.parent
-    name = ".".join(place.with_suffix("").parts)
-    package, _, base = name.rpartition(".")
-    imported = re.compile(rf"{re.escape(name)}\b|from {re.escape(package)} import [^\n]*\b{base}\b")
-    beside = [file for file in folder.glob("test_*.py") if imported.search(file.read_text(encoding="utf-8"))]
-    assert beside or (folder / f"test_{module.stem}.py").is_file(), f"no test in {folder.relative_to(PROJECT)} names {name}"
+    folder, name = PROJECT / "tests" / place.parent, ".".join(place.with_suffix("").parts)
+    beside = [file for file in folder.glob("test_*.py") if name in imports_of(file)]
+    said = [file for file in claims().get(name, []) if name in reached_by(file)]
+    assert beside or said or (folder / f"test_{module.stem}.py").is_file(), (
+        f"no test in {folder.relative_to(PROJECT)} names {name}"
+    )
 
 
 def _redraw() -> None:

@@ -192,7 +192,7 @@ def _prepare() -> None:
 
 
 def _name(model: str | None) -> str:
-    from tasks.promotion.registry import default_model
+    from tasks.registry.lookup import default_model
 
     return model or default_model()
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from gpt2core.machine.kernel_level import FLAGS as LEVEL_FLAGS
 from gpt2core.machine.kernel_level import Level, level, reaches
 
-FLAGS = ("-O3", "-fno-math-errno", "-fPIC")
+FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 COUNTED = ("_size", "_bytes")
 """How functions are called that return a count; the others return nothing."""
 POINTER, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float

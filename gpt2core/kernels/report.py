@@ -18,8 +18,9 @@ def describe_kernels() -> Iterator[tuple[str, str, str]]:
 
     Compiles the kernels if that was not done before, which takes seconds. Raises UserError where GPT2FLOW_KERNELS is wrong.
     """
-    matrix_products, others = matmul.library(), training_kernels.library()
-    training = {"products": matrix_products, "attention": training_kernels.attention_library(), "GELU, loss, AdamW": others}
+    matrix_products = matmul.library() or matmul.float32_library()
+    attention, others = training_kernels.attention_library(), training_kernels.library()
+    training = {"products": matrix_products, "attention": attention, "GELU, loss, AdamW": others}
     yield "kernels, training", _value(training), _remedy("training is slower", training)
     generation = {"products of bfloat16 and int8 weights, attention": inference.library()}
     yield "kernels, generation", _value(generation), _remedy("it is slower and has no int8 weights", generation)

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from gpt2core.evaluation.held_out import Evaluation
 from tasks.finetuning.finetune_run import FinetuneRun
 from tasks.promotion.ledger import Decision
-from tasks.promotion.registry import CHAMPION
+from tasks.registry.lookup import CHAMPION
 from tasks.runs.models import best_checkpoint
 from tasks.runs.run_folder import RunFolder
 

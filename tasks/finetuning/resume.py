@@ -9,6 +9,7 @@ from gpt2core.checkpoints.checkpoint import Checkpoint, newest_valid, read_state
 from gpt2core.checkpoints.frozen_weights import mend_frozen_weights
 from gpt2core.checkpoints.state import CheckpointState, LogMark
 from gpt2core.machine.durable import remove_folder
+from gpt2core.machine.kernel_level import level
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.training.run_length import length_of
 from gpt2core.training.trainer import DivergedError
@@ -22,6 +23,10 @@ from tasks.terminal.console import say, warn
 from tasks.tracking.mlflow_mirror import flatten
 
 REWINDS = 3
+KERNELS_CHANGED = (
+    "the run computed with kernels of level {before}, and goes on with {now} from step {step}: "
+    "its weights are as good, and not those, bit for bit, of a run on one kind of processor"
+)
 
 
 def start_or_resume(run: FinetuneRun, origin: Origin | None, asked: str) -> None:
@@ -100,11 +105,16 @@ def _describe(run: FinetuneRun, state: CheckpointState | None, origin: Origin | 
     known = run.folder.read_record() or new
     before, now = flatten(known.settings), flatten(config)
     changes = {name: [before.get(name), now[name]] for name in now if before.get(name) != now[name]}
+    kernels = level() if run.trainer.model.wte.weight.device.type == "cpu" else None
+    if known.kernels and kernels and known.kernels != kernels:
+        changes["kernels"] = [known.kernels, kernels]
+        warn("kernels", KERNELS_CHANGED.format(before=known.kernels, now=kernels, step=run.trainer.step))
     change = [Change(step=run.trainer.step, settings=changes)] if changes else []
     update = {
         "settings": config,
         "changes": [*known.changes, *change],
         "origin": origin.recorded() if origin else known.origin,
+        "kernels": kernels or known.kernels,
         "asked": asked or known.asked,
     }
     run.folder.write_record(known.model_copy(update=update))

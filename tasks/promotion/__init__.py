@@ -1,4 +1,5 @@
-"""Promotion by evidence: candidate against champion on the same frozen text, rules, aliases, ledger.
+"""Promotion by evidence: candidate against champion, rules, the ledger, aliases, rollback.
 
-`evidence` says what is known, `rules` what follows from it; `ledger` keeps it and `aliases` act on it, in that order.
+`tasks.evidence` says what is known, `rules` what follows from it; `ledger` keeps it and `aliases` act on it, in that order. Not
+for registering (`tasks.register_model`). From outside: `stages`, `rollback`, `history`, `versions`, `approval`.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlflow import MlflowClient
 
 from tasks.promotion.ledger import MOVING, Entry, Ledger
-from tasks.promotion.registry import CANDIDATE, CHAMPION, PREVIOUS, Aliases, aliases_of
+from tasks.registry.lookup import CANDIDATE, CHAMPION, PREVIOUS, Aliases, aliases_of
 from tasks.terminal.console import warn
 
 

@@ -16,10 +16,10 @@ from prefect.input import RunInput
 from configs.errors import UserError
 from tasks.promotion.aliases import finish_interrupted
 from tasks.promotion.ledger import Approval, Decision, Entry, Ledger
-from tasks.promotion.lock import moving_aliases, now, who
 from tasks.promotion.match import waiting_for_answer
 from tasks.promotion.record import record_and_move
-from tasks.promotion.registry import Aliases, aliases_of
+from tasks.registry.alias_lock import moving_aliases, now, who
+from tasks.registry.lookup import Aliases, aliases_of
 from tasks.terminal.console import say
 
 FLOW_RUN = "prefect_flow_run"

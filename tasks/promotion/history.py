@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from configs.errors import UserError
 from tasks.promotion.ledger import Decision, Ledger, broken_links
-from tasks.promotion.registry import aliases_of
+from tasks.registry.lookup import aliases_of
 
 
 @dataclass(frozen=True)

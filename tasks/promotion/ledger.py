@@ -23,9 +23,9 @@ from mlflow.exceptions import MlflowException
 
 from gpt2core.machine.durable import write_text
 from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, write_sealed
-from tasks.promotion.evidence import Evidence, Fact
-from tasks.promotion.registry import Aliases
+from tasks.evidence.evidence import Evidence, Fact
 from tasks.promotion.rules import Finding, Verdict
+from tasks.registry.lookup import Aliases
 from tasks.tracking.mlflow_mirror import create_experiment
 from tasks.workspace.folders import Workspace
 

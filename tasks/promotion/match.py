@@ -15,14 +15,14 @@ from configs.loading import merge
 from configs.promotion import PromotionSettings
 from configs.schema import CompletionSettings
 from gpt2core.evaluation.zero_shot import TASKS
+from tasks.evidence.entrant import Entrant, config_of, rival_of_first
+from tasks.evidence.evidence import Role
+from tasks.evidence.measure import Questions
 from tasks.promotion.aliases import finish_interrupted
-from tasks.promotion.entrant import Entrant, config_of, rival_of_first
-from tasks.promotion.evidence import Role
 from tasks.promotion.ledger import Decision, Entry, Ledger
-from tasks.promotion.lock import moving_aliases, now, who
-from tasks.promotion.measure import Questions
 from tasks.promotion.record import record_and_move
-from tasks.promotion.registry import CANDIDATE, Aliases, Version, alias_version, aliases_of, find_version
+from tasks.registry.alias_lock import moving_aliases, now, who
+from tasks.registry.lookup import CANDIDATE, Aliases, Version, alias_version, aliases_of, find_version
 
 NOT_EVIDENCE = {"wait", "hooks", "approval"}
 """Settings of a promotion that decide nothing about the comparison."""

@@ -13,10 +13,10 @@ from prefect.context import FlowRunContext
 from gpt2core.lens.pages import page_environment
 from gpt2core.machine.quantities import bytes_text
 from tasks import reports
-from tasks.promotion.evidence import Contender, Evidence, Sample, SourceGain
+from tasks.evidence.evidence import Contender, Evidence, Sample, SourceGain
 from tasks.promotion.ledger import MOVING, Decision
-from tasks.promotion.registry import CANDIDATE, CHAMPION, PREVIOUS
 from tasks.promotion.rules import LIMITED
+from tasks.registry.lookup import CANDIDATE, CHAMPION, PREVIOUS
 from tasks.reports.charts import Chart, chart, series
 
 FOLDERS = (Path(__file__).parent, Path(reports.__file__).parent)

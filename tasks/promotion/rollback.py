@@ -7,13 +7,13 @@ from typing import Any
 from mlflow import MlflowClient
 
 from configs.errors import UserError
+from tasks.evidence.entrant import config_of
 from tasks.promotion.aliases import finish_interrupted
-from tasks.promotion.entrant import config_of
 from tasks.promotion.hooks import tell
 from tasks.promotion.ledger import Decision, Ledger
-from tasks.promotion.lock import moving_aliases, now, who
 from tasks.promotion.record import record_and_move
-from tasks.promotion.registry import Aliases, aliases_of, find_version
+from tasks.registry.alias_lock import moving_aliases, now, who
+from tasks.registry.lookup import Aliases, aliases_of, find_version
 from tasks.terminal.console import begin
 from tasks.tracking.fresh_process import problem_in_fresh_process
 

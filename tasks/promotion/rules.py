@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from configs.promotion import Limit, PromotionRules, TaskRule
-from tasks.promotion.evidence import Contender, DecidingText, Evidence, Fact, Outcome
+from tasks.evidence.evidence import Contender, DecidingText, Evidence, Fact, Outcome
 
 Verdict = Literal["promoted", "refused", "undecided", "awaiting approval", "unchanged", "rolled back"]
 Mark = Literal["held", "broken", "open", "not measured"]

@@ -12,18 +12,18 @@ from prefect.cache_policies import NO_CACHE
 
 from configs.errors import UserError
 from configs.promotion import PromotionSettings
+from tasks.evidence.comparison import gains_by_source, outcome_of, test_at_attempt
+from tasks.evidence.deciding_text import FrozenText, NoTextError, freeze_text
+from tasks.evidence.evidence import Evidence
+from tasks.evidence.measure import Measured, measure, race
 from tasks.promotion import match as matching
 from tasks.promotion.aliases import finish_interrupted
-from tasks.promotion.comparison import gains_by_source, outcome_of, test_at_attempt
-from tasks.promotion.deciding_text import FrozenText, NoTextError, freeze_text
-from tasks.promotion.evidence import Evidence
 from tasks.promotion.ledger import Decision
-from tasks.promotion.lock import moving_aliases, now, who
 from tasks.promotion.match import Match, Settled
-from tasks.promotion.measure import Measured, measure, race
 from tasks.promotion.record import record_and_move
-from tasks.promotion.registry import Aliases, aliases_of
 from tasks.promotion.rules import judge, reason
+from tasks.registry.alias_lock import moving_aliases, now, who
+from tasks.registry.lookup import Aliases, aliases_of
 from tasks.terminal.console import begin, say
 from tasks.tracking.fresh_process import problem_in_fresh_process
 from tasks.tracking.retrying import DELAYS, is_curable

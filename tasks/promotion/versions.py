@@ -18,9 +18,9 @@ from gpt2core.store.manifest import Manifest
 from gpt2core.text.tokenizer import load_tokenizer
 from gpt2core.weights.loading import load_model
 from gpt2core.weights.model_folder import weight_files
-from tasks.promotion.deciding_text import store_here
-from tasks.promotion.lock import moving_aliases
-from tasks.promotion.registry import (
+from tasks.evidence.deciding_text import store_here
+from tasks.registry.alias_lock import moving_aliases
+from tasks.registry.lookup import (
     Version,
     aliases_of,
     find_reference,

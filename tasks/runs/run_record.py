@@ -25,7 +25,7 @@ class RecordedOrigin(_Recorded):
 
 
 class Change(_Recorded):
-    """Settings that were changed when the run was resumed at a step: [before, since then] by dotted name."""
+    """Settings (or `kernels`) that were changed when the run was resumed at a step: [before, since then] by dotted name."""
 
     step: int
     settings: dict[str, list[str | None]]
@@ -46,6 +46,8 @@ class RunRecord(_Recorded):
     batch_cuts: dict[int, int] = Field(default={}, alias="splits")
     """See `TrainerState`; written at once, before a checkpoint holds them."""
     origin: RecordedOrigin | None = None
+    kernels: str | None = None
+    """The level of the kernels that it computes with on a processor: another one adds in another order."""
     asked: str | None = None
     """Id of what was asked for, where that had to be settled."""
     mlflow_run_id: str | None = None

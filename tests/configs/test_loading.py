@@ -156,3 +156,33 @@ def test_a_memory_limit_that_is_no_size_is_refused() -> None:
 
 def test_an_automatic_batch_is_no_number_yet() -> None:
     assert load_config(Path("demo"), {"train": {"batch_size": "auto"}}).train.batch_size == 0
+
+
+@pytest.mark.parametrize(
+    ("promote", "sentence"),
+    [
+        (
+            {"rules": {"repitition": {"at_most": 1}}},
+            "rules.repitition is not a setting: did you mean promote.rules.repetition",
+        ),
+        (
+            {"rules": {"loops": {"at_least": 1}}},
+            "loops.at_least is not a setting: did you mean promote.rules.loops.at_most",
+        ),
+        ({"rules": {"tasks": {"cbt": {"figure": "accuracy"}}}}, "promote.rules.tasks.cbt.file is missing: give it."),
+        ({"rules": {"margin": -1}}, "promote.rules.margin is -1 but should be greater than or equal to 0."),
+    ],
+)
+def test_a_rule_of_a_promotion_that_cannot_be_is_named(tmp_path: Path, promote: dict[str, object], sentence: str) -> None:
+    file = tmp_path / "run.yaml"
+    sizes = {"n_ctx": 8, "n_embd": 8, "n_head": 1, "n_layer": 1}
+    file.write_text(yaml.safe_dump({"model": sizes, "promote": promote}))
+    with pytest.raises(UserError) as error:
+        load_config(file)
+    assert sentence in str(error.value)
+
+
+def test_a_run_may_not_register_as_champion_and_ask_for_promotion() -> None:
+    sizes = {"n_ctx": 8, "n_embd": 8, "n_head": 1, "n_layer": 1}
+    with pytest.raises(ValueError, match="which only a promotion may set"):
+        RunConfig.model_validate({"model": sizes, "registry": {"promote": True, "alias": "champion"}})

@@ -1,4 +1,7 @@
-"""What a run depends on goes away or changes: the disk, the tracking server, the folder's place, a finite loss."""
+"""What a run depends on goes away or changes: the disk, the tracking server, the folder's place, a finite loss.
+
+Also tests `tasks.finetuning.checkpoint_keeper`, `tasks.runs.evaluation_files`.
+"""
 
 import itertools
 import os

@@ -1,4 +1,7 @@
-"""The data verbs: encode, report, verify, repair."""
+"""The data verbs: encode, report, verify, repair.
+
+Also tests `tasks.report_data`, `tasks.terminal.console`.
+"""
 
 from __future__ import annotations
 

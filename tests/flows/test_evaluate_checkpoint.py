@@ -1,4 +1,8 @@
-"""Evaluations in flow runs of their own: a real worker in another process, and a real Prefect server."""
+"""Evaluations in flow runs of their own: a real worker in another process, and a real Prefect server.
+
+Also tests `tasks.evaluation.by_worker`, `tasks.evaluation.checkpoint`, `tasks.evaluation.in_process`,
+`tasks.evaluation.outside`.
+"""
 
 import fcntl
 import json

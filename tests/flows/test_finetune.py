@@ -1,4 +1,10 @@
-"""The whole pipeline with real Prefect and MLflow, on a text small enough for seconds."""
+"""The whole pipeline with real Prefect and MLflow, on a text small enough for seconds.
+
+Also tests `tasks.load_dataset`, `tasks.prepare_tokenizer`, `tasks.encode_to_parquet`, `tasks.train_until`,
+`tasks.sample_and_evaluate`, `tasks.register_model`, `tasks.write_report`, `tasks.finetuning.build_trainer`,
+`tasks.finetuning.finetune_run`, `tasks.finetuning.milestones`, `tasks.finetuning.open_run`, `tasks.finetuning.resume`,
+`tasks.finetuning.result`, `tasks.tracking.mlflow_mirror`, `tasks.tracking.registered_model`, `tasks.terminal.stop_signals`.
+"""
 
 import contextlib
 import json

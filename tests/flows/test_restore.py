@@ -1,4 +1,7 @@
-"""train.restore_from: beginning with a checkpoint of an earlier run."""
+"""train.restore_from: beginning with a checkpoint of an earlier run.
+
+Also tests `tasks.runs.start`.
+"""
 
 import shutil
 from pathlib import Path
@@ -8,6 +11,7 @@ import pytest
 from configs.errors import UserError
 from configs.schema import RunConfig
 from flows.finetune import finetune
+from gpt2core.machine.kernel_level import level
 from tasks.finetuning.result import RunResult
 from tasks.runs.identity import run_id_of_0_1
 from tasks.runs.run_folder import RunFolder
@@ -103,3 +107,21 @@ def test_a_run_with_an_id_of_version_0_1_is_gone_on_with_unless_a_setting_is_ano
     assert finetune(config_with(text, "earlier")).run == earlier.id
     assert f"{earlier.id} goes on at step 2" in capsys.readouterr().out
     assert finetune(config_with(text, "earlier", clip=0.5)).run != earlier.id
+
+
+def test_a_run_goes_on_with_kernels_of_another_level_and_says_and_records_it(
+    text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = level()
+    if before == "none":
+        pytest.skip("GPT2FLOW_KERNELS=none: there is no other level to go on with")
+    folder = RunFolder(Path(finetune(config_with(text, "moved")).folder))
+    assert folder.record.kernels == before
+    (folder.path / "result.json").unlink()
+    shutil.rmtree(folder.checkpoints / "step-00000004")
+    monkeypatch.setenv("GPT2FLOW_KERNELS", "none")
+    finetune(config_with(text, "moved"))
+    assert (folder.record.kernels, folder.record.changes[-1].settings) == ("none", {"kernels": [before, "none"]})
+    assert folder.record.changes[-1].step == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"computed with kernels of level {before}, and goes on with none from step 2" in said

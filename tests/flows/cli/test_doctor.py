@@ -1,4 +1,7 @@
-"""The doctor: what it says is what other means of looking say, and what is missing is named with its remedy."""
+"""The doctor: what it says is what other means of looking say, and what is missing is named with its remedy.
+
+Also tests `gpt2core.kernels.report`.
+"""
 
 import os
 import shutil

@@ -1,4 +1,7 @@
-"""What a run measures at its evaluations, with real Prefect and MLflow."""
+"""What a run measures at its evaluations, with real Prefect and MLflow.
+
+Also tests `tasks.evaluation.copied_passages`, `tasks.evaluation.evaluate_step`, `tasks.reports.lens`.
+"""
 
 import json
 import subprocess

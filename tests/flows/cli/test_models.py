@@ -1,4 +1,7 @@
-"""`gpt2flow sample` from its options to what it prints and writes, on the tiny model."""
+"""`gpt2flow sample` from its options to what it prints and writes, on the tiny model.
+
+Also tests `tasks.models.sample`.
+"""
 
 import io
 import json

@@ -1,4 +1,7 @@
-"""One run in the hands of a user: stopped, looked at, pinned, pruned, synchronised, resumed, interrupted twice."""
+"""One run in the hands of a user: stopped, looked at, pinned, pruned, synchronised, resumed, interrupted twice.
+
+Also tests `tasks.runs.checkpoints`, `tasks.runs.find`, `tasks.runs.run_control`, `tasks.tracking.reconciliation`.
+"""
 
 import signal
 import subprocess

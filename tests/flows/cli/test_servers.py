@@ -1,4 +1,7 @@
-"""The dashboard: both servers really run, show what the workspace holds, and are gone when they should be."""
+"""The dashboard: both servers really run, show what the workspace holds, and are gone when they should be.
+
+Also tests `tasks.servers.dashboard`.
+"""
 
 import json
 import os

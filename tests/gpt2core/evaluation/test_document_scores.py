@@ -1,4 +1,7 @@
-"""Losses by document and the interval of a difference, against closed formulas and another way of resampling."""
+"""Losses by document and the interval of a difference, against closed formulas and another way of resampling.
+
+Also tests `gpt2core.store.document_stream`.
+"""
 
 import math
 from pathlib import Path

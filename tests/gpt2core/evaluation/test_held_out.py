@@ -1,4 +1,7 @@
-"""Validation figures against closed formulas and against scoring token by token."""
+"""Validation figures against closed formulas and against scoring token by token.
+
+Also tests `gpt2core.evaluation.scoring`.
+"""
 
 import math
 

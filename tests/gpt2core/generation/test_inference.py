@@ -1,4 +1,7 @@
-"""The compiled code beside plain PyTorch, and the copies with small weights beside the model they were made from."""
+"""The compiled code beside plain PyTorch, and the copies with small weights beside the model they were made from.
+
+Also tests `gpt2core.kernels.inference`.
+"""
 
 import math
 import time

@@ -1,4 +1,7 @@
-"""Sampling against OpenAI's continuations, plain formulas, and a second way of generating without a cache."""
+"""Sampling against OpenAI's continuations, plain formulas, and a second way of generating without a cache.
+
+Also tests `gpt2core.generation.decoding`.
+"""
 
 import math
 import random

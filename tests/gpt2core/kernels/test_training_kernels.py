@@ -1,4 +1,7 @@
-"""The compiled parts of a bfloat16 step against their formulas in float64, for sizes that no vector divides evenly."""
+"""The compiled parts of a bfloat16 step against their formulas in float64, for sizes that no vector divides evenly.
+
+Also tests `gpt2core.kernels.operators`.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,7 @@
-"""The model against what OpenAI's own model answered for the same weights."""
+"""The model against what OpenAI's own model answered for the same weights.
+
+Also tests `gpt2core.model.gelu`.
+"""
 
 import math
 from pathlib import Path

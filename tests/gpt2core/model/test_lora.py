@@ -1,4 +1,7 @@
-"""Adapters: exact at the start, equal to their formula, and the same to peft as to us."""
+"""Adapters: exact at the start, equal to their formula, and the same to peft as to us.
+
+Also tests `gpt2core.weights.adapter_files`.
+"""
 
 import json
 import shutil

@@ -1,4 +1,7 @@
-"""Only what is new is read and encoded; what was killed goes on; the bytes of a store depend on what went in alone."""
+"""Only what is new is read and encoded; what was killed goes on; the bytes of a store depend on what went in alone.
+
+Also tests `gpt2core.store.reuse`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The report counts what another way of counting finds."""
+"""The report counts what another way of counting finds.
+
+Also tests `gpt2core.text.scripts`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every format, compression and archive gives the same documents; what cannot be read is one sentence."""
+"""Every format, compression and archive gives the same documents; what cannot be read is one sentence.
+
+Also tests `gpt2core.text.tables`, `gpt2core.text.token_arrays`.
+"""
 
 from __future__ import annotations
 

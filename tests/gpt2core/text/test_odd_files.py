@@ -1,4 +1,7 @@
-"""Small files as people really have them: each is read as its owner meant it, or refused in a sentence with the remedy."""
+"""Small files as people really have them: each is read as its owner meant it, or refused in a sentence with the remedy.
+
+Also tests `gpt2core.text.csv_dialect`, `gpt2core.text.json_records`, `gpt2core.text.text_column`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Training sees every window once an epoch in an order that only seed and epoch decide."""
+"""Training sees every window once an epoch in an order that only seed and epoch decide.
+
+Also tests `gpt2core.store.shuffle`.
+"""
 
 from __future__ import annotations
 

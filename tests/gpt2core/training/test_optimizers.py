@@ -1,4 +1,7 @@
-"""Each optimizer against its formula, written out in float64, and against torch's own classes."""
+"""Each optimizer against its formula, written out in float64, and against torch's own classes.
+
+Also tests `gpt2core.training.one_pass_adamw`.
+"""
 
 from collections.abc import Callable
 from itertools import pairwise

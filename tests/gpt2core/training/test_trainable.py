@@ -1,4 +1,7 @@
-"""What is frozen does not change, has no gradient and no moments, and is stored once."""
+"""What is frozen does not change, has no gradient and no moments, and is stored once.
+
+Also tests `gpt2core.checkpoints.frozen_weights`, `gpt2core.checkpoints.weights`.
+"""
 
 import json
 import os

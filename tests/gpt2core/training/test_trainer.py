@@ -1,4 +1,7 @@
-"""Training: each update is what the formulas say, and everything it uses is a function of seed and step."""
+"""Training: each update is what the formulas say, and everything it uses is a function of seed and step.
+
+Also tests `gpt2core.machine.devices`.
+"""
 
 import math
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Training in bfloat16: float32 masters, close to float32, and as exact to resume."""
+"""Training in bfloat16: float32 masters, close to float32, and as exact to resume.
+
+Also tests `gpt2core.machine.dtypes`, `gpt2core.model.gradient_sums`, `gpt2core.model.linear`.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""Loading from every layout, refusing what is not a sound GPT-2, saving what other programs load."""
+"""Loading from every layout, refusing what is not a sound GPT-2, saving what other programs load.
+
+Also tests `gpt2core.weights.tensor_files`.
+"""
 
 import json
 import pickle

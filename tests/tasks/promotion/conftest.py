@@ -23,7 +23,7 @@ from gpt2core.text.tokenizer import Tokenizer, train_tokenizer
 from gpt2core.training.batches import Batches
 from gpt2core.training.trainer import Trainer
 from gpt2core.weights.loading import save_model
-from tasks.promotion.registry import content_hash
+from tasks.registry.lookup import content_hash
 from tasks.tracking import registered_model
 from tasks.workspace.folders import Workspace
 

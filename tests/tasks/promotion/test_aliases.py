@@ -20,12 +20,13 @@ from mlflow import MlflowClient
 from tasks.promotion.aliases import finish_interrupted
 from tasks.promotion.history import broken_links
 from tasks.promotion.ledger import Decision, Ledger
-from tasks.promotion.lock import moving_aliases, now, who
+from tasks.registry.alias_lock import moving_aliases, now, who
 from tasks.promotion.record import record_and_move
-from tasks.promotion.registry import Aliases, aliases_of
+from tasks.registry.lookup import Aliases, aliases_of
 
 CHANGING = ("create_run", "log_artifact", "set_tag", "set_registered_model_alias", "delete_registered_model_alias",
             "set_terminated", "create_registered_model", "delete_registered_model")
+NOWHERE = "mlflow-artifacts:/nowhere" if mlflow.get_tracking_uri().startswith("http") else "file:///nowhere"
 verdict = sys.argv[1]
 CHANGING = sys.argv[2:] or CHANGING
 before, after = {
@@ -67,7 +68,7 @@ def prepare(model):
     client = MlflowClient()
     client.create_registered_model(model)
     for _ in range(2):
-        client.create_model_version(model, "file:///nowhere")
+        client.create_model_version(model, NOWHERE)
     for alias in ("champion", "previous", "candidate"):
         if getattr(before, alias):
             client.set_registered_model_alias(model, alias, getattr(before, alias))

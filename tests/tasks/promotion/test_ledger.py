@@ -8,13 +8,13 @@ import pytest
 from mlflow import MlflowClient
 
 from configs.errors import UserError
+from tasks.evidence.evidence import Evidence
 from tasks.promotion import history
-from tasks.promotion.evidence import Evidence
 from tasks.promotion.history import read_history
 from tasks.promotion.ledger import Decision, Ledger
 from tasks.promotion.page import render_decision, short_form
 from tasks.promotion.record import record_and_move
-from tasks.promotion.registry import Aliases, aliases_of
+from tasks.registry.lookup import Aliases, aliases_of
 from tasks.workspace.databases import prepare_databases
 from tasks.workspace.folders import Workspace
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from configs.promotion import Limit, PromotionRules
-from tasks.promotion.evidence import Contender, DecidingText, Evidence, Outcome
+from tasks.evidence.evidence import Contender, DecidingText, Evidence, Outcome
 from tasks.promotion.rules import judge, reason
 
 

@@ -15,9 +15,9 @@ from flows.promote import promote
 from gpt2core.text.tokenizer import train_tokenizer
 from tasks.promotion.ledger import Decision, Ledger
 from tasks.promotion.match import Match, find_match
-from tasks.promotion.registry import Aliases, aliases_of
 from tasks.promotion.rules import reason
 from tasks.promotion.stages import decide
+from tasks.registry.lookup import Aliases, aliases_of
 
 HEADER = "This text may be copied by all who keep these lines as they are: nothing is promised, nothing is owed, all is given. "
 pytestmark = pytest.mark.usefixtures("tried_here")

@@ -20,7 +20,7 @@ from gpt2core.store.splitting import Split
 from gpt2core.store.token_store import TokenStore, open_store
 from gpt2core.text.documents import Document, find_files, read_documents
 from gpt2core.text.tokenizer import Tokenizer, load_tokenizer
-from tasks.promotion.evidence import DecidingText
+from tasks.evidence.evidence import DecidingText
 from tasks.workspace.folders import Workspace
 
 

@@ -23,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from configs.errors import UserError
-from tasks.promotion.registry import NOT_A_MODEL
+from tasks.registry.lookup import NOT_A_MODEL
 
 BEAT = 5.0  # seconds between two signs of life
 LEASE = 30.0

@@ -9,7 +9,7 @@ import numpy as np
 from gpt2core.evaluation.document_scores import DocumentScores
 from gpt2core.evaluation.sign_flips import SignFlipTest, error_of_attempt, fewest_documents, sign_flip_test
 from gpt2core.text.documents import Document
-from tasks.promotion.evidence import Outcome, SourceGain
+from tasks.evidence.evidence import Outcome, SourceGain
 
 SOURCES = 20
 """Sources shown, those with the most documents."""

@@ -15,9 +15,9 @@ from gpt2core.model.gpt2 import GPT2
 from gpt2core.text.tokenizer import Tokenizer, load_tokenizer
 from gpt2core.weights.model_folder import read_config
 from tasks.evaluation.compare import load_to_score, read_provenance
-from tasks.promotion.deciding_text import Learner
-from tasks.promotion.evidence import Role
-from tasks.promotion.registry import URI, Version, content_hash, find_version, lineage
+from tasks.evidence.deciding_text import Learner
+from tasks.evidence.evidence import Role
+from tasks.registry.lookup import URI, Version, content_hash, find_version, lineage
 from tasks.runs.models import resolve_model
 
 

@@ -9,9 +9,9 @@ import pytest
 from mlflow import MlflowClient
 
 from configs.errors import UserError
-from tasks.promotion import lock
-from tasks.promotion.lock import moving_aliases
-from tasks.promotion.registry import registered_models
+from tasks.registry import alias_lock
+from tasks.registry.alias_lock import moving_aliases
+from tasks.registry.lookup import registered_models
 from tasks.workspace.databases import prepare_databases
 from tasks.workspace.folders import Workspace
 
@@ -70,30 +70,30 @@ def killed_holder() -> str:
 def test_the_lock_of_a_killed_process_on_this_machine_is_broken_at_once(client: MlflowClient, killed_holder: str) -> None:
     begun = time.monotonic()
     with moving_aliases(client, killed_holder, "after the kill", 20):
-        assert time.monotonic() - begun < lock.LEASE
+        assert time.monotonic() - begun < alias_lock.LEASE
         assert "lock of killed" in locks(client, killed_holder)
 
 
 def test_of_two_who_break_a_dead_lock_one_holds_it(client: MlflowClient) -> None:
     tags = {
-        "gpt2flow.lock": lock.now(),
+        "gpt2flow.lock": alias_lock.now(),
         "holder": "dead",
         "who": "x@y",
         "what": "z",
-        "place": lock._place(),
+        "place": alias_lock._place(),
         "process": "1 gone",
     }
     client.create_registered_model("lock of twice", tags=tags)
-    lock._break(client, "lock of twice", "dead")
+    alias_lock._break(client, "lock of twice", "dead")
     with moving_aliases(client, "twice", "the first breaker", 1):
-        lock._break(client, "lock of twice", "dead")  # the second one has read the dead lock before, and comes late
+        alias_lock._break(client, "lock of twice", "dead")  # the second one has read the dead lock before, and comes late
         holder = client.get_registered_model("lock of twice").tags["what"]
         assert holder == "the first breaker"
 
 
 def test_a_holder_elsewhere_lives_as_long_as_its_beat_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "LEASE", 0.2)
-    watch = lock._Watch()
+    monkeypatch.setattr(alias_lock, "LEASE", 0.2)
+    watch = alias_lock._Watch()
     held = {"place": "another machine", "holder": "h", "beat": "1", "process": "7 1.0"}
     assert not watch.is_dead(held)
     time.sleep(0.3)
