@@ -155,5 +155,5 @@ def test_adapters_without_a_base_or_of_another_model_are_named(folder: Path, tmp
     with pytest.raises(UserError, match=r"adapts h\.1\.\S+, which does not fit the model beside it"):
         load_model(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="has adapters and no base model: put"):
+    with pytest.raises(UserError, match="does not name their base model: give its folder"):
         load_model(folder)
