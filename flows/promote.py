@@ -8,7 +8,7 @@ from tasks.promotion.hooks import run_hooks
 from tasks.promotion.ledger import Decision
 from tasks.promotion.match import Settled
 from tasks.promotion.stages import (
-    Findings,
+    BothMeasured,
     decide,
     find_match,
     freeze_deciding_text,
@@ -33,7 +33,7 @@ def promote(model: str, version: str | None = None, settings: PromotionSettings 
         text = freeze_deciding_text(match)
         if known := known_answer(match, text):
             return known
-        found = Findings()
+        found = BothMeasured()
         if text is not None:
             candidate, rival = measure_model(match, "candidate", text), measure_model(match, "rival", text)
             found = time_models(match, text, candidate, rival)

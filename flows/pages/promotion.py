@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tasks.promotion.history import History
+from tasks.promotion.history import DecisionHistory
 from tasks.promotion.ledger import MOVING, Decision, Ledger
 from tasks.promotion.page import MARKS, moves_of
 from tasks.promotion.rules import Mark, Verdict
@@ -47,7 +47,7 @@ def print_decision(console: Console, decision: Decision) -> None:
         console.print(f"page: {page.as_uri()}", soft_wrap=True)
 
 
-def print_history(console: Console, history: History) -> None:
+def print_history(console: Console, history: DecisionHistory) -> None:
     """Print the ledger, the latest decision last, and what is wrong with it."""
     table = Table("", "when", "who", "decision", "champion", "why", box=None, padding=(0, 2, 0, 0))
     for decision in history.decisions:

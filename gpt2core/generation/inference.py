@@ -73,7 +73,7 @@ class InferenceModel(GPT2):
         inference.step(self._native, x[:, 0], cache.keys, cache.values, cache.lengths)
         return x
 
-    def _prepare(self) -> ctypes.Array[inference.Block] | None:
+    def _prepare(self) -> ctypes.Array[inference.PackedBlock] | None:
         """Pack all matrices; returns the blocks for `inference.step`, or None where its attention does not take the heads."""
         layers = [module for module in self.modules() if isinstance(module, RowProjection)]
         sizes = [inference.packed_size(layer.weight) for layer in layers]
@@ -82,14 +82,16 @@ class InferenceModel(GPT2):
             layer.pack(part)
         if self.config.head_size % inference.PANEL or self.config.head_size > inference.WIDEST_HEAD:
             return None
-        return (inference.Block * len(self.h))(*map(_native_block, self.h))
+        return (inference.PackedBlock * len(self.h))(*map(_native_block, self.h))
 
 
-def _native_block(block: nn.Module) -> inference.Block:
+def _native_block(block: nn.Module) -> inference.PackedBlock:
     assert isinstance(block, Block)
     layers = (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
     attention_in, attention_out, mlp_in, mlp_out = (layer.native for layer in layers if isinstance(layer, RowProjection))
-    return inference.Block(inference.norm(block.ln_1), attention_in, attention_out, inference.norm(block.ln_2), mlp_in, mlp_out)
+    return inference.PackedBlock(
+        inference.norm(block.ln_1), attention_in, attention_out, inference.norm(block.ln_2), mlp_in, mlp_out
+    )
 
 
 class RowProjection(nn.Module):
@@ -111,7 +113,7 @@ class RowProjection(nn.Module):
         self.register_buffer("weight", weight if int8 else weight.to(torch.bfloat16))
         self.register_buffer("scale", scale)
         self.register_buffer("bias", bias)
-        self.native: inference.Projection | None = None
+        self.native: inference.PackedProjection | None = None
 
     def pack(self, room: Tensor) -> None:
         """Move the weight into `room`, of `inference.packed_size`, for the compiled code."""

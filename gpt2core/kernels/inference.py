@@ -21,7 +21,7 @@ PANEL = 32
 WIDEST_HEAD = 256
 
 
-class Projection(ctypes.Structure):
+class PackedProjection(ctypes.Structure):
     """Where a dense layer's weights lie; the tensors have to be kept by whoever made it."""
 
     _fields_ = [("weight", POINTER), ("scale", POINTER), ("bias", POINTER), ("n_in", COUNT), ("n_out", COUNT)]
@@ -33,22 +33,22 @@ class Norm(ctypes.Structure):
     _fields_ = [("weight", POINTER), ("bias", POINTER)]
 
 
-class Block(ctypes.Structure):
+class PackedBlock(ctypes.Structure):
     """A transformer block, in the order in which it computes."""
 
     _fields_ = [
         ("ln_1", Norm),
-        ("attention_in", Projection),
-        ("attention_out", Projection),
+        ("attention_in", PackedProjection),
+        ("attention_out", PackedProjection),
         ("ln_2", Norm),
-        ("mlp_in", Projection),
-        ("mlp_out", Projection),
+        ("mlp_in", PackedProjection),
+        ("mlp_out", PackedProjection),
     ]
 
 
 SIGNATURES: dict[str, list[type]] = {
-    "products": [ctypes.POINTER(Projection), POINTER, POINTER, COUNT],
-    "step": [ctypes.POINTER(Block), COUNT, *[POINTER] * 3, COUNT, *[POINTER] * 5, *[COUNT] * 4],
+    "products": [ctypes.POINTER(PackedProjection), POINTER, POINTER, COUNT],
+    "step": [ctypes.POINTER(PackedBlock), COUNT, *[POINTER] * 3, COUNT, *[POINTER] * 5, *[COUNT] * 4],
     "activation_bytes": [],
 }
 
@@ -72,9 +72,9 @@ def pack(weight: Tensor, memory: Tensor) -> Tensor:
     return memory.view(torch.int32).view(words.shape).copy_(words).view(weight.dtype)
 
 
-def projection(packed: Tensor, scale: Tensor | None, bias: Tensor | None, n_in: int, n_out: int) -> Projection:
+def projection(packed: Tensor, scale: Tensor | None, bias: Tensor | None, n_in: int, n_out: int) -> PackedProjection:
     """A layer for `products`; `scale` and `bias` are float32 [out], and int8 weights have a scale."""
-    return Projection(address(packed), address(scale), address(bias), n_in, n_out)
+    return PackedProjection(address(packed), address(scale), address(bias), n_in, n_out)
 
 
 def norm(layer: nn.LayerNorm) -> Norm:
@@ -87,7 +87,7 @@ def activation(compiled: ctypes.CDLL) -> torch.dtype:
     return torch.bfloat16 if compiled.activation_bytes() == 2 else torch.float32
 
 
-def products(x: Tensor, layer: Projection) -> Tensor:
+def products(x: Tensor, layer: PackedProjection) -> Tensor:
     """x [rows, in], rounded to bfloat16 where the processor multiplies it, times the layer's weight: float32 [rows, out].
 
     A row's bits depend on that row alone.
@@ -99,7 +99,7 @@ def products(x: Tensor, layer: Projection) -> Tensor:
     return out
 
 
-def step(blocks: ctypes.Array[Block], x: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> None:
+def step(blocks: ctypes.Array[PackedBlock], x: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> None:
     """Put x float32 [B, C], one new position a row, through all blocks; a row's bits depend on that row alone.
 
     `keys` and `values` are bfloat16 [L, B, H, capacity, D], filled up to `lengths` int64 [B], and get the new position's; each

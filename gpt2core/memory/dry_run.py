@@ -83,7 +83,7 @@ def _footprint(work: Workload) -> Footprint:
 @lru_cache(maxsize=256)
 def _rehearse(config: GPT2Config, settings_json: str, device: torch.device, masked: bool) -> Footprint:
     settings = TrainSettings.model_validate_json(settings_json)
-    with FakeTensorMode(), Ledger() as ledger, device:
+    with FakeTensorMode(), MemoryLedger() as ledger, device:
         model = GPT2(config)
         model.separator = 0 if masked else None
         trainer = Trainer(model, _Blank(settings.batch_size, config.n_ctx), settings)  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def _rehearse(config: GPT2Config, settings_json: str, device: torch.device, mask
     return Footprint(model.parameter_count(), count, weights, 4 * count, moments, max(0, kept), ledger.peak)
 
 
-def _note_when_blocks_are_done(model: GPT2, ledger: Ledger) -> list[int]:
+def _note_when_blocks_are_done(model: GPT2, ledger: MemoryLedger) -> list[int]:
     notes: list[int] = []
     model.ln_f.register_forward_hook(lambda *_: notes.append(ledger.alive))
     return notes
@@ -121,7 +121,7 @@ class _Blank:
         return torch.empty(self._shape, dtype=torch.int64), torch.empty(self._shape, dtype=torch.int64)
 
 
-class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class MemoryLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the storages that are alive, and the most there ever were."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from gpt2core.evaluation.likelihood import BATCH
 from gpt2core.evaluation.scoring import score_targets
 from gpt2core.lens.lens import run_blocks
 from gpt2core.machine.dtypes import choose_dtype
-from gpt2core.memory.dry_run import Ledger, by_rows
+from gpt2core.memory.dry_run import MemoryLedger, by_rows
 from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
@@ -99,7 +99,7 @@ def _lens(config: GPT2Config, device: torch.device, positions: int, new: int) ->
 
 def _peak_of(do: Callable[[GPT2], object], config: GPT2Config, device: torch.device, dtype: torch.dtype) -> int:
     """The most that `do` takes beside the model's weights, on tensors without data."""
-    with FakeTensorMode(), Ledger() as ledger, device:
+    with FakeTensorMode(), MemoryLedger() as ledger, device:
         model = WorkingCopy(GPT2(config), dtype).model.eval()
         before = ledger.peak = ledger.alive
         do(model)

@@ -44,7 +44,7 @@ SIZES = {
 }
 
 
-def spelling(parameter: str) -> str:
+def gguf_spelling(parameter: str) -> str:
     """h.0.attn.c_attn.weight -> blk.0.attn_qkv.weight."""
     module, _, kind = parameter.rpartition(".")
     if not module.startswith("h."):
@@ -59,7 +59,7 @@ def read_gguf_config(file: Path) -> GPT2Config:
     values = {key: gguf_value(reader, key) for key in reader.fields if key.startswith((f"{ARCHITECTURE}.", "general.arch"))}
     if (found := values.get("general.architecture")) != ARCHITECTURE:
         raise UserError(f"{file} holds a model of the architecture {found!r}: only GPT-2 itself can be loaded.")
-    embedding = next((tensor for tensor in reader.tensors if tensor.name == spelling("wte.weight")), None)
+    embedding = next((tensor for tensor in reader.tensors if tensor.name == gguf_spelling("wte.weight")), None)
     sizes = {ours: values.get(f"{ARCHITECTURE}.{theirs}") for ours, theirs in SIZES.items()}
     sizes["n_vocab"] = int(embedding.shape[-1]) if embedding is not None else None
     config = sizes_by_name(file, sizes.get)
@@ -73,7 +73,7 @@ def read_gguf_config(file: Path) -> GPT2Config:
 def read_gguf(file: Path) -> Readers:
     """The file's tensors as it spells them, turned as GPT-2 has them; raises UserError where one is quantised."""
     readers = {tensor.name: partial(_read, tensor, _type_of(file, tensor)) for tensor in open_gguf(file).tensors}
-    head, embedding = readers.pop(HEAD, None), readers.get(spelling("wte.weight"))
+    head, embedding = readers.pop(HEAD, None), readers.get(gguf_spelling("wte.weight"))
     if head and embedding and not torch.equal(head(), embedding()):
         raise UserError(f"{file} has an output head {HEAD} of its own: in GPT-2 it is the token embedding.")
     return readers
@@ -93,7 +93,7 @@ def write_gguf(model: GPT2, file: Path, describe: Callable[[GGUFWriter], None]) 
         writer.add_file_type(gguf.LlamaFileType.ALL_F32)
         describe(writer)
         for name, weight in model.named_parameters():
-            writer.add_tensor(spelling(name), _turned(name, weight.detach().float()).contiguous().numpy())
+            writer.add_tensor(gguf_spelling(name), _turned(name, weight.detach().float()).contiguous().numpy())
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -141,11 +141,11 @@ def _stored(found: Found) -> StoredWeights:
         case AdapterFolder():
             return _stored(found.base)
         case OpenAIFolder():
-            return StoredWeights(found.prefix, openai_files.read_openai(found.prefix), openai_files.spelling)
+            return StoredWeights(found.prefix, openai_files.read_openai(found.prefix), openai_files.openai_spelling)
         case NanoGPTFile():
             return StoredWeights(found.file, _one_head(found.file, read_nanogpt(found.file, found.config)))
         case GGUFFile():
-            return StoredWeights(found.file, gguf_files.read_gguf(found.file), gguf_files.spelling)
+            return StoredWeights(found.file, gguf_files.read_gguf(found.file), gguf_files.gguf_spelling)
         case HuggingFaceFolder():
             return _huggingface_weights(found)
 

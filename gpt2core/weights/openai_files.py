@@ -19,7 +19,7 @@ from gpt2core.weights.tensor_files import Readers
 NAME = "model.ckpt"
 
 
-def spelling(parameter: str) -> str:
+def openai_spelling(parameter: str) -> str:
     """h.0.attn.c_attn.weight -> model/h0/attn/c_attn/w."""
     *modules, kind = parameter.split(".")
     if modules[0] in ("wte", "wpe"):
@@ -39,7 +39,7 @@ def read_openai(prefix: Path) -> Readers:
 
 def write_openai(model: GPT2, folder: Path) -> None:
     """Write the model, float32, as OpenAI's code and its descendants restore it; the vocabulary is written elsewhere."""
-    arrays = {spelling(name): _array(name, weight) for name, weight in model.named_parameters()}
+    arrays = {openai_spelling(name): _array(name, weight) for name, weight in model.named_parameters()}
     write_tensor_bundle(folder / NAME, arrays)
     write_text(folder / "checkpoint", f'model_checkpoint_path: "{NAME}"\nall_model_checkpoint_paths: "{NAME}"\n')
     sizes = ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer")

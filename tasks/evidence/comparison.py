@@ -9,7 +9,7 @@ import numpy as np
 from gpt2core.evaluation.document_scores import DocumentScores
 from gpt2core.evaluation.sign_flips import SignFlipTest, error_of_attempt, fewest_documents, sign_flip_test
 from gpt2core.text.documents import Document
-from tasks.evidence.evidence import Outcome, SourceGain
+from tasks.evidence.evidence import PairedOutcome, SourceGain
 
 SOURCES = 20
 """Sources shown, those with the most documents."""
@@ -17,9 +17,9 @@ SHOWN_ERROR = 0.025
 """On either side of the intervals by source, which decide nothing."""
 
 
-def outcome_of(test: SignFlipTest, attempt: int, by_source: list[SourceGain]) -> Outcome:
+def outcome_of(test: SignFlipTest, attempt: int, by_source: list[SourceGain]) -> PairedOutcome:
     """The test as it stands in a record."""
-    return Outcome(
+    return PairedOutcome(
         gain=test.gain,
         low=test.low,
         high=test.high,

@@ -24,7 +24,7 @@ class Fact(BaseModel):
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
 
-class Sample(Fact):
+class EvidenceSample(Fact):
     """One completion."""
 
     prompt: str
@@ -65,7 +65,7 @@ class Contender(Fact):
     canary_exposure: Figure = None
     tasks: dict[str, dict[str, Figure]] = {}
     by_source: list[SourceFigure] = []
-    samples: list[Sample] = []
+    samples: list[EvidenceSample] = []
     curve: list[tuple[int, float]] = []
     """Bits a byte by step, as its own run has measured them."""
 
@@ -98,7 +98,7 @@ class SourceGain(Fact):
     high: Figure
 
 
-class Outcome(Fact):
+class PairedOutcome(Fact):
     """The paired test, in bits a byte."""
 
     gain: Figure
@@ -126,7 +126,7 @@ class Evidence(Fact):
     role: Role = "champion"
     """What the rival is."""
     text: DecidingText | None = None
-    outcome: Outcome | None = None
+    outcome: PairedOutcome | None = None
     tried: bool = False
     """Whether the candidate was tried in a fresh process, which is done where all else holds."""
     fresh_process: str | None = None

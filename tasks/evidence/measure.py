@@ -31,7 +31,7 @@ from gpt2core.weights.model_folder import weight_files
 from tasks.evaluation.copied_passages import CopiedText, CopySearch
 from tasks.evidence.deciding_text import store_here
 from tasks.evidence.entrant import Entrant
-from tasks.evidence.evidence import Contender, Sample, SourceFigure
+from tasks.evidence.evidence import Contender, EvidenceSample, SourceFigure
 
 BATCH = 4
 """Windows scored together."""
@@ -56,14 +56,16 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredEntrant:
     """A contender and its loss of each document."""
 
     contender: Contender
     scores: DocumentScores
 
 
-def measure(entrant: Entrant, loaded: tuple[GPT2, Tokenizer], documents: Sequence[Document], questions: Questions) -> Measured:
+def measure_entrant(
+    entrant: Entrant, loaded: tuple[GPT2, Tokenizer], documents: Sequence[Document], questions: Questions
+) -> MeasuredEntrant:
     """Everything but its speed. A loss that is no number gives figures that are None."""
     model, tokenizer = loaded
     report = evaluate(model, text_of_documents(documents, tokenizer), BATCH, stride=questions.stride or None)
@@ -94,10 +96,10 @@ def measure(entrant: Entrant, loaded: tuple[GPT2, Tokenizer], documents: Sequenc
         else None,
         tasks={task: dict(run_task(model, tokenizer, task, rule.file).figures) for task, rule in questions.tasks.items()},
         by_source=_by_source(report),
-        samples=[Sample(prompt=sample.prompt, text=sample.text) for sample in samples[:SHOWN]],
+        samples=[EvidenceSample(prompt=sample.prompt, text=sample.text) for sample in samples[:SHOWN]],
         curve=_curve(entrant),
     )
-    return Measured(contender, report.documents)
+    return MeasuredEntrant(contender, report.documents)
 
 
 def race(candidate: Entrant, rival: Entrant, prompt: str) -> tuple[float | None, float | None]:

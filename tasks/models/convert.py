@@ -21,7 +21,7 @@ from gpt2core.weights.nanogpt_files import write_nanogpt
 from gpt2core.weights.openai_files import write_openai
 from tasks.runs.models import resolve_model
 
-Format = Literal["hf", "openai", "nanogpt", "gguf"]
+WeightsFormat = Literal["hf", "openai", "nanogpt", "gguf"]
 GGUF = "model.gguf"
 
 
@@ -36,7 +36,7 @@ class Source:
     tanh_gelu: bool = False
 
 
-def convert(source: Source, folder: Path, to: Format) -> None:
+def convert(source: Source, folder: Path, to: WeightsFormat) -> None:
     """Write the model with its vocabulary as a new folder in the format `to`.
 
     Raises UserError where the folder is there already, where the model is not a GPT-2, and where the format cannot hold it.
@@ -108,7 +108,7 @@ def _write_gguf(model: GPT2, tokenizer: Tokenizer, folder: Path) -> None:
     write_text(folder / "Modelfile", f"FROM ./{GGUF}\nTEMPLATE {{{{ .Prompt }}}}\n")
 
 
-WRITERS: dict[Format, Callable[[GPT2, Tokenizer, Path], None]] = {
+WRITERS: dict[WeightsFormat, Callable[[GPT2, Tokenizer, Path], None]] = {
     "hf": _write_hf,
     "openai": _write_openai,
     "nanogpt": _write_nanogpt,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from mlflow import MlflowClient
 
-from tasks.promotion.ledger import MOVING, Entry, Ledger
+from tasks.promotion.ledger import MOVING, Ledger, LedgerEntry
 from tasks.registry.lookup import CANDIDATE, CHAMPION, PREVIOUS, Aliases, aliases_of
 from tasks.terminal.console import warn
 
 
-def apply(client: MlflowClient, ledger: Ledger, entry: Entry) -> None:
+def apply(client: MlflowClient, ledger: Ledger, entry: LedgerEntry) -> None:
     """Put the aliases that a decision moves where it says: `previous` first, `champion` in one atomic call, `candidate` last.
 
     A candidate that was registered meanwhile stays. Calling it again after a kill ends what was begun. Needs the lock.

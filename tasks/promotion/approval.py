@@ -15,7 +15,7 @@ from prefect.input import RunInput
 
 from configs.errors import UserError
 from tasks.promotion.aliases import finish_interrupted
-from tasks.promotion.ledger import Approval, Decision, Entry, Ledger
+from tasks.promotion.ledger import Approval, Decision, Ledger, LedgerEntry
 from tasks.promotion.match import waiting_for_answer
 from tasks.promotion.record import record_and_move
 from tasks.registry.alias_lock import moving_aliases, now, who
@@ -94,7 +94,7 @@ def _answered(waiting: Decision, approval: Approval) -> Decision:
     return waiting.model_copy(update=changes)
 
 
-def _given_just_now(entries: list[Entry], agreed: bool) -> Decision | None:
+def _given_just_now(entries: list[LedgerEntry], agreed: bool) -> Decision | None:
     """The last decision, where it is this very answer: a suspended flow run goes on after the command line has answered."""
     last = entries[-1].decision if entries else None
     return last if last and last.approval and last.approval.agreed == agreed else None
@@ -105,7 +105,7 @@ def _seconds_left(decision: Decision) -> int:
     return max(1, math.ceil(left.total_seconds()))
 
 
-def _resume_flow_run(client: MlflowClient, entry: Entry, agreed: bool) -> None:
+def _resume_flow_run(client: MlflowClient, entry: LedgerEntry, agreed: bool) -> None:
     """Tell Prefect that the question is answered, if a flow run waits there; its own attempt finds the decision made."""
     run = client.get_run(entry.run_id)
     waiting = run.data.tags.get(f"gpt2flow.{FLOW_RUN}")

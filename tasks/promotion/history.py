@@ -14,7 +14,7 @@ from tasks.registry.lookup import aliases_of
 
 
 @dataclass(frozen=True)
-class History:
+class DecisionHistory:
     """Decisions about a model, oldest first."""
 
     model: str
@@ -24,7 +24,7 @@ class History:
     folder: Path
 
 
-def read_history(model: str) -> History:
+def read_history(model: str) -> DecisionHistory:
     """The ledger; copies are completed from MLflow. Raises UserError for an unknown model."""
     client, ledger = MlflowClient(), Ledger(MlflowClient(), model)
     try:
@@ -37,9 +37,11 @@ def read_history(model: str) -> History:
             for entry in entries
             if ledger.record(entry) is None
         ]
-        return History(model, [decision for decision, _ in sealed], [*broken_links(sealed), *lost], False, ledger.folder)
+        return DecisionHistory(
+            model, [decision for decision, _ in sealed], [*broken_links(sealed), *lost], False, ledger.folder
+        )
     except MlflowException as error:
         copies = ledger.copies()
         if not copies:
             raise UserError(f"MLflow does not answer and no copy of the ledger of '{model}' is here ({error}).") from error
-    return History(model, [copy for copy, _ in copies], broken_links(copies), True, ledger.folder)
+    return DecisionHistory(model, [copy for copy, _ in copies], broken_links(copies), True, ledger.folder)

@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from gpt2core.machine.durable import write_text
 from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, write_sealed
 from tasks.evidence.evidence import Evidence, Fact
-from tasks.promotion.rules import Finding, Verdict
+from tasks.promotion.rules import RuleFinding, Verdict
 from tasks.registry.lookup import Aliases
 from tasks.tracking.mlflow_mirror import create_experiment
 from tasks.workspace.folders import Workspace
@@ -71,7 +71,7 @@ class Decision(Fact):
     """Number of the decision that was waiting for this one."""
     approval: Approval | None = None
     previous_fingerprint: str = ""
-    findings: list[Finding] = []
+    findings: list[RuleFinding] = []
     evidence: Evidence | None = None
     settings: dict[str, Any] = {}
     versions: dict[str, str] = {}
@@ -90,7 +90,7 @@ class Decision(Fact):
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """A decision in the ledger."""
 
     decision: Decision
@@ -112,12 +112,12 @@ class Ledger:
         """Copies of the records in this workspace, a folder each."""
         return Workspace.current().promotions / self.model
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LedgerEntry]:
         """All complete decisions, oldest first."""
         found = [_entry(run) for run in self._runs() if FINGERPRINT in run.data.tags]
         return sorted(found, key=lambda entry: entry.decision.number)
 
-    def append(self, decision: Decision, render: Callable[[Decision], str]) -> tuple[Decision, Entry]:
+    def append(self, decision: Decision, render: Callable[[Decision], str]) -> tuple[Decision, LedgerEntry]:
         """Number, chain, write and seal a decision; when this returns it is durable, and nothing has moved yet."""
         entries = self.entries()
         last = entries[-1] if entries else None
@@ -126,18 +126,18 @@ class Ledger:
         content = numbered.model_dump(mode="json")
         entry_tag = {ENTRY: numbered.in_short().model_dump_json()}
         run = self._client.create_run(self._experiment(), tags=entry_tag, run_name=f"{number}: {numbered.verdict}")
-        entry = Entry(numbered.in_short(), fingerprint_of(content), run.info.run_id, applied=False)
+        entry = LedgerEntry(numbered.in_short(), fingerprint_of(content), run.info.run_id, applied=False)
         self._log(entry, content, render(numbered))
         self._log_figures(entry, numbered)
         self._client.set_tag(entry.run_id, FINGERPRINT, entry.fingerprint)
         return numbered, entry
 
-    def mark_applied(self, entry: Entry) -> None:
+    def mark_applied(self, entry: LedgerEntry) -> None:
         """The aliases are where the decision says."""
         self._client.set_tag(entry.run_id, APPLIED, "yes")
         self._client.set_terminated(entry.run_id, "FINISHED")
 
-    def note(self, entry: Entry, key: str, text: str) -> None:
+    def note(self, entry: LedgerEntry, key: str, text: str) -> None:
         """Add something that became known later, such as a hook that failed."""
         self._client.set_tag(entry.run_id, f"gpt2flow.{key}", text[:LONGEST_TAG])
 
@@ -147,7 +147,7 @@ class Ledger:
             if FINGERPRINT not in run.data.tags:
                 self._client.delete_run(run.info.run_id)
 
-    def record(self, entry: Entry) -> Decision | None:
+    def record(self, entry: LedgerEntry) -> Decision | None:
         """The whole record, from this workspace or from MLflow; None where neither has it as it was sealed."""
         copy = self._copy(entry.decision.number, RECORD)
         if (content := _content(copy)) and fingerprint_of(content) == entry.fingerprint:
@@ -172,7 +172,7 @@ class Ledger:
     def _copy(self, number: int, file: str) -> Path:
         return self.folder / f"{number:06d}" / file
 
-    def _log(self, entry: Entry, content: dict[str, Any], page: str) -> None:
+    def _log(self, entry: LedgerEntry, content: dict[str, Any], page: str) -> None:
         """Write record and page here and to MLflow."""
         record, shown = (self._copy(entry.decision.number, file) for file in (RECORD, PAGE))
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ class Ledger:
         for file in (shown, record):
             self._client.log_artifact(entry.run_id, str(file))
 
-    def _log_figures(self, entry: Entry, decision: Decision) -> None:
+    def _log_figures(self, entry: LedgerEntry, decision: Decision) -> None:
         outcome = decision.evidence.outcome if decision.evidence else None
         for name in ("gain", "low", "high", "p_value") if outcome else ():
             if (value := getattr(outcome, name)) is not None:
@@ -237,6 +237,6 @@ def broken_links(entries: Sequence[tuple[Decision, str]]) -> list[str]:
     return problems
 
 
-def _entry(run: Run) -> Entry:
+def _entry(run: Run) -> LedgerEntry:
     tags = run.data.tags
-    return Entry(Decision.model_validate_json(tags[ENTRY]), tags[FINGERPRINT], run.info.run_id, APPLIED in tags)
+    return LedgerEntry(Decision.model_validate_json(tags[ENTRY]), tags[FINGERPRINT], run.info.run_id, APPLIED in tags)

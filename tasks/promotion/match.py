@@ -19,7 +19,7 @@ from tasks.evidence.entrant import Entrant, config_of, rival_of_first
 from tasks.evidence.evidence import Role
 from tasks.evidence.measure import Questions
 from tasks.promotion.aliases import finish_interrupted
-from tasks.promotion.ledger import Decision, Entry, Ledger
+from tasks.promotion.ledger import Decision, Ledger, LedgerEntry
 from tasks.promotion.record import record_and_move
 from tasks.registry.alias_lock import moving_aliases, now, who
 from tasks.registry.lookup import CANDIDATE, Aliases, Version, alias_version, aliases_of, find_version
@@ -138,7 +138,7 @@ def require_measurable(settings: PromotionSettings) -> None:
             raise UserError(f"promote.rules.tasks.{task}: the file {rule.file} does not exist; give a file that you have.")
 
 
-def waiting_for_answer(entries: list[Entry], aliases: Aliases, candidate: str | None = None) -> Entry | None:
+def waiting_for_answer(entries: list[LedgerEntry], aliases: Aliases, candidate: str | None = None) -> LedgerEntry | None:
     """The decision that a person may still answer: not answered, not late, and the aliases as they were."""
     answered = {entry.decision.answers for entry in entries}
     for entry in entries[::-1]:
@@ -173,7 +173,7 @@ def _without_candidate(ledger: Ledger, settings: PromotionSettings, aliases: Ali
     return Match(ledger, settings, aliases, champion).unchanged(f"There is no candidate beside champion {aliases.champion}.")
 
 
-def _rolled_back(entries: list[Entry], candidate: str) -> Decision | None:
+def _rolled_back(entries: list[LedgerEntry], candidate: str) -> Decision | None:
     """The decision that took the candidate's championship away, unless it was champion again since."""
     for entry in entries[::-1]:
         decision = entry.decision
@@ -184,7 +184,7 @@ def _rolled_back(entries: list[Entry], candidate: str) -> Decision | None:
     return None
 
 
-def _find_rival(client: MlflowClient, match: Match, entries: list[Entry]) -> None:
+def _find_rival(client: MlflowClient, match: Match, entries: list[LedgerEntry]) -> None:
     """The champion; of a first model its base; or the obstacle why neither can be met."""
     aliases = match.aliases
     lost = _lost_champion(entries, aliases)
@@ -204,7 +204,7 @@ def _find_rival(client: MlflowClient, match: Match, entries: list[Entry]) -> Non
         match.obstacle = f"There is nothing to compare with. {error}{remedy}"
 
 
-def _lost_champion(entries: list[Entry], aliases: Aliases) -> str | None:
+def _lost_champion(entries: list[LedgerEntry], aliases: Aliases) -> str | None:
     """The version that the ledger knows as champion, where no version has that alias any more."""
     moved = [entry.decision for entry in entries if entry.applied]
     return moved[-1].after.champion if aliases.champion is None and moved else None

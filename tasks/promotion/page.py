@@ -13,7 +13,7 @@ from prefect.context import FlowRunContext
 from gpt2core.lens.pages import page_environment
 from gpt2core.machine.quantities import bytes_text
 from tasks import reports
-from tasks.evidence.evidence import Contender, Evidence, Sample, SourceGain
+from tasks.evidence.evidence import Contender, Evidence, EvidenceSample, SourceGain
 from tasks.promotion.ledger import MOVING, Decision
 from tasks.promotion.rules import LIMITED
 from tasks.registry.lookup import CANDIDATE, CHAMPION, PREVIOUS
@@ -69,14 +69,14 @@ def render_decision(decision: Decision) -> str:
             marks=MARKS,
             bars=bars_of(evidence),
             curves=curves_of(evidence),
-            figures=figures_of(evidence),
+            figures=decision_figures(evidence),
             samples=samples_of(evidence),
             moves=moves_of(decision),
         )
     )
 
 
-def short_form(decision: Decision) -> str:
+def decision_in_short(decision: Decision) -> str:
     """The verdict and what became of each rule, in Markdown."""
     rows = [f"| {MARKS[finding.mark]} | {finding.rule} | {finding.sentence} |" for finding in decision.findings]
     table = ["| | rule | |", "|---|---|---|", *rows] if rows else []
@@ -88,7 +88,7 @@ def show_in_prefect(decision: Decision) -> None:
     """Put the short form among the artifacts of the flow that runs, if one does."""
     if FlowRunContext.get():
         key = re.sub(r"[^a-z0-9]+", "-", f"promotion-{decision.model}".lower())  # Prefect allows nothing else
-        create_markdown_artifact(markdown=short_form(decision), key=key)
+        create_markdown_artifact(markdown=decision_in_short(decision), key=key)
 
 
 def moves_of(decision: Decision) -> list[tuple[str, str | None, str | None]]:
@@ -132,7 +132,7 @@ def curves_of(evidence: Evidence) -> Chart | None:
     return chart("bits per byte by step, each on its own run's held-out text", *(series(role, one.curve) for role, one in both))
 
 
-def figures_of(evidence: Evidence) -> list[tuple[str, str, str]]:
+def decision_figures(evidence: Evidence) -> list[tuple[str, str, str]]:
     """Name, candidate's value, rival's value of every figure that one of both has."""
     rows = []
     for name, (title, written) in FIGURES.items():
@@ -153,7 +153,7 @@ def _written(contender: Contender | None, name: str, written: object) -> str:
     return "" if value is None or not callable(written) else str(written(value))
 
 
-def samples_of(evidence: Evidence) -> list[tuple[Sample, Sample | None]]:
+def samples_of(evidence: Evidence) -> list[tuple[EvidenceSample, EvidenceSample | None]]:
     """Samples side by side: the same prompt and the same number of both."""
     if evidence.candidate is None:
         return []

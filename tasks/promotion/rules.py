@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from configs.promotion import Limit, PromotionRules, TaskRule
-from tasks.evidence.evidence import Contender, DecidingText, Evidence, Fact, Outcome
+from tasks.evidence.evidence import Contender, DecidingText, Evidence, Fact, PairedOutcome
 
 Verdict = Literal["promoted", "refused", "undecided", "awaiting approval", "unchanged", "rolled back"]
 Mark = Literal["held", "broken", "open", "not measured"]
 
 
-class Finding(Fact):
+class RuleFinding(Fact):
     """What became of one rule."""
 
     rule: str
@@ -34,27 +34,29 @@ LIMITED: dict[str, tuple[str, Callable[[float], str]]] = {
 """Figures that have a limit: what they are called and how they are written."""
 
 
-def judge(rules: PromotionRules, evidence: Evidence) -> tuple[Verdict, list[Finding]]:
+def judge(rules: PromotionRules, evidence: Evidence) -> tuple[Verdict, list[RuleFinding]]:
     """The verdict: refused where a rule is broken, undecided where one cannot be told, promoted where all hold."""
     found = list(_findings(rules, evidence))
     marks = {finding.mark for finding in found}
     return "refused" if "broken" in marks else "undecided" if "open" in marks else "promoted", found
 
 
-def reason(verdict: Verdict, findings: list[Finding]) -> str:
+def reason(verdict: Verdict, findings: list[RuleFinding]) -> str:
     """The verdict's grounds in a sentence or two: what is broken or open, or the gain."""
     decisive = {"refused": "broken", "undecided": "open"}.get(verdict)
     grounds = [finding.sentence for finding in findings if finding.mark == decisive]
     return " ".join(grounds or [finding.sentence for finding in findings if finding.rule == "bits_per_byte"])
 
 
-def _findings(rules: PromotionRules, evidence: Evidence) -> Iterator[Finding]:
+def _findings(rules: PromotionRules, evidence: Evidence) -> Iterator[RuleFinding]:
     if evidence.fresh_process:
-        yield Finding(rule="loads", mark="broken", sentence=f"In a fresh process it does not work: {evidence.fresh_process}.")
+        yield RuleFinding(
+            rule="loads", mark="broken", sentence=f"In a fresh process it does not work: {evidence.fresh_process}."
+        )
     elif evidence.tried:
-        yield Finding(rule="loads", mark="held", sentence="It loads and generates in a fresh process.")
+        yield RuleFinding(rule="loads", mark="held", sentence="It loads and generates in a fresh process.")
     if evidence.obstacle:
-        yield Finding(rule="comparison", mark="open", sentence=evidence.obstacle)
+        yield RuleFinding(rule="comparison", mark="open", sentence=evidence.obstacle)
     if evidence.candidate is None or evidence.rival is None or evidence.text is None or evidence.outcome is None:
         return
     yield _unseen(evidence.text)
@@ -65,50 +67,50 @@ def _findings(rules: PromotionRules, evidence: Evidence) -> Iterator[Finding]:
         yield _task(task, rule, evidence.candidate, evidence.rival)
 
 
-def _unseen(text: DecidingText) -> Finding:
+def _unseen(text: DecidingText) -> RuleFinding:
     if seen := {model: count for model, count in text.trained_on.items() if count}:
         who = " and ".join(f"{model} on {count:,}" for model, count in seen.items())
         sentence = f"Of the {text.documents:,} documents {who} was trained: choose a promote.text that no model has seen."
-        return Finding(rule="unseen text", mark="broken", sentence=sentence)
+        return RuleFinding(rule="unseen text", mark="broken", sentence=sentence)
     near = "".join(f", {count:,} nearly stand in that of {model}" for model, count in text.near_duplicates.items() if count)
     unknown = "".join(f", and what {model} was trained on is not known" for model in text.unknown)
     sentence = f"None of the {text.documents:,} documents stands in a training text that is here{near}{unknown}."
-    return Finding(rule="unseen text", mark="held", sentence=sentence)
+    return RuleFinding(rule="unseen text", mark="held", sentence=sentence)
 
 
-def _gain(outcome: Outcome, candidate: Contender, rival: Contender, role: str) -> Finding:
+def _gain(outcome: PairedOutcome, candidate: Contender, rival: Contender, role: str) -> RuleFinding:
     """Better by the margin beyond chance; a tie is broken, too few documents are open."""
     broken = "candidate" if candidate.bits_per_byte is None else role if rival.bits_per_byte is None else None
     if broken:
         mark: Mark = "broken" if broken == "candidate" else "open"
         remedy = "its weights are damaged." if broken == "candidate" else "roll back, or delete that version."
-        return Finding(rule="bits_per_byte", mark=mark, sentence=f"The loss of the {broken} is no number: {remedy}")
+        return RuleFinding(rule="bits_per_byte", mark=mark, sentence=f"The loss of the {broken} is no number: {remedy}")
     gain, margin = outcome.gain or 0.0, f" by {outcome.margin:g}" if outcome.margin else ""
     measured = f"{gain:+.4f} bits a byte{_interval(outcome)} on {outcome.documents:,} documents"
     if outcome.p_value <= outcome.error:
-        return Finding(rule="bits_per_byte", mark="held", sentence=f"Better than the {role}: {measured}.")
+        return RuleFinding(rule="bits_per_byte", mark="held", sentence=f"Better than the {role}: {measured}.")
     if outcome.documents < outcome.fewest:
         sentence = (
             f"Too few documents for a verdict: {outcome.documents:,}, and attempt {outcome.attempt} against this {role} "
             f"needs at least {outcome.fewest:,} ({measured})."
         )
-        return Finding(rule="bits_per_byte", mark="open", sentence=sentence)
+        return RuleFinding(rule="bits_per_byte", mark="open", sentence=sentence)
     if gain <= outcome.margin or outcome.needed is None:
-        return Finding(rule="bits_per_byte", mark="broken", sentence=f"Not better than the {role}{margin}: {measured}.")
+        return RuleFinding(rule="bits_per_byte", mark="broken", sentence=f"Not better than the {role}{margin}: {measured}.")
     sentence = (
         f"Perhaps better than the {role}{margin}, perhaps chance: {measured}, p {outcome.p_value:.3f} where attempt "
         f"{outcome.attempt} may have {outcome.error:.4f}; about {outcome.needed:,} documents would tell."
     )
-    return Finding(rule="bits_per_byte", mark="open", sentence=sentence)
+    return RuleFinding(rule="bits_per_byte", mark="open", sentence=sentence)
 
 
-def _interval(outcome: Outcome) -> str:
+def _interval(outcome: PairedOutcome) -> str:
     if outcome.low is None or outcome.high is None:
         return ""
     return f" ({1 - 2 * outcome.error:.1%} interval {outcome.low:+.4f} to {outcome.high:+.4f})"
 
 
-def _limited(name: str, limit: Limit | None, evidence: Evidence) -> Iterator[Finding]:
+def _limited(name: str, limit: Limit | None, evidence: Evidence) -> Iterator[RuleFinding]:
     """A limit that is relative to the rival counts against a champion; a first model's base is no measure of its samples."""
     assert evidence.candidate and evidence.rival
     title, written = LIMITED[name]
@@ -119,14 +121,14 @@ def _limited(name: str, limit: Limit | None, evidence: Evidence) -> Iterator[Fin
         asked = limit != PromotionRules.model_fields[name].default
         remedy = f": leave promote.rules.{name} out, or make it measurable" if asked else ""
         sentence = f"{title.capitalize()} was not measured{remedy}."
-        yield Finding(rule=name, mark="open" if asked else "not measured", sentence=sentence)
+        yield RuleFinding(rule=name, mark="open" if asked else "not measured", sentence=sentence)
         return
     bound, because = _bound(name, limit, evidence.candidate, evidence.rival if evidence.role == "champion" else None)
     sentence = f"{title.capitalize()}: {written(value)}"
     if value <= bound:
-        yield Finding(rule=name, mark="held", sentence=f"{sentence}.")
+        yield RuleFinding(rule=name, mark="held", sentence=f"{sentence}.")
     else:
-        yield Finding(rule=name, mark="broken", sentence=f"{sentence}; at most {written(bound)} is allowed{because}.")
+        yield RuleFinding(rule=name, mark="broken", sentence=f"{sentence}; at most {written(bound)} is allowed{because}.")
 
 
 def _bound(name: str, limit: Limit, candidate: Contender, champion: Contender | None) -> tuple[float, str]:
@@ -144,12 +146,12 @@ def _bound(name: str, limit: Limit, candidate: Contender, champion: Contender | 
     return min(bounds)
 
 
-def _task(task: str, rule: TaskRule, candidate: Contender, rival: Contender) -> Finding:
+def _task(task: str, rule: TaskRule, candidate: Contender, rival: Contender) -> RuleFinding:
     value, other = (contender.tasks.get(task, {}).get(rule.figure) for contender in (candidate, rival))
     name = f"tasks.{task}"
     if value is None or other is None:
         known = ", ".join(candidate.tasks.get(task, {})) or "none"
-        return Finding(rule=name, mark="open", sentence=f"{task} has no figure {rule.figure}: known are {known}.")
+        return RuleFinding(rule=name, mark="open", sentence=f"{task} has no figure {rule.figure}: known are {known}.")
     worse = other - value if rule.better == "higher" else value - other
     mark: Mark = "broken" if worse > rule.worse_by else "held"
-    return Finding(rule=name, mark=mark, sentence=f"{task} {rule.figure} is {value:.4f}, {other:.4f} before.")
+    return RuleFinding(rule=name, mark=mark, sentence=f"{task} {rule.figure} is {value:.4f}, {other:.4f} before.")

@@ -15,7 +15,7 @@ from configs.promotion import PromotionSettings
 from tasks.evidence.comparison import gains_by_source, outcome_of, test_at_attempt
 from tasks.evidence.deciding_text import FrozenText, NoTextError, freeze_text
 from tasks.evidence.evidence import Evidence
-from tasks.evidence.measure import Measured, measure, race
+from tasks.evidence.measure import MeasuredEntrant, measure_entrant, race
 from tasks.promotion import match as matching
 from tasks.promotion.aliases import finish_interrupted
 from tasks.promotion.ledger import Decision
@@ -30,12 +30,12 @@ from tasks.tracking.retrying import DELAYS, is_curable
 
 
 @dataclass(frozen=True)
-class Findings:
+class BothMeasured:
     """What was measured of both; nothing where there is no text to measure on."""
 
     text: FrozenText | None = None
-    candidate: Measured | None = None
-    rival: Measured | None = None
+    candidate: MeasuredEntrant | None = None
+    rival: MeasuredEntrant | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def freeze_deciding_text(match: Match) -> FrozenText | None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def measure_model(match: Match, side: Literal["candidate", "rival"], text: FrozenText) -> Measured | None:
+def measure_model(match: Match, side: Literal["candidate", "rival"], text: FrozenText) -> MeasuredEntrant | None:
     """Loss by document, samples, canaries and tasks of one of both; None where it cannot be loaded, and the match knows why."""
     entrant = match.entrant if side == "candidate" else match.rival
     assert entrant is not None
@@ -93,24 +93,26 @@ def measure_model(match: Match, side: Literal["candidate", "rival"], text: Froze
         else:
             match.obstacle = f"The {entrant.title} cannot be loaded, so there is nothing to compare with. {error}"
         return None
-    found = measure(entrant, loaded, text.documents, match.questions())
+    found = measure_entrant(entrant, loaded, text.documents, match.questions())
     bits = found.contender.bits_per_byte
     say(entrant.title, "its loss is no number" if bits is None else f"{bits:.4f} bits per byte")
     return found
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def time_models(match: Match, text: FrozenText, candidate: Measured | None, rival: Measured | None) -> Findings:
+def time_models(
+    match: Match, text: FrozenText, candidate: MeasuredEntrant | None, rival: MeasuredEntrant | None
+) -> BothMeasured:
     """All that was measured, with the seconds that each model takes for a token, measured in turns."""
     if match.rival is None or candidate is None or rival is None:
-        return Findings()
+        return BothMeasured()
     prompts = match.questions().prompts
     times = race(match.entrant, match.rival, prompts[0] if prompts else "")
     timed = [
-        Measured(one.contender.model_copy(update={"seconds_per_token": seconds}), one.scores)
+        MeasuredEntrant(one.contender.model_copy(update={"seconds_per_token": seconds}), one.scores)
         for one, seconds in zip((candidate, rival), times, strict=True)
     ]
-    return Findings(text, timed[0], timed[1])
+    return BothMeasured(text, timed[0], timed[1])
 
 
 @task(
@@ -132,7 +134,7 @@ def known_answer(match: Match, text: FrozenText | None) -> Decision | None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def try_candidate(match: Match, found: Findings) -> Trial:
+def try_candidate(match: Match, found: BothMeasured) -> Trial:
     """Load and generate in a fresh process, if all other rules hold: nobody else needs to wait for that."""
     if match.damage:
         return Trial(True, match.damage)
@@ -144,7 +146,7 @@ def try_candidate(match: Match, found: Findings) -> Trial:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def decide(match: Match, found: Findings, trial: Trial) -> Decision:
+def decide(match: Match, found: BothMeasured, trial: Trial) -> Decision:
     """Judge, record and move: the record is durable before an alias moves. Raises UserError if others moved them meanwhile."""
     client, settings = MlflowClient(), match.settings
     with moving_aliases(client, match.model, f"deciding about {match.candidate.uri}", settings.wait):
@@ -191,7 +193,7 @@ def _decision(match: Match, evidence: Evidence) -> Decision:
     )
 
 
-def _evidence(match: Match, found: Findings, trial: Trial) -> Evidence:
+def _evidence(match: Match, found: BothMeasured, trial: Trial) -> Evidence:
     tried: dict[str, Any] = {"tried": trial.tried, "fresh_process": trial.problem}
     if found.text is None or found.candidate is None or found.rival is None:
         return Evidence(model=match.model, obstacle=match.obstacle, **tried)

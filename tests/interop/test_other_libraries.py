@@ -14,7 +14,7 @@ import torch
 from configs.schema import CompletionSettings
 from gpt2core import load_model, load_tokenizer
 from gpt2core.generation.completion import complete
-from gpt2core.weights.openai_files import spelling
+from gpt2core.weights.openai_files import openai_spelling
 from tasks.models.convert import Source, convert
 
 from .conftest import Program
@@ -39,7 +39,7 @@ def test_tensorflow_restores_what_is_written_bit_for_bit(program: Program, start
     found, model = np.load(tmp_path / "read.npz"), load_model(start)
     assert len(found.files) == len(list(model.parameters()))
     for name, weight in model.named_parameters():
-        array = found[spelling(name)]
+        array = found[openai_spelling(name)]
         assert array.shape == ((1, *weight.shape) if weight.ndim == 2 and name[0] == "h" else tuple(weight.shape))
         np.testing.assert_array_equal(array.reshape(weight.shape), weight.detach().numpy())
 

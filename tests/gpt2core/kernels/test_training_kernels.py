@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from gpt2core.kernels import training_kernels
-from gpt2core.memory.dry_run import Ledger
+from gpt2core.memory.dry_run import MemoryLedger
 from gpt2core.model.attention import attend_within
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gelu import gelu
@@ -164,7 +164,7 @@ def test_attention_stays_within_the_room_that_a_rehearsal_counts(
 
 
 def test_a_rehearsal_counts_the_room_of_attention() -> None:
-    with FakeTensorMode(), Ledger() as ledger:
+    with FakeTensorMode(), MemoryLedger() as ledger:
         heads = torch.empty(1, 512, 3, 1, 16, dtype=torch.bfloat16, requires_grad=True)
         attend_within(heads, 0.0).sum().backward()
     assert ledger.peak > 4 * 512 * 512  # weights and their gradients, bfloat16

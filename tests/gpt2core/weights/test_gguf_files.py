@@ -15,7 +15,7 @@ from gpt2core import load_model, load_tokenizer
 from gpt2core.generation.completion import complete
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
-from gpt2core.weights.gguf_files import read_gguf_config, spelling, write_gguf
+from gpt2core.weights.gguf_files import gguf_spelling, read_gguf_config, write_gguf
 
 SIZES = GPT2Config(n_vocab=40, n_ctx=8, n_embd=16, n_head=2, n_layer=2)
 
@@ -34,7 +34,7 @@ def written(model: GPT2, file: Path, kind: np.dtype | None = None, **changes: ob
     for name, weight in model.state_dict().items():
         dense = weight.ndim == 2 and not name.startswith(("wte", "wpe"))
         array = (weight.t() if dense else weight).contiguous().numpy()
-        writer.add_tensor(spelling(name), array if kind is None else array.astype(kind))
+        writer.add_tensor(gguf_spelling(name), array if kind is None else array.astype(kind))
     for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
         step()
     return file

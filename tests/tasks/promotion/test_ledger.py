@@ -12,7 +12,7 @@ from tasks.evidence.evidence import Evidence
 from tasks.promotion import history
 from tasks.promotion.history import read_history
 from tasks.promotion.ledger import Decision, Ledger
-from tasks.promotion.page import render_decision, short_form
+from tasks.promotion.page import decision_in_short, render_decision
 from tasks.promotion.record import record_and_move
 from tasks.registry.lookup import Aliases, aliases_of
 from tasks.workspace.databases import prepare_databases
@@ -101,4 +101,4 @@ def test_the_page_escapes_what_people_write_and_shows_what_moved(ledger: Ledger)
     assert "<script>alert(1)" not in page
     assert "champion: 1 → 2" in page
     assert "http" not in page.replace("http-equiv", "")
-    assert "champion: 1 → 2" in short_form(moved)
+    assert "champion: 1 → 2" in decision_in_short(moved)

@@ -17,7 +17,7 @@ from gpt2core.store.document_stream import split_of_store
 from tasks.evidence.comparison import gains_by_source
 from tasks.evidence.deciding_text import Learner, NoTextError, freeze_text
 from tasks.evidence.entrant import Entrant
-from tasks.evidence.measure import Questions, measure, race
+from tasks.evidence.measure import Questions, measure_entrant, race
 from tasks.registry.lookup import find_version
 
 QUESTIONS = Questions(["the "], 3, CompletionSettings(max_new_tokens=20), [], {})
@@ -70,7 +70,7 @@ def test_an_empty_text_is_one_sentence(foundry: Any, entrant: Entrant, tmp_path:
 
 def test_everything_is_measured(foundry: Any, entrant: Entrant) -> None:
     text = freeze_text(PromotionSettings(), learner(foundry, entrant), None)
-    found = measure(entrant, entrant.load(), text.documents, QUESTIONS)
+    found = measure_entrant(entrant, entrant.load(), text.documents, QUESTIONS)
     one = found.contender
     assert 0.3 < one.bits_per_byte < 2.0
     assert (len(one.samples), one.n_vocab, one.version) == (3, 300, "1")
@@ -85,7 +85,7 @@ def test_the_gain_by_source_adds_up(foundry: Any, entrant: Entrant, tmp_path: Pa
         foundry.corpus(tmp_path / name, foundry.sentences(10, seed))
     text = freeze_text(PromotionSettings(text=[str(tmp_path)]), learner(foundry, entrant), None)
     untrained = Entrant("untrained model", "x", entrant.folder, None, 0)
-    good, bad = (measure(one, one.load(), text.documents, QUESTIONS).scores for one in (entrant, untrained))
+    good, bad = (measure_entrant(one, one.load(), text.documents, QUESTIONS).scores for one in (entrant, untrained))
     rows = gains_by_source(bad, good, text.documents)
     assert [row.documents for row in rows] == [10, 10]
     assert all(row.gain > 1 and row.low <= row.gain <= row.high for row in rows)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from configs.promotion import Limit, PromotionRules
-from tasks.evidence.evidence import Contender, DecidingText, Evidence, Outcome
+from tasks.evidence.evidence import Contender, DecidingText, Evidence, PairedOutcome
 from tasks.promotion.rules import judge, reason
 
 
@@ -16,9 +16,9 @@ def contender(**figures: Any) -> Contender:
     return Contender.model_validate({**sizes, "bytes": 1000, **plain, **more, **figures})
 
 
-def outcome(**changes: Any) -> Outcome:
+def outcome(**changes: Any) -> PairedOutcome:
     plain = {"gain": 0.02, "low": 0.01, "high": 0.03, "p_value": 0.001, "margin": 0.0, "error": 0.025, "attempt": 1}
-    return Outcome.model_validate({**plain, "documents": 50, "fewest": 6, "needed": 30, **changes})
+    return PairedOutcome.model_validate({**plain, "documents": 50, "fewest": 6, "needed": 30, **changes})
 
 
 def evidence(candidate: dict[str, Any] | None = None, rival: dict[str, Any] | None = None, **changes: Any) -> Evidence:

@@ -204,10 +204,10 @@ def test_a_champion_that_somebody_moved_meanwhile_stops_the_promotion(foundry: A
     match = find_match(MlflowClient(), model_name, None, settings())
     assert isinstance(match, Match)
     other = foundry.register(model_name, foundry.noised(foundry.good, 0.2, 1), alias="champion")
-    from tasks.promotion.stages import Findings, Trial
+    from tasks.promotion.stages import BothMeasured, Trial
 
     with pytest.raises(UserError, match=f"was version {old} and is {other} now"):
-        decide.fn(match, Findings(), Trial())
+        decide.fn(match, BothMeasured(), Trial())
     assert Ledger(MlflowClient(), model_name).entries() == []
 
 
