@@ -73,6 +73,8 @@ def csv_texts(chunks: Iterator[str], usual: str, delimiter: str | None, column: 
         _, names = next(rows, (0, []))
         if len(names) == 1:
             column.details = ""
+        if twice := sorted({name for name in names if name and names.count(name) > 1}):
+            column.tally.warnings.append(f"{column.inside}several columns are named {', '.join(twice)}: the last one counts")
         yield from column.texts(_named_cells(rows, names, dialect.delimiter, lines, column))
 
 

@@ -86,6 +86,9 @@ ODD = {
     ),
     "a cell of verses": Odd("a.csv", 'id,text\n1,"a\nb, c\nd\ne\nf"\n2,g\n', ["a\nb, c\nd\ne\nf", "g"]),
     "numbers that are longer": Odd("a.csv", "number,said\n123456789012345,a\n123456789012345,b\n", ["a", "b"], "'said'"),
+    "two columns of one name": Odd(
+        "a.csv", "id,text,text\n1,a,b\n", ["b"], "several columns are named text: the last one counts"
+    ),
     "a short text column": Odd(
         "a.csv", f"text,speech\nx,{'s' * 90}\n", ["x"], r"only 1% of the text.*data\.text_column.*speech"
     ),
