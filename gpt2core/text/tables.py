@@ -69,7 +69,7 @@ def csv_texts(chunks: Iterator[str], usual: str, delimiter: str | None, column: 
         column.details = f", {dialect}"
         csv.field_size_limit(LONGEST_CELL)
         lines = _Lines(chain(start, chunks))
-        rows = ((number, row) for number, row in enumerate(dialect.read(lines), start=1) if row)
+        rows = _numbered_rows(dialect.read(lines), column.shown)
         _, names = next(rows, (0, []))
         if len(names) == 1:
             column.details = ""
@@ -178,6 +178,19 @@ class _Lines:
     def __iter__(self) -> Iterator[str]:
         yield from self._lines
         self.ended = True
+
+
+def _numbered_rows(reader: Iterable[list[str]], shown: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not blank, as a person counts them. Raises UserError with the number of one that is too long."""
+    number = 0
+    try:
+        for number, row in enumerate(reader, start=1):
+            if row:
+                yield number, row
+    except csv.Error as error:
+        raise UserError(
+            f"{shown}, row {number + 1} cannot be read ({error}): is a quote opened there and never closed? Close or double it."
+        ) from None
 
 
 def _named_cells(

@@ -19,6 +19,7 @@ import pytest
 
 from configs.errors import UserError
 from configs.schema import DataSettings
+from gpt2core.text import tables
 from gpt2core.text.documents import find_files, pieces_of
 from gpt2core.text.pieces import Tally
 
@@ -165,6 +166,13 @@ def test_an_odd_file_is_read_as_meant_or_refused_in_a_sentence(tmp_path: Path, c
     found, all_said = read(path, **options)
     assert found == expected
     assert re.search(said, all_said)
+
+
+def test_a_quote_that_swallows_more_than_a_cell_may_hold_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "LONGEST_CELL", 1000)
+    (tmp_path / "a.csv").write_text('id,text\n1,a\n2,"b\n' + "3,c\n" * 500)
+    with pytest.raises(UserError, match=r"a\.csv, row 3 cannot be read .*opened there and never closed"):
+        read(tmp_path / "a.csv")
 
 
 SHARED = {
