@@ -14,7 +14,7 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import find_checkpoints
 from gpt2core.machine.devices import choose_device
-from gpt2core.machine.memory import available_bytes
+from gpt2core.machine.memory import available_bytes, naming_lack_of_memory
 from gpt2core.machine.quantities import duration, gigabytes
 from gpt2core.memory.plan import Thrift, at_most, choose_batch, foresee, keep_within, predict, remedy
 from gpt2core.memory.trial_run import load_libraries, measure, resident_bytes, seconds_per_update
@@ -112,7 +112,8 @@ def require_memory(folder: RunFolder, config: RunConfig, base: Path | None, toke
         return
     process = process_bytes(work)
     budget = budget_of(work, process)
-    need = foresee(work, process, budget)
+    with naming_lack_of_memory():
+        need = foresee(work, process, budget)
     if need.with_spare <= budget:
         return
     sentence = f"Training needs {gigabytes(need.with_spare)} and may use {gigabytes(budget)}"

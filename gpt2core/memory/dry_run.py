@@ -61,8 +61,12 @@ def by_rows(count: Callable[[int], int], rows: int, n_ctx: int) -> int:
     return high + (high - low) * (rows - 2 * few) // few
 
 
+OVERFLOW = "Storage size calculation overflowed"
+"""What PyTorch says of a tensor whose bytes 64 bits do not count."""
+
+
 def rehearse(work: Workload) -> Footprint:
-    """The footprint of an update; seconds for a large model."""
+    """The footprint of an update; seconds for a large model. Raises MemoryError for sizes that no address reaches."""
 
     def figure(name: str) -> int:
         def count(rows: int) -> int:
@@ -70,7 +74,12 @@ def rehearse(work: Workload) -> Footprint:
 
         return by_rows(count, work.settings.batch_size, work.config.n_ctx)
 
-    return Footprint(*(figure(field.name) for field in fields(Footprint)))
+    try:
+        return Footprint(*(figure(field.name) for field in fields(Footprint)))
+    except RuntimeError as error:
+        if OVERFLOW in str(error):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 def _footprint(work: Workload) -> Footprint:

@@ -32,6 +32,7 @@ from gpt2core.store.token_store import TokenStream
 from gpt2core.text.tokenizer import Tokenizer, train_tokenizer
 from gpt2core.training.batches import Batches
 from gpt2core.training.trainer import Trainer
+from tasks.evaluation.outside import OutsideEvaluation
 from tasks.finetuning.checkpoint_keeper import CheckpointKeeper
 from tasks.runs.evaluation_files import damaged_evaluation_files, read_report
 from tasks.runs.run_folder import RunFolder
@@ -145,7 +146,8 @@ def keeper_on(disk: Path) -> tuple[CheckpointKeeper, Trainer, Tokenizer]:
     stream = TokenStream([torch.arange(500).remainder(260).to(torch.int32).numpy()])
     trainer = Trainer(GPT2(GPT2Config(260, 8, 8, 1, 1)).initialise(0), Batches(stream, 8, 1, 0), config.train)
     tokenizer = train_tokenizer(["a text"], 257)
-    return CheckpointKeeper(folder, config, trainer, tokenizer, lambda: {"run": folder.id}), trainer, tokenizer
+    outside = OutsideEvaluation(folder, config.evaluate.where)
+    return CheckpointKeeper(folder, config, trainer, tokenizer, lambda: {"run": folder.id}, outside), trainer, tokenizer
 
 
 def test_a_folder_that_became_read_only_is_one_sentence(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

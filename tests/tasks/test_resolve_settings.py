@@ -139,7 +139,9 @@ def test_a_run_that_went_on_before_is_warned_and_a_new_one_refused(
     require_memory(RunFolder(Path(done.folder)), config(text, steps=4, batch_size=4), None, _Vocabulary())  # type: ignore[arg-type]
     assert "it goes on all the same, since it did so before" in capsys.readouterr().out
     new = RunFolder(Path(done.folder).with_name("new"))
-    with pytest.raises(UserError, match=r"Training needs 0\.\d\d GB and may use 0\.\d\d GB\. Not even a single window fits"):
+    with pytest.raises(
+        UserError, match=r"Training needs \d+\.\d\d GB and may use \d+\.\d\d GB\. Not even a single window fits"
+    ):
         require_memory(new, config(text, steps=4, batch_size=4), None, _Vocabulary())  # type: ignore[arg-type]
 
 

@@ -244,7 +244,7 @@ def test_an_index_that_is_damaged_or_gone_is_made_again(folder: Path, tokenizer:
 def test_text_that_changes_after_the_survey_is_refused(
     folder: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = encoding.make_plan
+    original = encoding.plan_shards
 
     def meddle(*args: object) -> object:
         plan = original(*args)  # type: ignore[arg-type]
@@ -252,7 +252,7 @@ def test_text_that_changes_after_the_survey_is_refused(
         path.write_text(path.read_text().replace("Story", "Storm"))
         return plan
 
-    monkeypatch.setattr(encoding, "make_plan", meddle)
+    monkeypatch.setattr(encoding, "plan_shards", meddle)
     with pytest.raises(UserError, match=r"0150\.txt changed while it was read"):
         encode(folder, tokenizer, tmp_path / "stores")
     assert stores_in(tmp_path / "stores") == []

@@ -1,7 +1,8 @@
 """Models that are made for a promotion: trained once for seconds, then made worse, registered as a run would register them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from configs.schema import DataSettings, RunConfig, TrainSettings
 from gpt2core.model.config import GPT2Config
@@ -139,9 +141,12 @@ def foundry(tmp_path_factory: pytest.TempPathFactory) -> Foundry:
 
 
 @pytest.fixture
-def model_name(request: pytest.FixtureRequest) -> str:
-    """A registered model of the test's own."""
-    return "m-" + "".join(character if character.isalnum() else "-" for character in request.node.name)[-50:].strip("-")
+def model_name(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A registered model of the test's own, gone behind it: some are damaged on purpose, and others look at the registry."""
+    name = "m-" + "".join(character if character.isalnum() else "-" for character in request.node.name)[-50:].strip("-")
+    yield name
+    with suppress(MlflowException):
+        MlflowClient().delete_registered_model(name)
 
 
 @pytest.fixture

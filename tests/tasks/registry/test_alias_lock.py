@@ -1,8 +1,8 @@
 """The lock of a model's aliases, in a real registry: who waits, who is refused, and what becomes of a dead holder's."""
 
-import multiprocessing
 import os
-import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -48,22 +48,24 @@ def test_an_error_inside_frees_it(client: MlflowClient) -> None:
     assert locks(client, "failing") == []
 
 
-def _hold(model: str, held: "multiprocessing.synchronize.Event") -> None:
-    with moving_aliases(MlflowClient(), model, "never ending", 1):
-        held.set()
-        time.sleep(600)
+HOLD = """
+import time
+import tasks
+from mlflow import MlflowClient
+from tasks.registry.alias_lock import moving_aliases
+with moving_aliases(MlflowClient(), "killed", "never ending", 1):
+    print("held", flush=True)
+    time.sleep(600)
+"""
 
 
 @pytest.fixture
-def killed_holder() -> str:
+def killed_holder(client: MlflowClient) -> str:
     """A model whose lock a process held when it was killed."""
-    spawning = multiprocessing.get_context("spawn")
-    held = spawning.Event()
-    process = spawning.Process(target=_hold, args=("killed", held))
-    process.start()
-    assert held.wait(300)
-    os.kill(process.pid or 0, signal.SIGKILL)
-    process.join()
+    with subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        process.kill()
     return "killed"
 
 
