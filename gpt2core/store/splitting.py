@@ -22,7 +22,7 @@ or anywhere), and the paragraph in between is left out, so that held-out text do
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -179,8 +179,3 @@ def _gap(window: str, target: int, border: str) -> tuple[int, int] | None:
     if before < 0 or after < 0:
         return None
     return before + len(border), after + len(border)
-
-
-def whole(sha256: bytes, n_bytes: int, n_characters: int, split: Split) -> Iterator[Side]:
-    """A document that is not cut, as its only side."""
-    yield Side(split, 0, n_characters, n_bytes, sha256.hex())

@@ -45,11 +45,6 @@ class SourceFile:
     validation: bool = False
     """Whether all of it is for validation (data.validation_source)."""
 
-    @property
-    def is_local(self) -> bool:
-        """Whether it lies in this machine's file system."""
-        return _is_local(self.location)
-
 
 class KnownHashes(Protocol):
     """Remembers the hashes of files that have not been touched since."""

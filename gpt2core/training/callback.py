@@ -1,4 +1,4 @@
-"""What may look on while a trainer trains: the one way for anything else to hear of it."""
+"""Hooks through which other code follows a training run."""
 
 from __future__ import annotations
 
