@@ -33,7 +33,7 @@ class Callback:
         """Memory did not suffice for a batch: from now on an update takes so many smaller ones."""
 
     def before_update(self) -> None:
-        """Gradients are there, and weights are about to change: who still reads weights or moments can make training wait."""
+        """Gradients are there, weights are about to change: whoever still reads weights or moments can make training wait."""
 
 
 class History(Callback):
