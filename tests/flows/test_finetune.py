@@ -284,7 +284,7 @@ def test_text_shorter_than_a_block_is_one_sentence_and_starts_no_run(tmp_path: P
     assert not list(workspace.runs.glob("short-*"))
 
 
-def test_a_failed_run_and_a_loss_that_is_no_number_are_told(
+def test_a_failed_run_and_a_loss_that_is_nan_are_told(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss = GPT2.loss
