@@ -10,6 +10,7 @@ from rich.console import Console
 from configs.loading import load_config
 from configs.schema import RunSettings
 from flows.cli.app import Overrides, app
+from tasks.workspace.folders import Workspace
 
 
 @app.command
@@ -25,6 +26,7 @@ def alerts(*, test: Path | None = None, settings: Overrides = RunSettings()) -> 
     """
     if test is not None:
         config = load_config(test, settings.model_dump(exclude_unset=True))
+        Workspace.current().create()  # before Prefect is imported, which warns where its home cannot be made
         from tasks.alerts.announcer import receivers, try_receivers
 
         if not receivers(config.alerts):

@@ -80,6 +80,8 @@ def _post(address: str, alert: Alert, timeout: float) -> str | None:
             return None
     except urllib.error.HTTPError as error:
         return f"status {error.code}"
+    except urllib.error.URLError as error:
+        return str(error.reason)
     except (OSError, HTTPException, ValueError) as error:
         return f"{type(error).__name__} {error}"
 

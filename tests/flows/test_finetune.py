@@ -284,9 +284,7 @@ def test_text_shorter_than_a_block_is_one_sentence_and_starts_no_run(tmp_path: P
     assert not list(workspace.runs.glob("short-*"))
 
 
-def test_a_failed_run_and_a_loss_that_is_nan_are_told(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_run_and_a_loss_that_is_nan_are_told(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loss = GPT2.loss
     monkeypatch.setattr(GPT2, "loss", lambda model, *given: loss(model, *given) * (float("nan") if model.training else 1.0))
     told = tmp_path / "told.jsonl"
