@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator, model_validator
 
 from configs.accepted_values import as_bytes, as_delimiter, auto_or_switch, known_encoding, no_float16, with_digits
+from configs.alerts import AlertSettings
 from configs.influence import Influence
 from configs.promotion import PromotionSettings
 from configs.schedule import ScheduleSettings
@@ -339,6 +340,7 @@ class RunSettings(Section):
     registry: Annotated[RegistrySettings, Influence.NONE] = RegistrySettings()
     promote: Annotated[PromotionSettings, Influence.NONE] = PromotionSettings()
     schedule: Annotated[ScheduleSettings, Influence.NONE] = ScheduleSettings()
+    alerts: Annotated[AlertSettings, Influence.NONE] = AlertSettings()
 
 
 class RunConfig(RunSettings):

@@ -185,3 +185,10 @@ def test_a_rule_of_a_promotion_that_cannot_be_is_named(tmp_path: Path, promote: 
 def test_a_run_may_not_register_as_champion_and_ask_for_promotion() -> None:
     with pytest.raises(ValueError, match="which only a promotion may set"):
         RunConfig.model_validate({"model": SMALLEST, "registry": {"promote": True, "alias": "champion"}})
+
+
+def test_an_address_in_the_config_itself_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UserError, match="env:NAME") as refused:
+        load_config(Path("demo"), {"alerts": {"addresses": "https://hooks.example/t0ken"}})
+    assert "t0ken" not in str(refused.value)
+    assert load_config(Path("demo"), {"alerts": {"addresses": "env:HOOK"}}).alerts.addresses == ["env:HOOK"]
