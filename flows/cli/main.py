@@ -15,6 +15,7 @@ from flows.cli import (  # noqa: F401  # registers the verbs
     evaluation,
     maintenance,
     models,
+    monitoring,
     promotion,
     runs,
     schedules,
