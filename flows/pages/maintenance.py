@@ -55,5 +55,5 @@ def _print_registry(console: Console, workspace: Workspace, backup: Backup) -> b
     for model, alias, problem in found:
         if problem:
             console.print(f"[red]✗[/] models:/{model}@{alias}: {problem}", soft_wrap=True)
-    console.print(f"[green]✓[/] {sum(not problem for *_, problem in found)} aliases of registered models load.")
+    console.print(f"[green]✓[/] Aliases of registered models that load: {sum(not problem for *_, problem in found)}.")
     return not any(problem for *_, problem in found)

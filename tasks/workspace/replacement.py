@@ -53,7 +53,7 @@ def replace_prepared(workspace: Workspace) -> Path | None:
     for folder in (workspace.root, *(workspace.root / name for name in ("mlflow", "prefect"))):
         if folder.is_dir():
             fsync(folder)
-    kept = workspace.root / f"{KEPT_BEFORE}{datetime.now():%Y%m%d-%H%M%S}"
+    kept = workspace.root / f"{KEPT_BEFORE}{datetime.now():%Y%m%d-%H%M%S-%f}"
     ready.rename(kept)
     fsync(workspace.root)
     return kept / "old"
