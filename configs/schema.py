@@ -366,7 +366,9 @@ class RunConfig(RunSettings):
             if self.tokenizer.source == "base":
                 raise ValueError("tokenizer.source is 'base' but model.base is 'scratch': use 'train' or a tokenizer folder")
         if self.train.compat and self.data.mask_documents:
-            raise ValueError("data.mask_documents needs end-of-text ids, which train.compat nshepperd has not: use one of them")
+            raise ValueError(
+                "data.mask_documents needs end-of-text ids, which train.compat nshepperd does not have: use one of them"
+            )
         if LORA in self.train.trainable and sizes.base == "scratch":
             raise ValueError("train.trainable is 'lora' but model.base is 'scratch': adapters need a trained model, name one")
         if LORA in self.train.trainable and not self.train.adapts:

@@ -36,7 +36,7 @@ class Callback:
         """Loss or gradient of the update are no numbers and it was left out; train.on_divergence is followed after this."""
 
     def before_update(self) -> None:
-        """Gradients are there, and weights are about to change: who still reads weights or moments can make training wait."""
+        """Gradients are there, weights are about to change: whoever still reads weights or moments can make training wait."""
 
 
 class History(Callback):

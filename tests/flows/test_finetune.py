@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from tiny import tiny_run
 
 from configs.alerts import AlertSettings
 from configs.errors import UserError
@@ -38,18 +39,8 @@ SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2}
 
 
 def tiny_config(name: str, source: Path, **train: object) -> RunConfig:
-    settings = {"steps": 8, "batch_size": 2, "warmup_steps": 2, "checkpoint_every": 3, "learning_rate": 1e-2, **train}
-    return RunConfig.model_validate(
-        {
-            "name": name,
-            "data": {"source": str(source)},
-            "tokenizer": {"vocab_size": 300},
-            "model": {**SIZES, "dropout": 0.1},
-            "train": settings,
-            "evaluate": {"every": 4, "prompts": ["The ", ""], "max_new_tokens": 12},
-            "registry": {"enabled": False},
-        }
-    )
+    settings = {"checkpoint_every": 3, "learning_rate": 1e-2, **train}
+    return tiny_run(name, source, train=settings, evaluate={"prompts": ["The ", ""], "max_new_tokens": 12})
 
 
 @pytest.fixture(scope="module")
