@@ -177,11 +177,8 @@ def _answer(model: str | None, agreed: bool, reason: str) -> None:
     _prepare()
     from flows.pages.promotion import print_decision
     from tasks.promotion.approval import answer
-    from tasks.promotion.hooks import tell
 
-    decision = answer(_name(model), agreed, reason)
-    tell(decision)
-    print_decision(Console(highlight=False), decision)
+    print_decision(Console(highlight=False), answer(_name(model), agreed, reason))
 
 
 def _prepare() -> None:

@@ -39,12 +39,18 @@ def print_decision(console: Console, decision: Decision) -> None:
         console.print(table)
         console.print()
     colour = VERDICT_COLOURS.get(decision.verdict, "bold")
-    console.print(f"[{colour}]{decision.model}: {decision.verdict}[/]  {escape(decision.why)}", soft_wrap=True)
+    console.print(f"[{colour}]{escape(decision.model)}: {decision.verdict}[/]  {escape(decision.why)}", soft_wrap=True)
     for alias, before, after in moves_of(decision):
         console.print(f"{alias}: {before or 'none'} → {after or 'none'}")
     page = Ledger(MlflowClient(), decision.model).page(decision.number)
     if decision.number and page.is_file():
         console.print(f"page: {page.as_uri()}", soft_wrap=True)
+
+
+def _why(decision: Decision) -> str:
+    """The grounds, and which question the decision has made void."""
+    void = decision.answers if decision.approval is None and decision.verdict != "unchanged" else None
+    return f"{decision.why} In place of question {void}." if void else decision.why
 
 
 def print_history(console: Console, history: DecisionHistory) -> None:
@@ -55,9 +61,9 @@ def print_history(console: Console, history: DecisionHistory) -> None:
         moved = f"{before} → {after}" if before != after and decision.verdict in MOVING else before
         colour = VERDICT_COLOURS.get(decision.verdict, "default")
         verdict = f"[{colour}]{decision.verdict}[/]"
-        table.add_row(str(decision.number), decision.when, decision.who, verdict, moved, escape(decision.why))
+        table.add_row(str(decision.number), decision.when, decision.who, verdict, moved, escape(_why(decision)))
     console.print(table if history.decisions else f"No decision about '{history.model}' has been made yet.")
     if history.from_copies:
         console.print(f"[yellow]MLflow does not answer: these are the copies in {history.folder}.[/]", soft_wrap=True)
     for problem in history.problems:
-        console.print(f"[red]✗[/] {problem}", soft_wrap=True)
+        console.print(f"[red]✗[/] {escape(problem)}", soft_wrap=True)

@@ -24,6 +24,10 @@ VERBS = [
     "worker",
     "runs",
     "doctor",
+    "promote",
+    "rollback",
+    "history",
+    "models",
 ]
 
 
