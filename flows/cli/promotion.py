@@ -58,6 +58,8 @@ def promote(
     if approve or reject:
         _answer(model, approve, reason)
         return
+    if reason:
+        raise UserError("--reason is that of an answer: give --approve or --reject with it.")
     if config is not None:
         from tasks.promotion.match import laid_over
 

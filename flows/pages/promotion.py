@@ -5,6 +5,7 @@ from __future__ import annotations
 from mlflow import MlflowClient
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from tasks.promotion.history import DecisionHistory
@@ -54,15 +55,21 @@ def _why(decision: Decision) -> str:
 
 
 def print_history(console: Console, history: DecisionHistory) -> None:
-    """Print the ledger, the latest decision last, and what is wrong with it."""
-    table = Table("", "when", "who", "decision", "champion", "why", box=None, padding=(0, 2, 0, 0))
+    """Print the ledger, the latest decision last, each with its grounds and its page, and what is wrong with it."""
+    if not history.decisions:
+        console.print(f"No decision about '{escape(history.model)}' has been made yet.")
     for decision in history.decisions:
         before, after = decision.before.champion or "none", decision.after.champion or "none"
         moved = f"{before} → {after}" if before != after and decision.verdict in MOVING else before
         colour = VERDICT_COLOURS.get(decision.verdict, "default")
-        verdict = f"[{colour}]{decision.verdict}[/]"
-        table.add_row(str(decision.number), decision.when, decision.who, verdict, moved, escape(_why(decision)))
-    console.print(table if history.decisions else f"No decision about '{history.model}' has been made yet.")
+        when = decision.when.replace("T", " ").replace("+00:00", " UTC")
+        console.print(
+            f"{decision.number}  {when}  {escape(decision.who)}  [{colour}]{decision.verdict}[/]  champion {moved}",
+            soft_wrap=True,
+        )
+        console.print(Padding(escape(_why(decision)), (0, 0, 0, 3)))
+        if (page := history.page(decision.number)).is_file():
+            console.print(f"   page: {page.as_uri()}", soft_wrap=True)
     if history.from_copies:
         console.print(f"[yellow]MLflow does not answer: these are the copies in {history.folder}.[/]", soft_wrap=True)
     for problem in history.problems:

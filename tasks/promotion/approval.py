@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlflow import MlflowClient
 from prefect.context import FlowRunContext
+from prefect.states import Completed
 
 from configs.errors import UserError
 from tasks.promotion import question
@@ -49,7 +50,7 @@ def ask_in_prefect(model: str, number: int) -> Decision:
     if own:
         ledger.note(entry, FLOW_RUN, own)
     given = question.suspend_until_answered(ledger.record(entry) or entry.decision)
-    return answer(model, given.agree, given.reason, given.by or who(), number)
+    return answer(model, given.answer == "approve", given.reason, given.by or who(), number)
 
 
 def question_of_this_flow_run(model: str) -> Decision | None:
@@ -80,7 +81,7 @@ def answer(
         found = _answered(waiting, Approval(by=by or who(), agreed=agreed, reason=reason))
         decision = record_and_move(client, ledger, found)
     if entry.flow_run and entry.flow_run != _own_flow_run():
-        question.resume(entry.flow_run, agreed)
+        question.end(entry.flow_run, Completed(message=decision.why))
     tell(decision)
     return decision
 

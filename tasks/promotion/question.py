@@ -8,35 +8,29 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from httpx import HTTPError
 from prefect import suspend_flow_run
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import DeploymentStatus
+from prefect.client.schemas.objects import DeploymentStatus, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.input import RunInput
-from prefect.states import Cancelled
 from pydantic import Field
 
 from tasks.promotion.deployment import DEPLOYMENT, FLOW
 from tasks.promotion.ledger import Decision
-from tasks.promotion.page import decision_in_short
-
-ANSWERED = "answered on the command line"
+from tasks.promotion.page import MARKS
 
 
 class Answer(RunInput):
     """The form in Prefect's page."""
 
-    agree: bool
-    """Whether the candidate becomes the champion."""
-    reason: Annotated[str, Field(pattern=r"\S")]
-    """Why; it stands in the ledger."""
-    by: str = ""
-    """Who says so."""
+    answer: Annotated[Literal["approve", "reject"], Field(description="Approve: the candidate becomes the champion.")]
+    reason: Annotated[str, Field(pattern=r"\S", description="Why; it stands in the ledger.")]
+    by: Annotated[str, Field(description="Who says so; unless given, whoever runs the worker.")] = ""
 
 
 def suspend_until_answered(question: Decision) -> Answer:
@@ -45,12 +39,21 @@ def suspend_until_answered(question: Decision) -> Answer:
     After the deadline of the question Prefect calls the flow run Failed.
     """
     left = datetime.fromisoformat(question.deadline or question.when) - datetime.now(UTC)
-    form = Answer.with_initial_data(description=decision_in_short(question), agree=False)
+    form = Answer.with_initial_data(description=question_in_words(question))
     given = suspend_flow_run(
         wait_for_input=form, timeout=max(1, math.ceil(left.total_seconds())), key=f"decision-{question.number}"
     )
     assert given is not None  # who resumes it in Prefect fills in the form
     return given
+
+
+def question_in_words(question: Decision) -> str:
+    """What the form stands under, in Markdown: who would follow whom, the grounds, and what became of each rule."""
+    before, after = question.before.champion, question.after.champion
+    instead = f" in place of version {before}" if before else ""
+    rules = [f"- {MARKS[finding.mark]} {finding.rule}: {finding.sentence}" for finding in question.findings]
+    asked = f"Shall version {after} become the champion of {question.model}{instead}?"
+    return "\n".join([f"## {asked}", "", f"{question.why} After {question.deadline} nothing changes.", "", *rules])
 
 
 def hand_to_worker(question: Decision) -> bool:
@@ -67,13 +70,7 @@ def hand_to_worker(question: Decision) -> bool:
     return True
 
 
-def resume(flow_run: str, agreed: bool) -> None:
-    """Let a suspended flow run end: its question is answered elsewhere, which counts without Prefect as well."""
+def end(flow_run: str, state: State) -> None:
+    """End a suspended flow run that nobody needs to answer any more; what counts is in the ledger, with Prefect or without."""
     with suppress(Exception), get_client(sync_client=True) as client:
-        client.resume_flow_run(UUID(flow_run), run_input={"agree": agreed, "reason": ANSWERED})
-
-
-def withdraw(flow_run: str, why: str) -> None:
-    """End a suspended flow run whose question nobody needs to answer any more."""
-    with suppress(Exception), get_client(sync_client=True) as client:
-        client.set_flow_run_state(UUID(flow_run), Cancelled(message=why), force=True)
+        client.set_flow_run_state(UUID(flow_run), state, force=True)

@@ -9,18 +9,20 @@ from typing import Any, Literal
 from mlflow import MlflowClient
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled
 
 from configs.errors import UserError
 from configs.promotion import PromotionSettings
 from tasks.evidence.comparison import gains_by_source, outcome_of, test_at_attempt
 from tasks.evidence.deciding_text import FrozenText, NoTextError, freeze_text
+from tasks.evidence.entrant import config_of
 from tasks.evidence.evidence import Evidence
 from tasks.evidence.measure import MeasuredEntrant, measure_entrant, race
 from tasks.promotion import match as matching
+from tasks.promotion import question
 from tasks.promotion.aliases import finish_interrupted
 from tasks.promotion.ledger import MOVING, Decision, LedgerEntry
 from tasks.promotion.match import Match, Settled
-from tasks.promotion.question import withdraw
 from tasks.promotion.record import record_and_move
 from tasks.promotion.rules import judge, reason
 from tasks.registry.alias_lock import moving_aliases, now, who
@@ -72,7 +74,7 @@ def freeze_deciding_text(match: Match) -> FrozenText | None:
     candidate = match.entrant.learner(client)
     assert candidate is not None
     try:
-        text = freeze_text(match.settings, candidate, match.rival.learner(client))
+        text = freeze_text(match.settings, candidate, match.rival.learner(client), config_of(match.candidate).data)
     except NoTextError as error:
         match.obstacle = str(error)
         return None
@@ -159,7 +161,7 @@ def decide(match: Match, found: BothMeasured, trial: Trial) -> Decision:
             decision = decision.model_copy(update={"answers": withdrawn.decision.number})
         done = record_and_move(client, match.ledger, decision)
     if withdrawn and withdrawn.flow_run:
-        withdraw(withdrawn.flow_run, f"Withdrawn: decision {done.number} took its place.")
+        question.end(withdrawn.flow_run, Cancelled(message=f"Withdrawn: decision {done.number} took its place."))
     return done
 
 

@@ -68,13 +68,16 @@ def test_a_ledger_is_printed_with_questions_answers_and_what_is_wrong_with_it(co
         decision_of("promoted", 3, answers=2, approval=agreed),
     ]
     print_history(console, DecisionHistory("[b]", decisions, ["decision [4] is missing"], True, Path("/copies")))
-    lines = printed(console).splitlines()
-    assert "1 → 2" not in lines[1] + lines[2]
-    assert lines[2].rstrip().endswith("Better [by 1]. In place of question 1.")
-    assert "promoted           1 → 2" in lines[3]
-    assert lines[3].rstrip().endswith("Better [by 1].")
-    assert "MLflow does not answer: these are the copies in /copies" in lines[4]
-    assert lines[5] == "✗ decision [4] is missing"
+    assert [line.rstrip() for line in printed(console).splitlines()] == [
+        "1  2026-11-27 12:00:00 UTC  ada@here  awaiting approval  champion 1",
+        "   Better [by 1].",
+        "2  2026-11-27 12:00:00 UTC  ada@here  awaiting approval  champion 1",
+        "   Better [by 1]. In place of question 1.",
+        "3  2026-11-27 12:00:00 UTC  ada@here  promoted  champion 1 → 2",
+        "   Better [by 1].",
+        "MLflow does not answer: these are the copies in /copies.",
+        "✗ decision [4] is missing",
+    ]
 
 
 def test_a_model_without_decisions_is_said_to_have_none(console: Console) -> None:
