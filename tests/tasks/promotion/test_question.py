@@ -18,9 +18,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
 
-from configs.promotion import PromotionSettings
 from flows.ask import ask_a_person
-from flows.promote import promote
 from tasks.promotion.approval import answer
 from tasks.promotion.deployment import DEPLOYMENT, FLOW
 from tasks.promotion.ledger import Decision, Ledger
@@ -112,24 +110,3 @@ def test_after_the_deadline_the_page_takes_no_answer(asked: tuple[Decision, UUID
     answer_in_page(flow_run, answer="approve", reason="too late")
     assert not go_on(flow_run).state.is_completed()
     assert stand(question.model) == question.before
-
-
-def test_other_rules_ask_anew_and_end_the_flow_run_of_the_question_before(
-    foundry: Any, model_name: str, tried_here: None
-) -> None:
-    old, new = foundry.against(model_name, foundry.noised(foundry.good, 0.5, 1), foundry.good)
-    rules, few = {"seconds_per_token": None}, {"samples": 4, "sample_tokens": 20}
-
-    def meet(**given: Any) -> Decision:
-        settings = {**few, "rules": rules, "approval": {"needed": True}, **given}
-        return promote(model_name, settings=PromotionSettings.model_validate(settings))
-
-    first = meet()
-    assert (first.verdict, first.number, meet().number) == ("awaiting approval", 1, 1)
-    stricter = meet(rules={**rules, "margin": 0.001})
-    assert (stricter.verdict, stricter.number, stricter.answers) == ("awaiting approval", 2, 1)
-    assert meet(rules={**rules, "margin": 5.0}).verdict == "refused"
-    entries = Ledger(MlflowClient(), model_name).entries()
-    assert [entry.decision.answers for entry in entries] == [None, 1, 2]
-    assert stand(model_name) == Aliases(old, None, new)
-    assert meet(approval={"needed": False}).verdict == "promoted"
