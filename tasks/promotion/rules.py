@@ -38,6 +38,10 @@ LIMITED: dict[str, tuple[str, Callable[[float], str]]] = {
 """Figures that have a limit: what they are called and how they are written."""
 
 
+ROLES = {"untrained": "untrained model"}
+"""Rivals that are called otherwise in a sentence."""
+
+
 def judge(rules: PromotionRules, evidence: Evidence) -> tuple[Verdict, list[RuleFinding]]:
     """The verdict: refused where a rule is broken, undecided where one cannot be told, promoted where all hold."""
     found = list(_findings(rules, evidence))
@@ -84,6 +88,7 @@ def _unseen(text: DecidingText) -> RuleFinding:
 
 def _gain(outcome: PairedOutcome, candidate: Contender, rival: Contender, role: str) -> RuleFinding:
     """Better by the margin beyond chance; a tie is broken, too few documents are open."""
+    role = ROLES.get(role, role)
     broken = "candidate" if candidate.bits_per_byte is None else role if rival.bits_per_byte is None else None
     if broken:
         mark: Mark = "broken" if broken == "candidate" else "open"

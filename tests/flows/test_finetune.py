@@ -252,7 +252,7 @@ def test_a_run_that_shall_be_promoted_ends_with_its_version_as_champion(tmp_path
     config = RunConfig.model_validate({**values, "registry": {"promote": True}, "promote": few})
     result = finetune(config)
     assert (result.version, result.alias) == ("1", "champion")
-    assert result.promotion.startswith("promoted. Better than the untrained: ")
+    assert result.promotion.startswith("promoted. Better than the untrained model: ")
     assert MlflowClient().get_registered_model("deserving").aliases == {"champion": 1}
     again = finetune(config)
     assert (again.alias, again.promotion) == ("champion", "unchanged. Version 1 is the champion already.")

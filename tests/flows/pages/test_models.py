@@ -41,10 +41,12 @@ def test_versions_are_printed_with_figures_size_and_lineage(console: Console) ->
         VersionRow(FIRST, {}, None, []),
     ]
     print_versions(console, rows)
-    _, second, first = lines(console)
-    shown = "2 candidate, champion 2.0000 3.5000 2.0 MB demo-2 models:/demo/1 ← scratch 1970-01-02 01:00"
-    assert " ".join(second.split()) == shown
-    assert " ".join(first.split()) == "1 previous – – files are gone demo-1 – 1970-01-01 00:00"
+    assert lines(console) == [
+        "models:/demo/2  1970-01-02 01:00 UTC  candidate, champion",
+        "   bits per byte 2.0000, validation loss 3.5000, 2.0 MB, run demo-2, from models:/demo/1 ← scratch",
+        "models:/demo/1  1970-01-01 00:00 UTC  previous",
+        "   files are gone, run demo-1",
+    ]
 
 
 def test_a_difference_shows_what_differs_and_says_what_does_not(console: Console) -> None:

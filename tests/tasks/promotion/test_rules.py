@@ -49,6 +49,7 @@ def test_all_rules_hold() -> None:
         ({"calibration_error": 0.05}, "Calibration error: 0.0500; at most 0.0400 is allowed, the champion has 0.0200."),
         (
             {"seconds_per_token": 0.02},
+            "Time a token: 20 ms (50 tokens a second); "
             "at most 15 ms (67 tokens a second) is allowed, the champion has 10 ms (100 tokens a second).",
         ),
         ({"bytes": 2001}, "Bytes of weights: 2,001; at most 2,000 is allowed, the champion has 1,000."),
