@@ -9,7 +9,6 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from configs.schema import EvaluateSettings
 from tasks.evaluation.evaluate_step import Subject, evaluate_step
 from tasks.finetuning.finetune_run import FinetuneRun
 from tasks.finetuning.milestones import missed_evaluations
@@ -32,14 +31,14 @@ def sample_and_evaluate(run: FinetuneRun, step: int) -> None:
         return
     trainer, tools = run.trainer, (run.tokenizer, run.held_out, run.copies)
     row = evaluate_step(Subject(run.folder, run.config, step, trainer.model, trainer.computing_model(), *tools))
-    record_evaluation(run.folder, run.config.evaluate, row)
+    record_evaluation(run, row)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def await_evaluation(run: FinetuneRun) -> None:
     """Wait for the evaluation outside of this process, if there is one, and record it."""
     if (row := run.outside.join()) is not None:
-        record_evaluation(run.folder, run.config.evaluate, row)
+        record_evaluation(run, row)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -56,10 +55,12 @@ def _is_saved(run: FinetuneRun, step: int) -> bool:
     return run.folder.checkpoint_path(step).is_dir()
 
 
-def record_evaluation(folder: RunFolder, settings: EvaluateSettings, row: dict[str, float]) -> None:
+def record_evaluation(run: FinetuneRun, row: dict[str, float]) -> None:
     """Append a row of figures, say it, and show it with the samples in Prefect."""
+    folder, settings = run.folder, run.config.evaluate
     folder.evaluations.append([row])
     note_progress()
+    run.watch.evaluated(row)
     step, loss, perplexity, bits = int(row["step"]), row["val_loss"], row["perplexity"], row["bits_per_byte"]
     line = f"validation loss {loss:.3f}, perplexity {perplexity:,.1f}, {bits:.3f} bits per byte"
     say(f"step {step}", line)

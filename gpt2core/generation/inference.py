@@ -77,8 +77,8 @@ class InferenceModel(GPT2):
         """Pack all matrices; returns the blocks for `inference.step`, or None where its attention does not take the heads."""
         layers = [module for module in self.modules() if isinstance(module, RowProjection)]
         sizes = [inference.packed_size(layer.weight) for layer in layers]
-        room = allocator.empty((sum(sizes),), torch.uint8)
-        for layer, part in zip(layers, torch.split(room, sizes), strict=True):
+        memory = allocator.empty((sum(sizes),), torch.uint8)
+        for layer, part in zip(layers, torch.split(memory, sizes), strict=True):
             layer.pack(part)
         if self.config.head_size % inference.PANEL or self.config.head_size > inference.WIDEST_HEAD:
             return None
@@ -115,10 +115,10 @@ class RowProjection(nn.Module):
         self.register_buffer("bias", bias)
         self.native: inference.PackedProjection | None = None
 
-    def pack(self, room: Tensor) -> None:
-        """Move the weight into `room`, of `inference.packed_size`, for the compiled code."""
+    def pack(self, memory: Tensor) -> None:
+        """Move the weight into `memory`, of `inference.packed_size`, for the compiled code."""
         n_out, n_in = self.weight.shape
-        self.weight = inference.pack(self.weight, room)
+        self.weight = inference.pack(self.weight, memory)
         self.native = inference.projection(self.weight, self.scale, self.bias, n_in, n_out)
 
     @classmethod

@@ -23,7 +23,7 @@ class GradientSum:
         """The next gradient is the first of an update."""
         self._begun = False
 
-    def room(self) -> tuple[Tensor, bool]:
+    def destination(self) -> tuple[Tensor, bool]:
         """Where the caller now writes a gradient, in float32, and whether to add it to what is there."""
         if self._own.grad is None:
             self._own.grad = torch.empty_like(self._own)
@@ -35,7 +35,7 @@ class GradientSum:
         if not self._begun and gradient.dtype is torch.float32:
             self._own.grad, self._begun = gradient, True
             return
-        total, begun = self.room()
+        total, begun = self.destination()
         if begun:
             total.add_(gradient)
         else:

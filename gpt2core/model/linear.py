@@ -50,7 +50,7 @@ class _Linear(torch.autograd.Function):
 def _by_parameters(x: Tensor, by_out: Tensor, needed: list[bool], sums: list[Any]) -> list[Tensor | None]:
     """The gradients by weight and bias, None where they are not needed or were written where they are added up."""
     if all(needed) and all(sums):
-        (by_weight, add), (by_bias, _) = (total.room() for total in sums)
+        (by_weight, add), (by_bias, _) = (total.destination() for total in sums)
         matmul.add_gradient(x, by_out, by_weight, by_bias, add)
         return [None, None]
     by_weight = by_bias = None
@@ -73,7 +73,7 @@ class _Embedding(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[None, None]:
-        total, begun = ctx.sum.room()
+        total, begun = ctx.sum.destination()
         if not begun:
             total.zero_()
         (tokens,) = ctx.saved_tensors

@@ -18,6 +18,7 @@ from gpt2core.training.trainer import Trainer
 from tasks.evaluation.copied_passages import CopySearch
 from tasks.evaluation.outside import OutsideEvaluation
 from tasks.finetuning.checkpoint_keeper import CheckpointKeeper
+from tasks.finetuning.run_watch import RunWatch
 from tasks.runs.identity import git_revision
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import warn
@@ -36,6 +37,8 @@ class FinetuneRun(Callback):
         self.outside = OutsideEvaluation(folder, config.evaluate.where)
         self.checkpoints = CheckpointKeeper(self.folder, config, trainer, tokenizer, self.state, self.outside)
         self.tracking = Tracking(folder)
+        self.watch = RunWatch(folder, config)
+        trainer.callbacks.append(self.watch)
 
     @cached_property
     def held_out(self) -> DocumentStream:

@@ -84,7 +84,7 @@ def freeze_deciding_text(match: Match) -> FrozenText | None:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def measure_model(match: Match, side: Literal["candidate", "rival"], text: FrozenText) -> MeasuredEntrant | None:
-    """Loss by document, samples, canaries and tasks of one of both; None where it cannot be loaded, and the match knows why."""
+    """Loss by document, samples, canaries and tasks of one model; None where it cannot be loaded, and the match knows why."""
     entrant = match.entrant if side == "candidate" else match.rival
     assert entrant is not None
     begin(entrant.title, f"scoring the text with {entrant.reference}, and writing {match.settings.samples} samples")

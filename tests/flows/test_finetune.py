@@ -21,12 +21,15 @@ import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from tiny import tiny_run
 
+from configs.alerts import AlertSettings
 from configs.errors import UserError
 from configs.schema import RunConfig
 from flows.finetune import finetune
 from gpt2core import load_model
 from gpt2core.checkpoints.checkpoint import find_checkpoints
+from gpt2core.model.gpt2 import GPT2
 from tasks.finetuning.result import RunResult
 from tasks.runs.run_folder import RunFolder
 from tasks.servers.server_process import free_port
@@ -36,18 +39,8 @@ SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2}
 
 
 def tiny_config(name: str, source: Path, **train: object) -> RunConfig:
-    settings = {"steps": 8, "batch_size": 2, "warmup_steps": 2, "checkpoint_every": 3, "learning_rate": 1e-2, **train}
-    return RunConfig.model_validate(
-        {
-            "name": name,
-            "data": {"source": str(source)},
-            "tokenizer": {"vocab_size": 300},
-            "model": {**SIZES, "dropout": 0.1},
-            "train": settings,
-            "evaluate": {"every": 4, "prompts": ["The ", ""], "max_new_tokens": 12},
-            "registry": {"enabled": False},
-        }
-    )
+    settings = {"checkpoint_every": 3, "learning_rate": 1e-2, **train}
+    return tiny_run(name, source, train=settings, evaluate={"prompts": ["The ", ""], "max_new_tokens": 12})
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +287,18 @@ def test_text_shorter_than_a_block_is_one_sentence_and_starts_no_run(tmp_path: P
     with pytest.raises(UserError, match=r"has \d+ tokens but a block of model.n_ctx 16 needs 17: give more text"):
         finetune(tiny_config("short", tmp_path / "short.txt"))
     assert not list(workspace.runs.glob("short-*"))
+
+
+def test_a_failed_run_and_a_loss_that_is_nan_are_told(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = GPT2.loss
+    monkeypatch.setattr(GPT2, "loss", lambda model, *given: loss(model, *given) * (float("nan") if model.training else 1.0))
+    told = tmp_path / "told.jsonl"
+    alerts = AlertSettings(commands=[f"cat >> {told}; echo >> {told}"])
+    with pytest.raises(UserError, match="no longer finite at step 1"):
+        finetune(tiny_config("ill", text, dtype="float32", compile=False).model_copy(update={"alerts": alerts}))
+    sentences = [json.loads(line)["sentence"] for line in told.read_text().splitlines()]
+    assert "loss (nan)" in sentences[0]
+    assert sentences[1].startswith("'ill' has failed: The loss is no longer finite at step 1")
 
 
 def test_a_second_process_on_the_same_run_is_told_who_holds_it(text: Path, registered: RunResult) -> None:

@@ -23,6 +23,7 @@ VERBS = [
     "dashboard",
     "worker",
     "runs",
+    "alerts",
     "doctor",
     "promote",
     "rollback",
