@@ -240,6 +240,20 @@ def test_the_same_config_again_is_recognised_as_finished(
     assert "encoded before" in printed
 
 
+def test_a_run_that_shall_be_promoted_ends_with_its_version_as_champion(tmp_path: Path, workspace: Workspace) -> None:
+    documents = [json.dumps({"text": f"The {i}th line says that {i} times {i} is {i * i}."}) + "\n" for i in range(300)]
+    (tmp_path / "lines.jsonl").write_text("".join(documents))
+    few = {"samples": 2, "sample_tokens": 8, "rules": {"seconds_per_token": None}}
+    values = tiny_config("deserving", tmp_path / "lines.jsonl").model_dump()
+    config = RunConfig.model_validate({**values, "registry": {"promote": True}, "promote": few})
+    result = finetune(config)
+    assert (result.version, result.alias) == ("1", "champion")
+    assert result.promotion.startswith("promoted. Better than the untrained model: ")
+    assert MlflowClient().get_registered_model("deserving").aliases == {"champion": 1}
+    again = finetune(config)
+    assert (again.alias, again.promotion) == ("champion", "unchanged. Version 1 is the champion already.")
+
+
 def test_only_the_newest_checkpoints_and_the_best_are_kept(text: Path, workspace: Workspace) -> None:
     result = finetune(tiny_config("Pruned_at.once", text, keep_checkpoints=1, checkpoint_every=1))
     steps = {checkpoint.step for checkpoint in find_checkpoints(Path(result.folder) / "checkpoints")}

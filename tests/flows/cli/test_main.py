@@ -26,6 +26,10 @@ VERBS = [
     "alerts",
     "status",
     "doctor",
+    "promote",
+    "rollback",
+    "history",
+    "models",
 ]
 
 
