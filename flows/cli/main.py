@@ -14,6 +14,7 @@ from flows.cli import (  # noqa: F401  # registers the verbs
     corpus,
     evaluation,
     generation,
+    maintenance,
     models,
     monitoring,
     promotion,
