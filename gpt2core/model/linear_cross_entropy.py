@@ -65,7 +65,7 @@ def _scale(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
 
 
 def _gradient_like(weight: Tensor, hidden: Tensor) -> Tensor:
-    """Room for the gradient by weight: [V, C] in float32 where our products make it, otherwise [padded V, C]."""
+    """Memory for the gradient by weight: [V, C] in float32 where our products make it, otherwise [padded V, C]."""
     if matmul.supports(hidden):
         return torch.empty_like(weight, dtype=torch.float32)
     return weight.new_empty(_padded(weight), weight.shape[1])
