@@ -19,7 +19,7 @@ from torch import Tensor
 from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.machine.allocator import keep_freed_memory
-from gpt2core.machine.devices import choose_threads, copy_to
+from gpt2core.machine.devices import choose_threads, copy_to, same_bits_every_time
 from gpt2core.machine.dtypes import choose_dtype
 from gpt2core.machine.memory import is_out_of_memory
 from gpt2core.model.gpt2 import GPT2
@@ -130,7 +130,8 @@ class Trainer:
         while True:
             self._cut_batches()
             try:
-                return self._gradient()
+                with same_bits_every_time(self._device):
+                    return self._gradient()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
