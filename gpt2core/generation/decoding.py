@@ -121,15 +121,18 @@ class Continuation:
         """After each row's last token, which enters the cache: float32 [B, V]."""
         last = torch.tensor([row.tokens[-1:] for row in self.rows])  # [B, 1]
         with evaluating(self._model):
-            if self._device.type == "cuda":
-                if self._recorded is None or self._recorded.cache is not self._cache:
-                    self._recorded = RecordedStep(self._model, self._cache)
-                logits = self._recorded.logits(last)
-            else:
-                logits = self._model.head(self._model.hidden(last.to(self._device), self._cache)[:, -1])
+            logits = self._recorded_logits(last) if self._device.type == "cuda" else self._computed_logits(last)
         if not bool(logits.sum().isfinite()):
             raise UserError(_explain_not_finite(self._model))
         return logits
+
+    def _computed_logits(self, last: Tensor) -> Tensor:
+        return self._model.head(self._model.hidden(last.to(self._device), self._cache)[:, -1])
+
+    def _recorded_logits(self, last: Tensor) -> Tensor:
+        if self._recorded is None or self._recorded.cache is not self._cache:
+            self._recorded = RecordedStep(self._model, self._cache)
+        return self._recorded.logits(last)
 
     def _filtered(self, logits: Tensor) -> Tensor:
         """The logits without what a row must not or had better not say; the same tensor where nothing of that is asked."""

@@ -10,14 +10,14 @@ from gpt2core.model.key_value_cache import KeyValueCache, WholeCache
 
 
 class RecordedStep:
-    """Logits after one more token of each of the rows in `cache`; for this cache alone. The model must be in evaluation mode."""
+    """Logits after one more token of each row in `cache`, and for this cache alone; the model must be in evaluation mode."""
 
     def __init__(self, model: GPT2, cache: KeyValueCache) -> None:
         self.cache = cache
         self._model, self._whole = model, WholeCache(cache)
         self._tokens = torch.zeros(len(cache.lengths), 1, dtype=torch.int64, device=cache.keys.device)
         self._graph = torch.cuda.CUDAGraph()
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             self._compute()  # loads kernels and makes workspaces, which cannot be recorded

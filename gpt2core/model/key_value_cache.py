@@ -109,7 +109,7 @@ class WholeCache(KeyValueCache):
         self.places = cache.lengths.to(cache.keys.device)
         self._rows = torch.arange(len(self.places), device=self.places.device)
 
-    def positions(self, count: int) -> Tensor:
+    def positions(self, _: int) -> Tensor:
         """Of the new token of each row: int64 [B, 1]."""
         return self.places[:, None]
 
