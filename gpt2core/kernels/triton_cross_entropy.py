@@ -6,8 +6,6 @@ they are still in the cache, to write. Imported where CUDA is used, because Trit
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -26,17 +24,11 @@ def cross_entropy(logits: Tensor, targets: Tensor, share: Tensor, losses: Tensor
         launch(logits, targets, share, losses, n_vocab, logits.stride(0), gradients, COLUMNS, num_warps=WARPS)
 
 
+# Triton reads the annotations too, and knows none but its own.
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _cross_entropy(
-    logits: Any,
-    targets: Any,
-    share: Any,
-    losses: Any,
-    n_vocab: Any,
-    width: tl.constexpr,
-    gradients: tl.constexpr,
-    at_once: tl.constexpr,
-) -> None:
+def _cross_entropy(  # type: ignore[no-untyped-def]
+    logits, targets, share, losses, n_vocab, width: tl.constexpr, gradients: tl.constexpr, at_once: tl.constexpr
+):
     row = tl.program_id(0).to(tl.int64)
     logits += row * width
     part = tl.load(share + row)

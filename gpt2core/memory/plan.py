@@ -40,20 +40,18 @@ class Need:
     extra: int
     saves_beside: bool = True
     evaluation: int = 0
-    on_cuda: bool = False
-    """There a checkpoint is copied to the machine's memory, and a recorded update keeps what it needs."""
+    copies_here: bool = True
+    """Whether the copy from which a checkpoint is saved takes of this memory: from an accelerator it goes to the machine's."""
 
     @property
     def tensors(self) -> int:
         """The most that tensors take in training or in an evaluation between two updates."""
-        if self.on_cuda:
-            return self.footprint.peak + self.evaluation
         return max(self.footprint.peak, self.footprint.standing + self.evaluation)
 
     @property
     def peak(self) -> int:
         """The most that the process will hold, a checkpoint being saved beside training included."""
-        copied = self.footprint.snapshot if self.saves_beside and not self.on_cuda else 0
+        copied = self.footprint.snapshot if self.saves_beside and self.copies_here else 0
         return self.process + self.tensors + self.extra + copied
 
     @property
@@ -87,7 +85,7 @@ def predict(work: Workload, process: int, saves_beside: bool = True, measured: b
     if extra < 0:  # compiled blocks keep less than those that are rehearsed
         less = {"activations": max(0, footprint.activations + extra), "peak": footprint.peak + extra}
         footprint, extra = replace(footprint, **less), 0
-    return Need(footprint, process, extra, saves_beside and work.settings.save_beside, evaluation, on_cuda)
+    return Need(footprint, process, extra, saves_beside and work.settings.save_beside, evaluation, not on_cuda)
 
 
 def extra_bytes(work: Workload) -> int:

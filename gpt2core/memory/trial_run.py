@@ -136,14 +136,14 @@ def make_trainer(config: GPT2Config, settings: TrainSettings, device: torch.devi
 def resident_bytes(device: torch.device) -> int:
     """Memory that this process holds: in the machine, or of the accelerator where that is what trains."""
     if device.type == "cuda":
-        return torch.cuda.memory_reserved(device)
+        return torch.cuda.memory_allocated(device)
     return int(psutil.Process().memory_info().rss)
 
 
 def peak_bytes(device: torch.device) -> int:
     """The most that this process ever held."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
+        return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():  # what Linux answers to getrusage begins with the peak of the process that started this one
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))[1]) * 1024  # type: ignore[index]

@@ -84,7 +84,7 @@ class Trainer:
         self._drops = bool(model.config.dropout or settings.lora.dropout)
         self._recorded: RecordedGradient | None = None
         if self._device.type == "cuda" and not settings.recompute_blocks:  # which asks for random states
-            self._recorded = RecordedGradient(self._gradient_of, self.optimizer.parameters)
+            self._recorded = RecordedGradient(self.optimizer.parameters)
         self._stop_requested = False
         self._not_finite = torch.zeros((), dtype=torch.bool)
         self._skipped = 0
@@ -109,12 +109,16 @@ class Trainer:
         self.model.train()
         self._reported_at = time.perf_counter()
         gc.freeze()  # all that is alive now stays alive until the end: the collector need not walk through it again and again
-        while self.step < step and not self._stop_requested:
-            self._update()
-            if len(self._pending) >= REPORT_EVERY or self._is_known_to_diverge():
-                self._report()
-        gc.unfreeze()
-        self._report()
+        try:
+            while self.step < step and not self._stop_requested:
+                self._update()
+                if len(self._pending) >= REPORT_EVERY or self._is_known_to_diverge():
+                    self._report()
+            self._report()
+        finally:
+            gc.unfreeze()
+            if self._recorded:
+                self._recorded.forget()  # others need memory now, and may change what was recorded
 
     def computing_model(self) -> GPT2:
         """The model with the current weights in the dtype that training computes in: for evaluation, not to be changed."""
@@ -201,7 +205,9 @@ class Trainer:
         batch = [copy_to(self._device, part) for part in (text, inputs, targets)]
         if self._drops:
             torch.manual_seed(mixed_seed(self.settings.seed, index))
-        return self._recorded(number == 0, *batch) if self._recorded else self._gradient_of(*batch)
+        if self._recorded:
+            return self._recorded.add(self._gradient_of, number == 0, *batch)
+        return self._gradient_of(*batch)
 
     def _gradient_of(self, text: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         mask = self._working.model.mask_for(text)  # noise neither makes documents nor joins them

@@ -34,6 +34,22 @@ def test_logits_become_their_derivatives_and_padding_counts_for_nothing(rows: in
     assert (error[:, :vocabulary].double().cpu() - exact.grad).norm() <= 0.005 * exact.grad.norm()
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+def test_the_kernel_compiles_for_a_gpu_that_is_not_here(gradients: bool) -> None:
+    pytest.importorskip("triton", reason="no Triton: it comes with PyTorch for CUDA")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from gpt2core.kernels import triton_cross_entropy
+
+    kinds = ("*bf16", "*i64", "*fp32", "*fp32", "i32", "constexpr", "constexpr", "constexpr")
+    kernel = triton_cross_entropy._cross_entropy
+    constants = {(5,): 50304, (6,): gradients, (7,): triton_cross_entropy.COLUMNS}
+    source = ASTSource(kernel, dict(zip(kernel.arg_names, kinds, strict=True)), constexprs=constants)
+    options = {"num_warps": triton_cross_entropy.WARPS}
+    assert "ld.global" in compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+
+
 def loss_and_gradients(hidden: Tensor, weight: Tensor, targets: Tensor, device: torch.device) -> tuple[Tensor, ...]:
     inputs = [part.to(device).requires_grad_() for part in (hidden, weight)]
     loss = linear_cross_entropy(*inputs, targets.to(device))
