@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 from pathlib import Path
 
 from gpt2core.machine.kernel_level import VARIABLE, available, level
@@ -16,10 +17,15 @@ PEERS = {
 
 
 def lower_to(asked: str | None) -> None:
-    """Let this process, and those that it starts, use no more than a level of `available()`."""
+    """Let this process, and those that it starts, use no more than a level of `available()`.
+
+    torch.compile takes code from its cache whatever width of vectors it was made for, and then writes past its buffers, so
+    every level has a cache of its own.
+    """
     if asked:
         os.environ[VARIABLE] = asked
         os.environ.update(PEERS.get(asked, {}))
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"gpt2flow-benchmark-{level()}")
 
 
 def describe() -> str:

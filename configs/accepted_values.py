@@ -74,3 +74,13 @@ def known_timezone(name: str) -> str:
         return ZoneInfo(name).key
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(f"is {name!r}, which is no time zone: use one such as Europe/Berlin or UTC") from None
+
+
+def not_a_secret(name: str) -> str:
+    """Where a secret is found, env:NAME or file:PATH. The sentence does not repeat what was given, which may be the secret."""
+    if not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", name):
+        raise ValueError(
+            "holds an address itself, which may be a secret: put it into an environment variable and write env:NAME, "
+            "or into a file and write file:PATH"
+        )
+    return name

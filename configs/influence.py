@@ -12,7 +12,7 @@ class Influence(Enum):
     """Why a setting, or a whole section, is no part of the id; what has no mark decides about the weights and is part of it."""
 
     NONE = "it cannot change the weights"
-    SETTLES = "it decides what other settings are settled to, and those are part of the id"
+    SETTLES = "it decides what other settings become, and those are part of the id"
     APART = "what it names is in the id already: the run's name, the text's, the vocabulary's or the base weights' hash"
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator, model_validator
 
 from configs.accepted_values import as_bytes, as_delimiter, auto_or_switch, known_encoding, no_float16, with_digits
+from configs.alerts import AlertSettings
 from configs.influence import Influence
 from configs.promotion import PromotionSettings
 from configs.schedule import ScheduleSettings
@@ -339,6 +340,7 @@ class RunSettings(Section):
     registry: Annotated[RegistrySettings, Influence.NONE] = RegistrySettings()
     promote: Annotated[PromotionSettings, Influence.NONE] = PromotionSettings()
     schedule: Annotated[ScheduleSettings, Influence.NONE] = ScheduleSettings()
+    alerts: Annotated[AlertSettings, Influence.NONE] = AlertSettings()
 
 
 class RunConfig(RunSettings):
@@ -364,7 +366,9 @@ class RunConfig(RunSettings):
             if self.tokenizer.source == "base":
                 raise ValueError("tokenizer.source is 'base' but model.base is 'scratch': use 'train' or a tokenizer folder")
         if self.train.compat and self.data.mask_documents:
-            raise ValueError("data.mask_documents needs end-of-text ids, which train.compat nshepperd has not: use one of them")
+            raise ValueError(
+                "data.mask_documents needs end-of-text ids, which train.compat nshepperd does not have: use one of them"
+            )
         if LORA in self.train.trainable and sizes.base == "scratch":
             raise ValueError("train.trainable is 'lora' but model.base is 'scratch': adapters need a trained model, name one")
         if LORA in self.train.trainable and not self.train.adapts:

@@ -13,7 +13,7 @@ from gpt2core.store.token_store import open_store
 from tasks.encode_to_parquet import encode_to_parquet
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import prepare_tokenizer
-from tasks.report_data import report_data
+from tasks.report_data import print_epoch, report_data
 from tasks.runs.models import resolve_base
 from tasks.terminal.console import console
 from tasks.workspace.folders import Workspace
@@ -31,7 +31,9 @@ def encode(config: RunConfig) -> CorpusReport:
 
 def show_data(config: RunConfig, price: float | None) -> None:
     """Print the report of the store that the config's text has; raises UserError if it is not encoded."""
-    report_data.fn(open_store(_store_of(config)), config, resolve_base(config.model), price)
+    base = resolve_base(config.model)
+    report = report_data.fn(open_store(_store_of(config)), config, base)
+    print_epoch(config, base, report.tokens["train"], price)
 
 
 def verify_data(config: RunConfig) -> bool:

@@ -5,6 +5,7 @@ from prefect import flow
 from configs.schema import RunConfig
 from flows.promote import promote
 from gpt2core.text.documents import SourceFile
+from tasks.alerts.announcer import telling_of_failure
 from tasks.encode_to_parquet import encode_to_parquet
 from tasks.finetuning.milestones import is_evaluated_at, milestones, stops_early
 from tasks.finetuning.open_run import open_run
@@ -30,7 +31,7 @@ def finetune(config: RunConfig) -> RunResult:
 
     With registry.promote the registered version then meets its champion.
     """
-    with cancellable():
+    with cancellable(), telling_of_failure(config.alerts, config.name):
         return promoted(fine_tune(config), config)
 
 

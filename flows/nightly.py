@@ -7,6 +7,7 @@ from prefect.states import Completed
 from configs.schema import RunConfig
 from flows.finetune import fine_tune
 from flows.promote import promote
+from tasks.alerts.announcer import telling_of_failure
 from tasks.load_dataset import load_dataset
 from tasks.scheduling.device_lock import DeviceBusyError
 from tasks.scheduling.nights import begin_night, end_night
@@ -17,7 +18,7 @@ from tasks.terminal.console import say
 @flow(flow_run_name="{config.name}", persist_result=False)
 def nightly(config: RunConfig) -> State:
     """Train on text that is new since the last night, from the champion on; nothing new is a state of its own: Skipped."""
-    with cancellable():
+    with cancellable(), telling_of_failure(config.alerts, config.name):
         files = load_dataset(config.data)
         night = begin_night(config, files)
         if night.ended:

@@ -13,8 +13,8 @@ from configs.schema import RunConfig
 from gpt2core.machine.devices import accelerator_name
 from gpt2core.machine.dtypes import choose_dtype
 from gpt2core.machine.quantities import gigabytes
-from gpt2core.memory.plan import CLOSE, Need, choose_batch, keep_within, largest_batch, predict, remedy, thriftiest
-from gpt2core.memory.trial_run import seconds_per_update
+from gpt2core.memory.fit import fit, seconds_where_it_fits
+from gpt2core.memory.plan import Need, largest_batch, predict, remedy, thriftiest
 from gpt2core.memory.workload import Workload
 from gpt2core.model.config import RELEASED_SIZES, GPT2Config
 from gpt2core.store.encoding import name_of_store
@@ -61,21 +61,20 @@ class RunPlan:
 
 
 def plan_run(config: RunConfig) -> RunPlan:
-    """RunPlan a run; takes seconds, for the largest models a minute. Raises UserError where the config cannot be worked out."""
+    """Plan a run; takes seconds, for the largest models a minute. Raises UserError where the config cannot be worked out."""
     notes: list[str] = []
     sizes, windows = _sizes(config, notes), _windows_per_epoch(config, notes)
     work = workload(config, sizes)
     process = process_bytes(work)
     budget = budget_of(work, process)
-    most, proposal = _proposal(work, budget, process)
-    if not config.train.batch_size:
-        size, parts = proposal or (1, max(1, config.train.tokens_per_step // sizes.n_ctx))
-        work = work.with_settings(batch_size=size, accumulate=parts)
-    if config.train.memory_limit:
-        work = _limited(work, process, notes)
-    need, seconds = predict(work, process, work.settings.save_beside, measured=False), None
-    if need.peak < CLOSE * budget:
-        need, seconds = predict(work, process, work.settings.save_beside), seconds_per_update(work)
+    most = largest_batch(work.with_settings(batch_size=1, accumulate=1), budget, process)
+    automatic = fit(work.with_settings(batch_size=0, memory_limit=None), budget, process, tried_out=False).work.settings
+    found = fit(work, budget, process, tried_out=False)
+    work = found.work
+    if found.refusal and config.train.memory_limit:
+        notes.insert(0, found.refusal)
+    seconds = seconds_where_it_fits(work, budget, process)
+    need = predict(work, process, work.settings.save_beside, measured=seconds is not None)
     if seconds is None:
         notes.append("The time of an update is not known: there is too little memory to try one out.")
     length = length_of(work.settings, sizes.n_ctx, windows, seconds)
@@ -90,7 +89,7 @@ def plan_run(config: RunConfig) -> RunPlan:
         budget=budget,
         thriftiest=thriftiest(work, process, measured=False).with_spare,
         largest_batch=most,
-        proposal=proposal,
+        proposal=(automatic.batch_size, automatic.accumulate) if most else None,
         remedy="" if need.with_spare <= budget else remedy(work, budget, process),
         recompute_blocks=work.settings.recompute_blocks,
         checkpoint=need.footprint.snapshot,
@@ -135,27 +134,6 @@ def _windows_per_epoch(config: RunConfig, notes: list[str]) -> int | None:
     except UserError as error:
         notes.append(f"Epochs are not known: {error}")
     return None
-
-
-def _proposal(work: Workload, budget: int, process: int) -> tuple[int, tuple[int, int] | None]:
-    """The largest batch that fits, and the batch and accumulation that would make up the wanted tokens a step."""
-    single = work.with_settings(batch_size=1, accumulate=1)
-    most = largest_batch(single, budget, process)
-    if not most:
-        return 0, None
-    chosen = choose_batch(single, budget, process).settings
-    return most, (chosen.batch_size, chosen.accumulate)
-
-
-def _limited(work: Workload, process: int, notes: list[str]) -> Workload:
-    limit = work.settings.memory_limit
-    assert limit
-    try:
-        way = keep_within(limit, work, process)
-    except UserError as error:
-        notes.insert(0, str(error))
-        return work
-    return work.with_settings(recompute_blocks=way.recompute_blocks, save_beside=way.saves_beside and work.settings.save_beside)
 
 
 def _checkpoints_kept(config: RunConfig, steps: int) -> int:

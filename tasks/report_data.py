@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from prefect import task
@@ -18,34 +16,33 @@ from rich.table import Table
 
 from configs.schema import RunConfig
 from gpt2core.machine.quantities import bytes_text, duration
+from gpt2core.memory.fit import fit, seconds_where_it_fits
 from gpt2core.model.config import GPT2Config
 from gpt2core.store.report import OVERLAP, CorpusReport, report_on
 from gpt2core.store.token_store import TokenStore
 from gpt2core.weights.model_folder import sizes_of
-from tasks.terminal.console import console
+from tasks.resolve_settings import budget_of, process_bytes, workload
+from tasks.terminal.console import begin, console, say
 from tasks.tracking.mlflow_mirror import create_experiment
 
 BAR = 40
 EXPERIMENT = "data"
-UTILISATION = 0.4
-"""Share of a plain matrix product's speed that training is taken to reach."""
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def report_data(store: TokenStore, config: RunConfig, base: Path | None, price: float | None = None) -> CorpusReport:
+def report_data(store: TokenStore, config: RunConfig, base: Path | None) -> CorpusReport:
     """Report on the store: print it, and keep it in MLflow's experiment `data`, one run a store."""
     sizes = sizes_of(config.model, base, config.tokenizer.vocab_size)
     report = report_on(store, sizes.n_ctx)
-    seconds = epoch_seconds(report.tokens["train"], _parameters(sizes))
-    print_report(report, store, sizes.n_ctx, seconds, price)
+    print_report(report, store, sizes.n_ctx)
     keep_report(report, store)
     return report
 
 
-def print_report(report: CorpusReport, store: TokenStore, n_ctx: int, seconds: float, price: float | None) -> None:
+def print_report(report: CorpusReport, store: TokenStore, n_ctx: int) -> None:
     """Print the figures, then a bar for each class of document length."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 1))
-    for name, text in _lines(report, store, n_ctx, seconds, price):
+    for name, text in _lines(report, store, n_ctx):
         table.add_row(f"[bold]{name}[/]", text)
     console.print(table)
     console.print("\n [bold]documents by length in tokens[/]")
@@ -53,6 +50,18 @@ def print_report(report: CorpusReport, store: TokenStore, n_ctx: int, seconds: f
     for edge, count in zip(report.length_edges, report.length_counts, strict=True):
         if count:
             console.print(f" {edge:>10,} … {'█' * max(1, round(BAR * count / most)):<{BAR}} {count:,}")
+
+
+def print_epoch(config: RunConfig, base: Path | None, tokens: int, price: float | None) -> None:
+    """Print how long an epoch takes here, and what it costs at a `price` per hour."""
+    sizes = sizes_of(config.model, base, config.tokenizer.vocab_size)
+    begin("one epoch", "trying out how long an update takes")
+    seconds = epoch_seconds(config, sizes, tokens)
+    if seconds is None:
+        say("one epoch", "is not known: updates do not fit into memory here (gpt2flow plan says what fits)")
+        return
+    cost = f", {price * seconds / 3600:,.2f} at {price:g} an hour" if price is not None else ""
+    say("one epoch", f"about {duration(seconds)} on this machine{cost}")
 
 
 def keep_report(report: CorpusReport, store: TokenStore) -> None:
@@ -84,30 +93,22 @@ def length_figure(report: CorpusReport) -> Figure:
     return figure
 
 
-def epoch_seconds(tokens: int, parameters: int) -> float:
-    """Estimated seconds to train one epoch on this machine: six operations a token and parameter (Kaplan et al., 2020)."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    matrix = torch.rand(1024, 1024, device=device)
-    matrix @ matrix
-    start = time.perf_counter()
-    for _ in range(5):
-        matrix = torch.nn.functional.normalize(matrix @ matrix)
-    matrix.sum().item()
-    rate = 5 * 2 * 1024**3 / (time.perf_counter() - start)
-    return 6.0 * tokens * parameters / (rate * UTILISATION)
+def epoch_seconds(config: RunConfig, sizes: GPT2Config, tokens: int) -> float | None:
+    """Seconds to train so many tokens once, from trial updates as `gpt2flow plan` makes them; None where they do not fit."""
+    work = workload(config, sizes)
+    process = process_bytes(work)
+    budget = budget_of(work, process)
+    work = fit(work, budget, process, tried_out=False).work
+    seconds = seconds_where_it_fits(work, budget, process)
+    return seconds and seconds * tokens / (work.settings.batch_size * work.settings.accumulate * sizes.n_ctx)
 
 
-def _parameters(shape: GPT2Config) -> int:
-    return 12 * shape.n_layer * shape.n_embd**2 + shape.n_vocab * shape.n_embd
-
-
-def _lines(report: CorpusReport, store: TokenStore, n_ctx: int, seconds: float, price: float | None) -> list[tuple[str, str]]:
+def _lines(report: CorpusReport, store: TokenStore, n_ctx: int) -> list[tuple[str, str]]:
     def both(counts: dict[str, int]) -> str:
         return f"{sum(counts.values()):,} ({counts['train']:,} for training, {counts['validation']:,} for validation)"
 
     letters = sum(report.scripts.values()) or 1
     scripts = sorted(report.scripts.items(), key=lambda item: -item[1])[:6]
-    cost = f", {price * seconds / 3600:,.2f} at {price:g} an hour" if price is not None else ""
     return [
         ("store", str(store.path)),
         ("documents", both(report.documents)),
@@ -126,5 +127,4 @@ def _lines(report: CorpusReport, store: TokenStore, n_ctx: int, seconds: float, 
             f"{report.shared_hashes:,} texts in both splits; {report.overlapping:.2%} of {report.probes:,} held-out "
             f"passages of {OVERLAP} tokens stand in the training text",
         ),
-        ("one epoch", f"about {duration(seconds)} on this machine{cost}"),
     ]

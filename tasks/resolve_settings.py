@@ -16,8 +16,9 @@ from gpt2core.checkpoints.checkpoint import find_checkpoints
 from gpt2core.machine.devices import choose_device
 from gpt2core.machine.memory import available_bytes, naming_lack_of_memory
 from gpt2core.machine.quantities import duration, gigabytes
-from gpt2core.memory.plan import Thrift, at_most, choose_batch, foresee, keep_within, predict, remedy
-from gpt2core.memory.trial_run import load_libraries, measure, resident_bytes, seconds_per_update
+from gpt2core.memory.fit import fit
+from gpt2core.memory.plan import Thrift, at_most, foresee, predict, remedy
+from gpt2core.memory.trial_run import load_libraries, resident_bytes, seconds_per_update
 from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
@@ -54,12 +55,10 @@ def resolve_settings(config: RunConfig, base: Path | None, tokenizer: Tokenizer,
     asked, asked_of_0_1 = asked_ids(config, store.hash, weights_hash(base))
     sizes = sizes_of(config.model, base, tokenizer.n_vocab)
     work = workload(config, sizes).with_settings(**_settled_before(asked, asked_of_0_1))
-    if not work.settings.batch_size:
-        work = settled_batch(work)
+    if work.settings.memory_limit or not work.settings.batch_size:
+        work = _fitted(work)
     if not work.settings.steps:
-        work = _settled_length(work, store.manifest.counts["train"].tokens // sizes.n_ctx)
-    if work.settings.memory_limit:
-        work = _within_limit(work)
+        work = _with_steps(work, store.manifest.counts["train"].tokens // sizes.n_ctx)
     return config.model_copy(update={"train": work.with_length(work.settings.steps).settings}), asked
 
 
@@ -124,26 +123,23 @@ def require_memory(folder: RunFolder, config: RunConfig, base: Path | None, toke
     raise UserError(f"{sentence}. {remedy(work, budget, process)}")
 
 
-def settled_batch(work: Workload) -> Workload:
-    """The same work in batches that fit, tried out with real updates; raises UserError where a single window does not fit."""
+def _fitted(work: Workload) -> Workload:
+    """The same work with a batch that fits, and with what its limit takes; raises UserError where that cannot be."""
     process = process_bytes(work)
     budget = budget_of(work, process)
-    begin("batch", f"looking for one that fits into {gigabytes(budget)} and trying it out")
-    chosen = choose_batch(work.with_settings(batch_size=1, accumulate=1), budget, process)
-    while (found := measure(chosen)) is None or process + found.peak > budget:
-        size = chosen.settings.batch_size
-        if size == 1 and found is None:
-            raise UserError("A single window does not fit into memory in a trial: take a smaller model or model.n_ctx.")
-        if size == 1:  # a limit, which recomputing may still obey
-            break
-        factor = next(number for number in range(2, size + 1) if size % number == 0)
-        chosen = chosen.with_settings(batch_size=size // factor, accumulate=chosen.settings.accumulate * factor)
-    size, parts = chosen.settings.batch_size, chosen.settings.accumulate
-    say("batch", f"{size} windows of {work.config.n_ctx} tokens, {parts} batches a step")
-    return chosen
+    begin("memory", f"looking for the fastest way to stay within {gigabytes(budget)}")
+    found = fit(work, budget, process)
+    if found.refusal:
+        raise UserError(found.refusal)
+    settings, n_layer = found.work.settings, work.config.n_layer
+    if not work.settings.batch_size:
+        say("batch", f"{settings.batch_size} windows of {work.config.n_ctx} tokens, {settings.accumulate} batches a step")
+    if found.thrift:
+        say("memory", describe_thrift(found.thrift, n_layer))
+    return found.work
 
 
-def _settled_length(work: Workload, windows_per_epoch: int) -> Workload:
+def _with_steps(work: Workload, windows_per_epoch: int) -> Workload:
     seconds = None
     if work.settings.hours:
         begin("length", "trying out how long an update takes")
@@ -157,15 +153,6 @@ def _settled_length(work: Workload, windows_per_epoch: int) -> Workload:
         steps = settled.settings.steps
         say("length", f"an update takes {duration(seconds)}, {steps:,} of them about {duration(seconds * steps)}")
     return settled
-
-
-def _within_limit(work: Workload) -> Workload:
-    limit = work.settings.memory_limit
-    assert limit
-    begin("memory", f"looking for the fastest way to stay within {gigabytes(limit)}")
-    way = keep_within(limit, work, process_bytes(work))
-    say("memory", describe_thrift(way, work.config.n_layer))
-    return work.with_settings(recompute_blocks=way.recompute_blocks, save_beside=way.saves_beside and work.settings.save_beside)
 
 
 def describe_thrift(way: Thrift, n_layer: int) -> str:

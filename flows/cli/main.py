@@ -14,6 +14,7 @@ from flows.cli import (  # noqa: F401  # registers the verbs
     corpus,
     evaluation,
     models,
+    monitoring,
     promotion,
     runs,
     schedules,

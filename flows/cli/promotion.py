@@ -58,6 +58,8 @@ def promote(
     if approve or reject:
         _answer(model, approve, reason)
         return
+    if reason:
+        raise UserError("--reason is that of an answer: give --approve or --reject with it.")
     if config is not None:
         from tasks.promotion.match import laid_over
 
@@ -177,11 +179,8 @@ def _answer(model: str | None, agreed: bool, reason: str) -> None:
     _prepare()
     from flows.pages.promotion import print_decision
     from tasks.promotion.approval import answer
-    from tasks.promotion.hooks import tell
 
-    decision = answer(_name(model), agreed, reason)
-    tell(decision)
-    print_decision(Console(highlight=False), decision)
+    print_decision(Console(highlight=False), answer(_name(model), agreed, reason))
 
 
 def _prepare() -> None:

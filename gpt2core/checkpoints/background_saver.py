@@ -14,7 +14,7 @@ from gpt2core.training.trainer import Trainer
 
 
 class BackgroundSaver(Callback):
-    """At most one save at a time. The trainer waits before its next update until the copy is complete, for no write.
+    """At most one save at a time. Before its next update the trainer waits for the copy, but never for a write.
 
     Unless `beside`, there is no copy, and `save` returns when everything is written.
     """

@@ -34,7 +34,7 @@ def exposure_of(model: GPT2, tokenizer: Tokenizer, canary: str, seed: int = 0) -
     random = np.random.default_rng(seed)
     texts = [canary, *(_with_other_digits(canary, random) for _ in range(CANDIDATES))]
     nats = [score.nats for score in score_questions(model, (_whole(tokenizer, text) for text in texts))]
-    rank = 1 + sum(other <= nats[0] for other in nats[1:])  # of equals the canary is the last, so nothing is overstated
+    rank = 1 + sum(other <= nats[0] for other in nats[1:])  # among equals the canary ranks last, so nothing is overstated
     return Exposure(canary, rank, len(texts), math.log2(len(texts)) - math.log2(rank))
 
 

@@ -83,7 +83,7 @@ class Gain:
 def paired_gain(before: DocumentScores, now: DocumentScores, unit: Unit = "tokens", seed: int = 0) -> Gain | None:
     """Loss of `before` minus loss of `now`: nats a token, or bits a byte, which also compares different vocabularies.
 
-    Documents that only one of both has seen are left out; None where fewer than two are left.
+    Documents that only one of the two has seen are left out; None where fewer than two are left.
     """
     _, first, second = np.intersect1d(before.doc_ids, now.doc_ids, return_indices=True)
     seen = (before.tokens[first] > 0) & (now.tokens[second] > 0)

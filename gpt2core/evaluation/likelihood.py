@@ -35,7 +35,7 @@ class Likelihood:
 
 
 def score_questions(model: GPT2, pairs: Iterable[Question]) -> Iterator[Likelihood]:
-    """Scores in order; of what is longer than the model's context the end counts, as in lm-evaluation-harness."""
+    """Scores in order; of a text longer than the model's context the end counts, as in lm-evaluation-harness."""
     for batch in _batches(pairs):
         (scores,) = score_windows(model, [_side_by_side(batch, model.config.n_ctx)])
         for row in range(len(batch)):

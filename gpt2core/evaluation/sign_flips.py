@@ -88,7 +88,7 @@ def sign_flip_test(
 
 
 def paired_gains(before: DocumentScores, now: DocumentScores) -> tuple[Floats, Floats]:
-    """[D] bits that each document gains, and [D] its bytes. Documents that only one of both has scored are left out.
+    """[D] bits that each document gains, and [D] its bytes. Documents that only one of the two has scored are left out.
 
     The first token of a text is not predicted, so models of different vocabularies may have scored a few bytes more or less of
     a document: the gain is that of their rates.

@@ -31,7 +31,7 @@ Scorer = Callable[[GPT2, Tokenizer, Path], tuple[int, TaskFigures]]
 
 @dataclass(frozen=True)
 class TaskResult:
-    """TaskFigures of one task over so many items."""
+    """Figures of one task over so many items."""
 
     task: str
     file: str

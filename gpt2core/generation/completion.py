@@ -19,7 +19,7 @@ from gpt2core.text.tokenizer import Tokenizer
 
 Ending = Literal["length", "end_of_text", "stop"]
 SAMPLE_BYTES, TOKEN_BYTES = 1000, 40
-"""What a finished completion takes at least, and each of its tokens."""
+"""Bytes that a finished completion takes at least, and that each of its tokens takes."""
 
 
 @dataclass

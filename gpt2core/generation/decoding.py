@@ -135,7 +135,7 @@ class Continuation:
         return self._recorded.logits(last)
 
     def _filtered(self, logits: Tensor) -> Tensor:
-        """The logits without what a row must not or had better not say; the same tensor where nothing of that is asked."""
+        """The logits after penalties, without what a row must not say; the same tensor where neither is asked for."""
         filtered = torch.stack([memory.penalise(row) for memory, row in zip(self._memories, logits, strict=True)])
         for number, (row, memory) in enumerate(zip(self.rows, self._memories, strict=True)):
             forbidden = {*(self._forbid(row) if self._forbid else ()), *memory.forbidden()}

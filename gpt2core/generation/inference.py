@@ -19,6 +19,7 @@ from configs.errors import UserError
 from gpt2core.kernels import inference
 from gpt2core.machine import allocator
 from gpt2core.machine.dtypes import choose_dtype
+from gpt2core.model.document_mask import DocumentMask
 from gpt2core.model.gpt2 import GPT2, Block, Projection
 from gpt2core.model.key_value_cache import KeyValueCache
 
@@ -67,9 +68,9 @@ class InferenceModel(GPT2):
         out: Tensor = self._head(hidden)
         return out
 
-    def _through_blocks(self, x: Tensor, cache: KeyValueCache | None, visible: Tensor | None) -> Tensor:
+    def _through_blocks(self, x: Tensor, cache: KeyValueCache | None, mask: DocumentMask | None) -> Tensor:
         if self._native is None or cache is None or x.shape[1] > 1:
-            return super()._through_blocks(x, cache, visible)
+            return super()._through_blocks(x, cache, mask)
         inference.step(self._native, x[:, 0], cache.keys, cache.values, cache.lengths)
         return x
 
@@ -77,8 +78,8 @@ class InferenceModel(GPT2):
         """Pack all matrices; returns the blocks for `inference.step`, or None where its attention does not take the heads."""
         layers = [module for module in self.modules() if isinstance(module, RowProjection)]
         sizes = [inference.packed_size(layer.weight) for layer in layers]
-        room = allocator.empty((sum(sizes),), torch.uint8)
-        for layer, part in zip(layers, torch.split(room, sizes), strict=True):
+        memory = allocator.empty((sum(sizes),), torch.uint8)
+        for layer, part in zip(layers, torch.split(memory, sizes), strict=True):
             layer.pack(part)
         if self.config.head_size % inference.PANEL or self.config.head_size > inference.WIDEST_HEAD:
             return None
@@ -115,10 +116,10 @@ class RowProjection(nn.Module):
         self.register_buffer("bias", bias)
         self.native: inference.PackedProjection | None = None
 
-    def pack(self, room: Tensor) -> None:
-        """Move the weight into `room`, of `inference.packed_size`, for the compiled code."""
+    def pack(self, memory: Tensor) -> None:
+        """Move the weight into `memory`, of `inference.packed_size`, for the compiled code."""
         n_out, n_in = self.weight.shape
-        self.weight = inference.pack(self.weight, room)
+        self.weight = inference.pack(self.weight, memory)
         self.native = inference.projection(self.weight, self.scale, self.bias, n_in, n_out)
 
     @classmethod

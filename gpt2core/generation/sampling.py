@@ -33,7 +33,7 @@ def generate(
     """Continue integer tokens [B, T]; returns int64 [B, T + max_new_tokens] on the model's device, the prompt in front.
 
     Temperature 0 always takes the likeliest token. `top_k` keeps the k likeliest tokens, then `top_p` the likeliest that
-    together reach probability p, then `min_p` those at least that fraction as likely as the likeliest; 0 keeps all. TokenRow r
+    together reach probability p, then `min_p` those at least that fraction as likely as the likeliest; 0 keeps all. Row r
     draws from a stream of its own, made from (seed, r): its continuation depends neither on the other rows nor on any global
     random state, and a longer one begins with the shorter one. It is computed in the model's own dtype, and the model's mode
     is left as it was. Raises UserError on arguments out of range and on a model with NaN or infinite weights.

@@ -30,7 +30,7 @@ POINTER, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 class CLibrary:
     """The functions of `name`.c, whose arguments are given, for a level from `least` on.
 
-    `defined` are words that the preprocessor finds defined. Called, it gives the functions as they are compiled for the
+    `defined` are macros that the preprocessor finds defined. Called, it gives the functions as they are compiled for the
     level of this process; None where that is too low, or there is no compiler. OpenMP's functions are those that PyTorch has
     brought along, so both share threads and their number.
     """

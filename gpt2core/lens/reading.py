@@ -135,11 +135,11 @@ def load_reading(path: Path) -> LensReading:
 
 
 def _require_room(model: GPT2, prompt_length: int, new: int) -> None:
-    room = model.config.n_ctx - prompt_length
-    if new > room:
+    left = model.config.n_ctx - prompt_length
+    if new > left:
         raise UserError(
             f"The prompt has {prompt_length} tokens and the context {model.config.n_ctx}, so the lens can follow "
-            f"{max(room, 0)} new ones, not {new}: shorten the prompt or lower max_new_tokens."
+            f"{max(left, 0)} new ones, not {new}: shorten the prompt or lower max_new_tokens."
         )
 
 

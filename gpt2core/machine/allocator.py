@@ -32,7 +32,7 @@ def keep_freed_memory() -> bool:
 def return_freed_memory() -> None:
     """Give back what is free now, also between blocks that are in use (glibc).
 
-    What does other work between updates leaves such holes, too small for what an update needs, and the process would grow by
+    Other work between updates leaves such holes, too small for what an update needs, and the process would grow by
     them each time.
     """
     if sys.platform.startswith("linux") and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ATTEMPTS = 10
-"""Who only looks whether a lock is held has it for a moment, so one attempt to get it is not enough."""
+"""Whoever only looks whether a lock is held holds it for a moment, so one attempt to get it is not enough."""
 
 
 @contextmanager

@@ -35,8 +35,8 @@ def samples_at_once(config: GPT2Config, train: TrainSettings, evaluate: Evaluate
     written.
     """
     kept = 16 * config.n_layer - 14 * min(train.recompute_blocks, config.n_layer)
-    room = train.batch_size * config.n_ctx * kept // (8 * config.n_layer * _positions(config, evaluate))
-    return max(1, min(SAMPLES, len(evaluate.prompts), room))
+    fitting = train.batch_size * config.n_ctx * kept // (8 * config.n_layer * _positions(config, evaluate))
+    return max(1, min(SAMPLES, len(evaluate.prompts), fitting))
 
 
 def evaluation_bytes(work: Workload) -> int:

@@ -1,6 +1,6 @@
 """Measures real updates of a model with few blocks, in a process of its own: what they take in memory and time here.
 
-Products, attention and loss take room of their own inside the machine's libraries, and the allocator wastes some; both depend
+Products, attention and loss take memory of their own inside the machine's libraries, and the allocator wastes some; both depend
 on the sizes of a block and not on how many there are. So what few blocks show holds for all, even of a model that would not
 fit. A small model is tried out whole. `python -m gpt2core.memory.trial_run` reads a job as JSON and answers as JSON.
 """
@@ -37,7 +37,7 @@ UPDATES_OF_LARGE = 3
 WARM_UP = 2  # updates that fill caches and allocate moments, and are not timed
 FEW_BLOCKS = (2, 4)  # of a large model, that are tried out for its memory and its time
 FORWARD_SHARE = 1 / 3  # of a block's time, which recomputing takes again
-NO_ROOM = 3  # exit code
+OUT_OF_MEMORY = 3  # exit code
 SMALL = 800_000_000
 """Bytes of tensors up to which a model is tried out whole, which takes seconds: the allocator's waste is a large part of
 what it needs, and a small difference in sizes changes it."""
@@ -72,7 +72,7 @@ def _is_compiled(work: Workload) -> bool:
 def _measure(job: str, settings: str) -> Measured | None:
     command = [sys.executable, "-m", "gpt2core.memory.trial_run"]
     done = subprocess.run(command, input=f"{job}\n{settings}", capture_output=True, text=True, check=False)
-    if done.returncode in (NO_ROOM, -9):
+    if done.returncode in (OUT_OF_MEMORY, -9):
         return None
     if done.returncode:
         raise UserError(f"A trial update failed: {(done.stderr.splitlines() or ['no reason given'])[-1]}")
@@ -158,11 +158,11 @@ def load_libraries(settings: TrainSettings, device: torch.device) -> None:
     make_trainer(GPT2Config(256, 64, 256, 4, 2), settings, device).gradient()
 
 
-class _EndWithoutRoom(Callback):
+class _EndOutOfMemory(Callback):
     """A batch that has to be cut does not fit, and nothing else was asked."""
 
     def on_batch_cut(self, *_: int) -> None:
-        sys.exit(NO_ROOM)
+        sys.exit(OUT_OF_MEMORY)
 
 
 def main() -> None:
@@ -175,7 +175,7 @@ def main() -> None:
     seconds, processor = [], []
     try:
         trainer = make_trainer(config, settings, device, values["mask_documents"])
-        trainer.callbacks.append(_EndWithoutRoom())
+        trainer.callbacks.append(_EndOutOfMemory())
         for step in range(1, settings.steps + 1):
             started, computed = time.perf_counter(), time.process_time()
             trainer.run_until(step)
@@ -183,7 +183,7 @@ def main() -> None:
             processor.append(time.process_time() - computed)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            sys.exit(NO_ROOM)
+            sys.exit(OUT_OF_MEMORY)
         raise
     fastest, least = min(seconds[WARM_UP:]), min(processor[WARM_UP:])
     print(json.dumps({"peak": peak_bytes(device) - before, "seconds": fastest, "processor": least}))

@@ -1,4 +1,4 @@
-"""Where the gradients of a bfloat16 weight are added up: in the float32 weight that it is a copy of.
+"""Where the gradients of a weight are added up: in float32, for a bfloat16 weight in the one that it is a copy of.
 
 What can write them there does so, and they never exist in bfloat16; those of PyTorch's own functions are added as soon as
 backward has them.
@@ -23,7 +23,7 @@ class GradientSum:
         """The next gradient is the first of an update."""
         self._begun = False
 
-    def room(self) -> tuple[Tensor, bool]:
+    def destination(self) -> tuple[Tensor, bool]:
         """Where the caller now writes a gradient, in float32, and whether to add it to what is there."""
         if self._own.grad is None:
             self._own.grad = torch.empty_like(self._own)
@@ -35,18 +35,33 @@ class GradientSum:
         if not self._begun and gradient.dtype is torch.float32:
             self._own.grad, self._begun = gradient, True
             return
-        total, begun = self.room()
+        total, begun = self.destination()
         if begun:
             total.add_(gradient)
         else:
             total.copy_(gradient)
 
 
+class OwnGradient(GradientSum):
+    """The `grad` of a float32 weight that computes itself; PyTorch's own functions add to it as well."""
+
+    def destination(self) -> tuple[Tensor, bool]:
+        """Where the caller now writes a gradient, and whether to add it: `zero_grad` makes the next one the first."""
+        self._begun = self._own.grad is not None
+        return super().destination()
+
+    def add(self, gradient: Tensor) -> None:
+        """Add a gradient; the first one becomes the sum itself."""
+        self._begun = self._own.grad is not None
+        super().add(gradient)
+
+
 def sum_gradients_of(copied: Tensor, own: Tensor) -> GradientSum:
-    """Let the gradients of a copy be added up in its float32 weight."""
-    total = GradientSum(own)
+    """Let the gradients of a copy be added up in its float32 weight, which may be the same."""
+    total = OwnGradient(own) if copied is own else GradientSum(own)
     copied.gradient_sum = total  # type: ignore[attr-defined]
-    copied.register_post_accumulate_grad_hook(partial(_collect, total))  # type: ignore[no-untyped-call]
+    if copied is not own:
+        copied.register_post_accumulate_grad_hook(partial(_collect, total))  # type: ignore[no-untyped-call]
     return total
 
 

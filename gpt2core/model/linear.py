@@ -50,14 +50,15 @@ class _Linear(torch.autograd.Function):
 def _by_parameters(x: Tensor, by_out: Tensor, needed: list[bool], sums: list[Any]) -> list[Tensor | None]:
     """The gradients by weight and bias, None where they are not needed or were written where they are added up."""
     if all(needed) and all(sums):
-        (by_weight, add), (by_bias, _) = (total.room() for total in sums)
+        (by_weight, add), (by_bias, _) = (total.destination() for total in sums)
         matmul.add_gradient(x, by_out, by_weight, by_bias, add)
         return [None, None]
     by_weight = by_bias = None
     if needed[0]:
         by_weight = x.new_empty(x.shape[1], by_out.shape[1], dtype=torch.float32)
-        matmul.add_gradient(x, by_out, by_weight, None, add=False)
-    if needed[1]:
+        by_bias = x.new_empty(by_out.shape[1], dtype=torch.float32) if needed[1] else None
+        matmul.add_gradient(x, by_out, by_weight, by_bias, add=False)
+    elif needed[1]:
         by_bias = by_out.sum(0, dtype=torch.float32)
     return [found if found is None else found.to(x.dtype) for found in (by_weight, by_bias)]
 
@@ -73,7 +74,7 @@ class _Embedding(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[None, None]:
-        total, begun = ctx.sum.room()
+        total, begun = ctx.sum.destination()
         if not begun:
             total.zero_()
         (tokens,) = ctx.saved_tensors

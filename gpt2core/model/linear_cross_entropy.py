@@ -65,7 +65,7 @@ def _scale(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
 
 
 def _gradient_like(weight: Tensor, hidden: Tensor) -> Tensor:
-    """Room for the gradient by weight: [V, C] where our products make it, else [padded V, C]; in float32 if it is fused."""
+    """Memory for the gradient by weight: [V, C] where our products make it, else [padded V, C]; in float32 if it is fused."""
     rows = len(weight) if matmul.supports(hidden) else _padded(weight)
     return weight.new_empty(rows, weight.shape[1], dtype=torch.float32 if _is_fused(hidden) else weight.dtype)
 

@@ -138,9 +138,11 @@ class Tokenizer:
         (folder / "vocab.bpe").write_text("\n".join(lines), encoding="utf-8")
 
     def require_gpt2_splitting(self, what: str) -> None:
-        """Raises UserError where text is cut into words otherwise than GPT-2 does, which `what` cannot say."""
+        """Raises UserError where text is cut into words differently from GPT-2, which `what` cannot record."""
         if not self._splits_as_gpt2:
-            raise UserError(f"This vocabulary cuts text into words otherwise than GPT-2, which {what} cannot say: choose hf.")
+            raise UserError(
+                f"This vocabulary cuts text into words differently from GPT-2, which {what} cannot record: choose hf."
+            )
 
     def save(self, folder: Path) -> Path:
         """Write tokenizer.json, which transformers loads as well, and return its path."""
@@ -277,7 +279,7 @@ def _read_gguf(path: Path) -> tokenizers.Tokenizer:
     try:
         core = _assemble(dict(found.ids), list(found.merges))
     except Exception as error:  # the library raises bare Exception
-        raise UserError(f"{path} has a vocabulary that is none ({_first_line(error)}): fetch the file again.") from None
+        raise UserError(f"{path} has no valid vocabulary ({_first_line(error)}): fetch the file again.") from None
     _add_tokens(core, path, found.ids, found.added)
     return core
 

@@ -32,8 +32,11 @@ class Callback:
     def on_batch_cut(self, batch_size: int, micro_batches: int) -> None:
         """Memory did not suffice for a batch: from now on an update takes so many smaller ones."""
 
+    def on_not_finite(self, update: StepMetrics) -> None:
+        """Loss or gradient of the update are no numbers and it was left out; train.on_divergence is followed after this."""
+
     def before_update(self) -> None:
-        """Gradients are there, and weights are about to change: who still reads weights or moments can make training wait."""
+        """Gradients are there, weights are about to change: whoever still reads weights or moments can make training wait."""
 
 
 class History(Callback):

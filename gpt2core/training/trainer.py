@@ -243,6 +243,8 @@ class Trainer:
             self._skipped = 0 if finite else self._skipped + 1
             if finite:
                 continue
+            for callback in self.callbacks:
+                callback.on_not_finite(update)
             if self.settings.on_divergence == "rewind":
                 raise DivergedError(update.step)
             if self.settings.on_divergence == "stop" or self._skipped >= SKIPS_IN_A_ROW:

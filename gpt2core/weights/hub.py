@@ -23,7 +23,7 @@ LOCAL_ALTERNATIVE = "or give a local folder with OpenAI's or Hugging Face's file
 def find_base_model(reference: str) -> Path:
     """The local folder or file of a base model; hub:OWNER/NAME is downloaded into the Hub's cache, or found there.
 
-    Raises UserError where there is nothing of the name or the download is not possible.
+    Raises UserError where nothing has that name or the download is not possible.
     """
     if reference.startswith("hub:"):
         return _download(reference.removeprefix("hub:"))

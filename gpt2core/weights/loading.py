@@ -118,7 +118,9 @@ def _by_parameter(stored: StoredWeights, names: Iterable[str]) -> dict[str, Read
     if missing := sorted(set(spelled.values()) - stored.tensors.keys()):
         raise UserError(f"{stored.origin} lacks the tensor {missing[0]} ({len(missing)} in all): fetch the model again.")
     if unknown := sorted(stored.tensors.keys() - spelled.values()):
-        raise UserError(f"{stored.origin} has the tensor {unknown[0]}, which this GPT-2 has not: does the config belong to it?")
+        raise UserError(
+            f"{stored.origin} has the tensor {unknown[0]}, which this GPT-2 does not have: does the config belong to it?"
+        )
     return {name: stored.tensors[theirs] for name, theirs in spelled.items()}
 
 

@@ -1,6 +1,6 @@
 """nanoGPT's checkpoints, ckpt.pt, read and written.
 
-They hold GPT-2's tensors with dense weights turned round ([out, in]), perhaps a vocabulary padded to 50,304 rows, which stay,
+They hold GPT-2's tensors with dense weights transposed ([out, in]), perhaps a vocabulary padded to 50,304 rows, which stay,
 and perhaps no biases, which is what biases of 0 are. nanoGPT's model has had PyTorch's exact GELU since 17 May 2023 (commit
 594068e), and files do not say which one they were trained with; so only one is read that says it has GPT-2's, as those written
 here do. Source: karpathy/nanoGPT, model.py and train.py.
@@ -50,7 +50,7 @@ def read_nanogpt_config(file: Path, *, tanh_gelu: bool = False) -> GPT2Config:
 
 
 def read_nanogpt(file: Path, config: GPT2Config) -> Readers:
-    """The checkpoint's tensors by their names in the model, turned as GPT-2 has them; biases that it has not are 0."""
+    """The checkpoint's tensors by their names in the model, turned as GPT-2 has them; biases that it lacks are 0."""
     content = _content(file)
     tensors = {_plain(name): tensor for name, tensor in require_tensors(content["model"], f"model of {file}").items()}
     readers: dict[str, Any] = {name: (tensor.t if name.endswith(DENSE) else tensor.detach) for name, tensor in tensors.items()}

@@ -37,7 +37,9 @@ def stops_early(config: RunConfig, folder: RunFolder, step: int) -> bool:
     waited = evaluations_without_improvement((cost(row, best_by) for row in rows), stopping.min_delta)
     if not stopping.patience or waited < stopping.patience or step >= config.train.steps:
         return False
-    best = min(rows, key=lambda row: (cost(row, best_by), -row["step"]))  # of equals the last, as it will be registered
+    best = min(
+        rows, key=lambda row: (cost(row, best_by), -row["step"])
+    )  # among equals the last, since that one will be registered
     say(
         "early stop",
         f"{waited} evaluations without improvement: best {FIGURE_NAMES[best_by]} {best[best_by]:.3f} "

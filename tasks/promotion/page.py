@@ -133,7 +133,7 @@ def curves_of(evidence: Evidence) -> Chart | None:
 
 
 def decision_figures(evidence: Evidence) -> list[tuple[str, str, str]]:
-    """Name, candidate's value, rival's value of every figure that one of both has."""
+    """Name, candidate's value, rival's value of every figure that one of the two has."""
     rows = []
     for name, (title, written) in FIGURES.items():
         values = [_written(one, name, written) for one in (evidence.candidate, evidence.rival)]

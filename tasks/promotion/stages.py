@@ -9,16 +9,19 @@ from typing import Any, Literal
 from mlflow import MlflowClient
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled
 
 from configs.errors import UserError
 from configs.promotion import PromotionSettings
 from tasks.evidence.comparison import gains_by_source, outcome_of, test_at_attempt
 from tasks.evidence.deciding_text import FrozenText, NoTextError, freeze_text
+from tasks.evidence.entrant import config_of
 from tasks.evidence.evidence import Evidence
 from tasks.evidence.measure import MeasuredEntrant, measure_entrant, race
 from tasks.promotion import match as matching
+from tasks.promotion import question
 from tasks.promotion.aliases import finish_interrupted
-from tasks.promotion.ledger import Decision
+from tasks.promotion.ledger import MOVING, Decision, LedgerEntry
 from tasks.promotion.match import Match, Settled
 from tasks.promotion.record import record_and_move
 from tasks.promotion.rules import judge, reason
@@ -71,7 +74,7 @@ def freeze_deciding_text(match: Match) -> FrozenText | None:
     candidate = match.entrant.learner(client)
     assert candidate is not None
     try:
-        text = freeze_text(match.settings, candidate, match.rival.learner(client))
+        text = freeze_text(match.settings, candidate, match.rival.learner(client), config_of(match.candidate).data)
     except NoTextError as error:
         match.obstacle = str(error)
         return None
@@ -81,7 +84,7 @@ def freeze_deciding_text(match: Match) -> FrozenText | None:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def measure_model(match: Match, side: Literal["candidate", "rival"], text: FrozenText) -> MeasuredEntrant | None:
-    """Loss by document, samples, canaries and tasks of one of both; None where it cannot be loaded, and the match knows why."""
+    """Loss by document, samples, canaries and tasks of one model; None where it cannot be loaded, and the match knows why."""
     entrant = match.entrant if side == "candidate" else match.rival
     assert entrant is not None
     begin(entrant.title, f"scoring the text with {entrant.reference}, and writing {match.settings.samples} samples")
@@ -153,7 +156,22 @@ def decide(match: Match, found: BothMeasured, trial: Trial) -> Decision:
         finish_interrupted(client, match.ledger)
         _require_same_aliases(client, match)
         decision = _decision(match, _evidence(match, found, trial))
-        return record_and_move(client, match.ledger, decision)
+        withdrawn = _in_place_of(match, decision)
+        if withdrawn:
+            decision = decision.model_copy(update={"answers": withdrawn.decision.number})
+        done = record_and_move(client, match.ledger, decision)
+    if withdrawn and withdrawn.flow_run:
+        question.end(withdrawn.flow_run, Cancelled(message=f"Withdrawn: decision {done.number} took its place."))
+    return done
+
+
+def _in_place_of(match: Match, decision: Decision) -> LedgerEntry | None:
+    """The question that this decision makes void: about the same version, or about another one while this one gets on."""
+    waiting = matching.waiting_for_answer(match.ledger.entries(), match.aliases)
+    if waiting is None:
+        return None
+    same = waiting.decision.after.champion == match.candidate.number
+    return waiting if same or decision.verdict in (*MOVING, "awaiting approval") else None
 
 
 def _require_same_aliases(client: MlflowClient, match: Match) -> None:

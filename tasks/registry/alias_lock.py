@@ -1,6 +1,6 @@
 """One at a time may move a model's aliases, whatever machine it is on: a lock in the registry itself.
 
-MLflow has no compare-and-set, but a registered model's name is unique, so who creates "lock of NAME" holds it, and renews a
+MLflow has no compare-and-set, but a registered model's name is unique, so whoever creates "lock of NAME" holds it, and renews a
 beat in it. A lock whose process is gone, or whose beat stands still, is moved out of the way by renaming it to a name that its
 holder's id makes unique, so that of two who break it at once only one succeeds and neither touches a newer lock.
 """

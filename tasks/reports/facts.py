@@ -147,7 +147,7 @@ def _headlines(rows: list[StepFigures], best: int | None) -> list[Headline]:
 
 
 def _warnings(rows: list[StepFigures], copied_tokens: int) -> list[str]:
-    """What of the last evaluation should make its reader doubt."""
+    """What in the last evaluation should make its reader doubt."""
     if not rows:
         return []
     last, found = rows[-1], []

@@ -22,7 +22,7 @@ from tasks.terminal.console import warn
 def record_lens(folder: RunFolder, model: GPT2, tokenizer: Tokenizer, settings: EvaluateSettings, step: int) -> None:
     """Read the configured prompts at this step: a page, a picture and the values of each into the run's folder.
 
-    A watched text that this vocabulary has not as one token is left out, which step 0 says.
+    A watched text that is not a single token of this vocabulary is left out, which step 0 says.
     """
     watch = [text for text in settings.lens_watch if len(tokenizer.encode(text)) == 1]
     if missing := [repr(text) for text in settings.lens_watch if text not in watch and step == 0]:
@@ -83,7 +83,7 @@ def write_across(history: ReadingsByStep, folder: Path, title: str, name: str = 
 
 
 def _draw(drawn: list[maps.HeatMap], path: Path, title: str = "") -> None:
-    """matplotlib takes half a second to import, so only who draws does so."""
+    """matplotlib takes half a second to import, so only drawing code imports it."""
     from gpt2core.lens.pictures import draw_maps
 
     with named_write_errors(path):

@@ -22,7 +22,7 @@ from gpt2core.machine.lock import is_held, locked
 from tasks.workspace.folders import Workspace
 
 KEPT_LOGS = 100
-PROGRESS_INTERVAL = 1.0  # seconds; a finer time stamp is of no use
+PROGRESS_INTERVAL = 1.0  # seconds; a finer time stamp would be of no use
 
 
 @dataclass(frozen=True)

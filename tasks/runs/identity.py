@@ -62,7 +62,7 @@ def run_id_of_0_1(config: RunConfig, store_hash: str, base_hash: str, origin_has
 
 
 def asked_ids(config: RunConfig, store_hash: str, base_hash: str) -> tuple[str, str]:
-    """Ids of what was asked for, before it was worked out what that means in numbers; the second one as version 0.1 gave it."""
+    """Ids of what was asked for, before it became numbers; the second one as version 0.1 gave it."""
     wishes = _hash(_chosen(config, Influence.SETTLES))
     wishes_of_0_1 = _hash(config.train.model_dump(include={"epochs", "tokens", "hours", "tokens_per_step"}))
     return run_id(config, store_hash, base_hash, wishes), run_id_of_0_1(config, store_hash, base_hash, wishes_of_0_1)

@@ -27,6 +27,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
+from configs.alerts import AlertSettings
 from configs.errors import UserError
 from configs.schedule import ScheduleSettings
 from configs.schema import RunConfig
@@ -122,7 +123,16 @@ def with_absolute_sources(config: RunConfig) -> RunConfig:
         tokenizer = tokenizer.model_copy(update={"source": str(Path(tokenizer.source).absolute())})
     if Path(model.base).is_dir():
         model = model.model_copy(update={"base": str(Path(model.base).absolute())})
-    return config.model_copy(update={"data": data.model_copy(update=changed), "tokenizer": tokenizer, "model": model})
+    sections = {"data": data.model_copy(update=changed), "tokenizer": tokenizer, "model": model}
+    return config.model_copy(update={**sections, "alerts": _with_absolute_places(config.alerts)})
+
+
+def _with_absolute_places(alerts: AlertSettings) -> AlertSettings:
+    places = [
+        f"file:{Path(place.removeprefix('file:')).expanduser().absolute()}" if place.startswith("file:") else place
+        for place in alerts.addresses
+    ]
+    return alerts.model_copy(update={"addresses": places, "file": alerts.file.absolute() if alerts.file else None})
 
 
 def _prefect_schedule(settings: ScheduleSettings) -> CronSchedule | IntervalSchedule | None:

@@ -20,6 +20,7 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from configs.schedule import ScheduleSettings
 from tasks.runs.flow_run_locks import FlowRunLock, all_locks
+from tasks.scheduling.night_watch import tell_of_death
 from tasks.terminal.console import warn
 from tasks.workspace.folders import Workspace
 
@@ -100,6 +101,8 @@ def _mend(lock: FlowRunLock, client: SyncPrefectClient) -> State | None:
     if new.is_final():
         lock.remove()
     _set(client, flow_run.id, new)
+    if not new.is_cancelled():
+        tell_of_death(flow_run, new)
     return new
 
 

@@ -28,6 +28,7 @@ from prefect.exceptions import PrefectException
 from prefect.states import Pending
 
 from tasks.runs.flow_run_locks import FlowRunLock, all_locks
+from tasks.scheduling.night_watch import watch_nights
 from tasks.scheduling.recovery import find_flow_run, kill_the_hopeless, policy_of, reconcile_flow_runs, requeue
 from tasks.terminal.console import say, warn
 from tasks.workspace.folders import Workspace
@@ -76,14 +77,12 @@ class Worker:
             self._tell_mlflow()
         if time.monotonic() - self._watched > WATCH_INTERVAL:
             kill_the_hopeless(self._workspace, client)
+            watch_nights(self._workspace, client, _deployments(client).values())
             self._watched = time.monotonic()
         self._start_due(client)
 
     def _start_due(self, client: SyncPrefectClient) -> None:
-        wanted = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
-        deployments = {
-            found.id: found for found in client.read_deployments(deployment_filter=wanted) if not found.work_pool_name
-        }
+        deployments = _deployments(client)
         if not deployments:
             return
         due = defaultdict(list)
@@ -180,6 +179,12 @@ def choose(due: list[FlowRunResponse]) -> tuple[FlowRunResponse, list[FlowRunRes
 def is_by_schedule(flow_run: FlowRunResponse) -> bool:
     """Whether the schedule alone has made the flow run, and nothing of it has begun."""
     return flow_run.auto_scheduled and not flow_run.run_count
+
+
+def _deployments(client: SyncPrefectClient) -> dict[UUID, DeploymentResponse]:
+    """Those whose flow runs a worker of this kind takes."""
+    wanted = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+    return {found.id: found for found in client.read_deployments(deployment_filter=wanted) if not found.work_pool_name}
 
 
 def _alive(workspace: Workspace, deployment: UUID, client: SyncPrefectClient) -> list[UUID]:

@@ -74,6 +74,11 @@ class Workspace:
         """What nights were trained on and came to, a folder for each config."""
         return self.root / "nights"
 
+    @property
+    def alerts(self) -> Path:
+        """What somebody was told of."""
+        return self.root / "alerts"
+
     def create(self) -> Workspace:
         """Make the folders; raises UserError where that is not allowed or the disk is full."""
         try:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny import SMALLEST
 
 from configs.errors import UserError
 from configs.loading import SHIPPED, load_config
@@ -175,14 +176,19 @@ def test_an_automatic_batch_is_no_number_yet() -> None:
 )
 def test_a_rule_of_a_promotion_that_cannot_be_is_named(tmp_path: Path, promote: dict[str, object], sentence: str) -> None:
     file = tmp_path / "run.yaml"
-    sizes = {"n_ctx": 8, "n_embd": 8, "n_head": 1, "n_layer": 1}
-    file.write_text(yaml.safe_dump({"model": sizes, "promote": promote}))
+    file.write_text(yaml.safe_dump({"model": SMALLEST, "promote": promote}))
     with pytest.raises(UserError) as error:
         load_config(file)
     assert sentence in str(error.value)
 
 
 def test_a_run_may_not_register_as_champion_and_ask_for_promotion() -> None:
-    sizes = {"n_ctx": 8, "n_embd": 8, "n_head": 1, "n_layer": 1}
     with pytest.raises(ValueError, match="which only a promotion may set"):
-        RunConfig.model_validate({"model": sizes, "registry": {"promote": True, "alias": "champion"}})
+        RunConfig.model_validate({"model": SMALLEST, "registry": {"promote": True, "alias": "champion"}})
+
+
+def test_an_address_in_the_config_itself_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UserError, match="env:NAME") as refused:
+        load_config(Path("demo"), {"alerts": {"addresses": "https://hooks.example/t0ken"}})
+    assert "t0ken" not in str(refused.value)
+    assert load_config(Path("demo"), {"alerts": {"addresses": "env:HOOK"}}).alerts.addresses == ["env:HOOK"]

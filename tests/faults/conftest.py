@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 import yaml
+from tiny import tiny_values
 
 from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
 from tasks.runs.find import all_runs
@@ -142,17 +143,13 @@ class Up:
     def config(self, name: str, text: Path, **sections: dict[str, object]) -> str:
         """Path of a config of a tiny model; `sections` lie above what it says."""
         settings: dict[str, dict[str, object]] = {
-            "data": {"source": str(text)},
-            "tokenizer": {"vocab_size": 300},
-            "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2, "dropout": 0.1},
-            "train": {"steps": 20, "batch_size": 2, "schedule": "constant", "checkpoint_every": 10, "keep_checkpoints": 1},
-            "evaluate": {"every": 10**6, "prompts": ["The "], "max_new_tokens": 8, "lens": False, "copied_tokens": 0},
-            "registry": {"enabled": False},
+            "train": {"steps": 20, "schedule": "constant", "checkpoint_every": 10, "keep_checkpoints": 1},
+            "evaluate": {"every": 10**6, "lens": False, "copied_tokens": 0},
             "schedule": {"back_off": 1},
         }
+        merged = {key: {**settings.get(key, {}), **sections.get(key, {})} for key in [*settings, *sections]}
         file = self.folder / f"{name}.yaml"
-        merged = {key: value | dict(sections.get(key, {})) for key, value in settings.items()}
-        file.write_text(yaml.safe_dump({"name": name, **merged}))
+        file.write_text(yaml.safe_dump(tiny_values(name, text, **merged)))
         return str(file)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow import MlflowClient
+from tiny import tiny_run
 
 from configs.schema import RunConfig
 from flows.finetune import finetune
@@ -80,16 +81,12 @@ OPTIONS: dict[str, dict[str, dict[str, object]]] = {
 
 
 def config_of(name: str, text: Path, options: Mapping[str, Mapping[str, object]] = {}) -> RunConfig:
-    sections: dict[str, dict[str, object]] = {
-        "data": {"source": str(text)},
-        "tokenizer": {"vocab_size": 300},
-        "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2, "dropout": 0.1},
-        "train": {"steps": STEPS, "batch_size": 2, "accumulate": 2, "warmup_steps": 2, "checkpoint_every": 3},
-        "evaluate": {"every": 4, "prompts": ["The ", ""], "max_new_tokens": 8},
+    sections: dict[str, Mapping[str, object]] = {
+        "train": {"steps": STEPS, "accumulate": 2, "checkpoint_every": 3},
+        "evaluate": {"prompts": ["The ", ""]},
+        "registry": {"enabled": True},
     }
-    return RunConfig.model_validate(
-        {"name": name, **{key: value | dict(options.get(key, {})) for key, value in sections.items()}}
-    )
+    return tiny_run(name, text, **{key: {**sections.get(key, {}), **options.get(key, {})} for key in [*sections, *options]})
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from tiny import tiny_run
 
 from configs.schema import RunConfig
 from flows.finetune import finetune
@@ -31,17 +32,8 @@ SlowProcess = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 
 
 def config_of(name: str, text: Path, steps: int = STEPS) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "name": name,
-            "data": {"source": str(text)},
-            "tokenizer": {"vocab_size": 300},
-            "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2, "dropout": 0.1},
-            "train": {"steps": steps, "batch_size": 2, "schedule": "constant", "checkpoint_every": 10},
-            "evaluate": {"every": steps // 2, "prompts": ["The "], "max_new_tokens": 8},
-            "registry": {"enabled": False},
-        }
-    )
+    train = {"steps": steps, "schedule": "constant", "checkpoint_every": 10}
+    return tiny_run(name, text, train=train, evaluate={"every": steps // 2})
 
 
 def prefect_server(folder: Path, port: int) -> ServerSpec:

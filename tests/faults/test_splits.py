@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tiny import tiny_run
 
 from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import find_checkpoints
@@ -37,17 +38,8 @@ NEVER = -1
 
 
 def config(name: str, text: Path) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "name": name,
-            "data": {"source": str(text)},
-            "tokenizer": {"vocab_size": 300},
-            "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2, "dropout": 0.1},
-            "train": {"steps": 12, "batch_size": 4, "accumulate": 2, "warmup_steps": 2, "checkpoint_every": 3},
-            "evaluate": {"every": 6, "prompts": ["The "], "max_new_tokens": 4, "lens": False},
-            "registry": {"enabled": False},
-        }
-    )
+    train = {"steps": 12, "batch_size": 4, "accumulate": 2, "checkpoint_every": 3}
+    return tiny_run(name, text, train=train, evaluate={"every": 6, "max_new_tokens": 4, "lens": False})
 
 
 def run(settings: RunConfig, file: Path, short: int, killed: int) -> subprocess.CompletedProcess[str]:

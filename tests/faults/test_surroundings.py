@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from tiny import SMALLEST, tiny_run
 from torch import Tensor
 
 from configs.errors import UserError
@@ -60,17 +61,7 @@ finite_loss = GPT2.loss
 
 
 def config_with(text: Path, name: str, **train: object) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "name": name,
-            "data": {"source": str(text)},
-            "tokenizer": {"vocab_size": 300},
-            "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 1},
-            "train": {"steps": 8, "batch_size": 2, "warmup_steps": 2, "checkpoint_every": 4, **train},
-            "evaluate": {"every": 4, "prompts": ["The "], "max_new_tokens": 4},
-            "registry": {"enabled": False},
-        }
-    )
+    return tiny_run(name, text, model={"n_layer": 1, "dropout": 0}, train=train, evaluate={"max_new_tokens": 4})
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +132,7 @@ def test_a_run_goes_on_exactly_on_another_machine_with_its_folder_alone(text: Pa
 
 def keeper_on(disk: Path) -> tuple[CheckpointKeeper, Trainer, Tokenizer]:
     settings = {"steps": 60, "batch_size": 1, "warmup_steps": 0, "keep_checkpoints": 1}
-    sizes = {"n_ctx": 8, "n_embd": 8, "n_head": 1, "n_layer": 1}
-    folder, config = RunFolder(disk), RunConfig.model_validate({"train": settings, "model": sizes})
+    folder, config = RunFolder(disk), RunConfig.model_validate({"train": settings, "model": SMALLEST})
     stream = TokenStream([torch.arange(500).remainder(260).to(torch.int32).numpy()])
     trainer = Trainer(GPT2(GPT2Config(260, 8, 8, 1, 1)).initialise(0), Batches(stream, 8, 1, 0), config.train)
     tokenizer = train_tokenizer(["a text"], 257)

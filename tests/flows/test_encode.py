@@ -21,8 +21,9 @@ from gpt2core.store.manifest import Manifest
 from gpt2core.store.report import report_on
 from tasks.encode_to_parquet import encode_to_parquet
 from tasks.load_dataset import load_dataset
+from tasks.plan_run import plan_run
 from tasks.prepare_tokenizer import prepare_tokenizer
-from tasks.report_data import length_figure, print_report
+from tasks.report_data import epoch_seconds, length_figure, print_epoch, print_report
 from tasks.workspace.databases import prepare_databases
 from tasks.workspace.folders import Workspace
 
@@ -45,7 +46,7 @@ def test_a_store_is_made_reported_damaged_named_and_mended(tmp_path: Path) -> No
     assert (missing.returncode, "run gpt2flow encode with the same config first" in missing.stderr) == (2, True)
     done = gpt2flow("encode", *config)
     assert done.returncode == 0, done.stderr
-    for word in ("documents", "near-duplicates", "one epoch", "leaks", "█"):
+    for word in ("documents", "near-duplicates", "leaks", "█"):
         assert word in done.stdout
     shown = gpt2flow("data", *config, "--price", "2")
     assert "at 2 an hour" in shown.stdout
@@ -142,9 +143,10 @@ def test_a_report_is_shown_and_a_damaged_shard_is_named(tmp_path: Path, capsys: 
     files = load_dataset.fn(config.data)
     store = encode_to_parquet.fn(files, config.data, prepare_tokenizer.fn(files, config.data, config.tokenizer, None))
     report = report_on(store, 32)
-    print_report(report, store, 32, seconds=7200.0, price=1.5)
+    print_report(report, store, 32)
+    print_epoch(config, None, report.tokens["train"], price=3600.0)
     shown = capsys.readouterr().out
-    for words in ("documents", "near-duplicates", "leaks", "█", "3.00 at 1.5 an hour"):
+    for words in ("documents", "near-duplicates", "leaks", "█", "on this machine"):
         assert words in shown
     length_figure(report).savefig(tmp_path / "lengths.png")
     assert (tmp_path / "lengths.png").read_bytes().startswith(b"\x89PNG")
@@ -156,3 +158,16 @@ def test_a_report_is_shown_and_a_damaged_shard_is_named(tmp_path: Path, capsys: 
     assert "tokens-train-00000.parquet its content differs" in capsys.readouterr().out
     encode_to_parquet.fn(files, config.data, prepare_tokenizer.fn(files, config.data, config.tokenizer, None))
     assert shard.read_bytes() == whole
+
+
+def test_an_epoch_takes_what_a_plan_of_one_epoch_takes(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("A line and another.\n" * 2000)
+    config = config_of(tmp_path / "b.txt")
+    files = load_dataset.fn(config.data)
+    store = encode_to_parquet.fn(files, config.data, prepare_tokenizer.fn(files, config.data, config.tokenizer, None))
+    tokens = store.manifest.counts["train"].tokens
+    planned = plan_run(config.model_copy(update={"train": config.train.model_copy(update={"steps": 0, "epochs": 1.0})}))
+    assert planned.length.hours
+    steps = tokens / (planned.length.tokens / planned.length.steps)
+    found = epoch_seconds(config, planned.work.config, tokens)
+    assert found == pytest.approx(planned.seconds * steps)  # one trial serves both, so they cannot contradict each other

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import tiny_run
 
 from configs.schema import RunConfig
 from flows.finetune import finetune
@@ -51,19 +52,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config_of(name: str, source: Path, where: str, **others: object) -> RunConfig:
     """`others` are settings of `evaluate`, and `train` those of `train`."""
-    train = {"steps": 8, "batch_size": 2, "checkpoint_every": 4, "learning_rate": 1e-2, "on_divergence": "rewind"}
-    train |= others.pop("train", {})
-    return RunConfig.model_validate(
-        {
-            "name": name,
-            "data": {"source": str(source), "mask_documents": True},
-            "tokenizer": {"vocab_size": 300},
-            "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2, "dropout": 0.1},
-            "train": train,
-            "evaluate": {"every": 4, "where": where, "prompts": ["The "], "max_new_tokens": 8, **others},
-            "registry": {"enabled": False},
-        }
-    )
+    train = {"warmup_steps": 100, "learning_rate": 1e-2, "on_divergence": "rewind", **others.pop("train", {})}
+    return tiny_run(name, source, data={"mask_documents": True}, train=train, evaluate={"where": where, **others})
 
 
 @pytest.fixture(scope="module")

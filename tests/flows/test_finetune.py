@@ -15,18 +15,24 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from uuid import UUID
 
 import mlflow
 import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from prefect import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from tiny import tiny_run
 
+from configs.alerts import AlertSettings
 from configs.errors import UserError
 from configs.schema import RunConfig
 from flows.finetune import finetune
 from gpt2core import load_model
 from gpt2core.checkpoints.checkpoint import find_checkpoints
+from gpt2core.model.gpt2 import GPT2
 from tasks.finetuning.result import RunResult
 from tasks.runs.run_folder import RunFolder
 from tasks.servers.server_process import free_port
@@ -36,18 +42,8 @@ SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2}
 
 
 def tiny_config(name: str, source: Path, **train: object) -> RunConfig:
-    settings = {"steps": 8, "batch_size": 2, "warmup_steps": 2, "checkpoint_every": 3, "learning_rate": 1e-2, **train}
-    return RunConfig.model_validate(
-        {
-            "name": name,
-            "data": {"source": str(source)},
-            "tokenizer": {"vocab_size": 300},
-            "model": {**SIZES, "dropout": 0.1},
-            "train": settings,
-            "evaluate": {"every": 4, "prompts": ["The ", ""], "max_new_tokens": 12},
-            "registry": {"enabled": False},
-        }
-    )
+    settings = {"checkpoint_every": 3, "learning_rate": 1e-2, **train}
+    return tiny_run(name, source, train=settings, evaluate={"prompts": ["The ", ""], "max_new_tokens": 12})
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +240,20 @@ def test_the_same_config_again_is_recognised_as_finished(
     assert "encoded before" in printed
 
 
+def test_a_run_that_shall_be_promoted_ends_with_its_version_as_champion(tmp_path: Path, workspace: Workspace) -> None:
+    documents = [json.dumps({"text": f"The {i}th line says that {i} times {i} is {i * i}."}) + "\n" for i in range(300)]
+    (tmp_path / "lines.jsonl").write_text("".join(documents))
+    few = {"samples": 2, "sample_tokens": 8, "rules": {"seconds_per_token": None}}
+    values = tiny_config("deserving", tmp_path / "lines.jsonl").model_dump()
+    config = RunConfig.model_validate({**values, "registry": {"promote": True}, "promote": few})
+    result = finetune(config)
+    assert (result.version, result.alias) == ("1", "champion")
+    assert result.promotion.startswith("promoted. Better than the untrained model: ")
+    assert MlflowClient().get_registered_model("deserving").aliases == {"champion": 1}
+    again = finetune(config)
+    assert (again.alias, again.promotion) == ("champion", "unchanged. Version 1 is the champion already.")
+
+
 def test_only_the_newest_checkpoints_and_the_best_are_kept(text: Path, workspace: Workspace) -> None:
     result = finetune(tiny_config("Pruned_at.once", text, keep_checkpoints=1, checkpoint_every=1))
     steps = {checkpoint.step for checkpoint in find_checkpoints(Path(result.folder) / "checkpoints")}
@@ -280,6 +290,31 @@ def test_text_shorter_than_a_block_is_one_sentence_and_starts_no_run(tmp_path: P
     with pytest.raises(UserError, match=r"has \d+ tokens but a block of model.n_ctx 16 needs 17: give more text"):
         finetune(tiny_config("short", tmp_path / "short.txt"))
     assert not list(workspace.runs.glob("short-*"))
+
+
+def test_a_failed_run_and_a_loss_that_is_nan_are_told(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = GPT2.loss
+    monkeypatch.setattr(GPT2, "loss", lambda model, *given: loss(model, *given) * (float("nan") if model.training else 1.0))
+    told = tmp_path / "told.jsonl"
+    alerts = AlertSettings(commands=[f"cat >> {told}; echo >> {told}"])
+    with pytest.raises(UserError, match="no longer finite at step 1"):
+        finetune(tiny_config("ill", text, dtype="float32", compile=False).model_copy(update={"alerts": alerts}))
+    sentences = [json.loads(line)["sentence"] for line in told.read_text().splitlines()]
+    assert "loss (nan)" in sentences[0]
+    assert sentences[1].startswith("'ill' has failed: The loss is no longer finite at step 1")
+
+
+def test_prefect_and_mlflow_lead_to_each_other(registered: RunResult) -> None:
+    client, run_id = client_run(registered)
+    tags = client.get_run(run_id).data.tags
+    with get_client(sync_client=True) as prefect:
+        flow_run = prefect.read_flow_run(UUID(tags["prefect.flow_run_id"]))
+        mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
+        shown = {artifact.key: artifact for artifact in prefect.read_artifacts(artifact_filter=mine)}
+    assert tags["prefect.flow_run_url"].endswith(f"/runs/flow-run/{flow_run.id}")
+    assert f"/runs/{run_id})" in shown[f"mlflow-{registered.run}"].data
+    assert shown[f"progress-{registered.run}"].data == 100.0
+    assert [row["step"] for row in json.loads(shown[f"evaluations-{registered.run}"].data)] == [0, 4, 8]
 
 
 def test_a_second_process_on_the_same_run_is_told_who_holds_it(text: Path, registered: RunResult) -> None:

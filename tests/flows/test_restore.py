@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny import tiny_run
 
 from configs.errors import UserError
 from configs.schema import RunConfig
@@ -26,18 +27,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_with(text: Path, name: str = "longer", **train: object) -> RunConfig:
-    settings = {"steps": 4, "batch_size": 2, "warmup_steps": 2, "schedule": "constant", "checkpoint_every": 2, **train}
-    return RunConfig.model_validate(
-        {
-            "name": name,
-            "data": {"source": str(text)},
-            "tokenizer": {"vocab_size": 300},
-            "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 1, "dropout": 0.1},
-            "train": settings,
-            "evaluate": {"every": 4, "prompts": ["The "], "max_new_tokens": 4},
-            "registry": {"enabled": False},
-        }
-    )
+    settings = {"steps": 4, "schedule": "constant", "checkpoint_every": 2, **train}
+    return tiny_run(name, text, model={"n_layer": 1}, train=settings, evaluate={"max_new_tokens": 4})
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from tiny import tiny_run
 
 from configs.errors import UserError
 from configs.schema import RunConfig
@@ -31,17 +32,8 @@ def text(tmp_path: Path) -> Path:
 
 
 def config(text: Path, **train: object) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "name": "settled",
-            "data": {"source": str(text)},
-            "tokenizer": {"vocab_size": 300},
-            "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2},
-            "train": {"warmup_steps": 2, **train},
-            "evaluate": {"every": 50, "max_windows": 8, "max_new_tokens": 4, "lens": False},
-            "registry": {"enabled": False},
-        }
-    )
+    evaluate = {"every": 50, "max_windows": 8, "max_new_tokens": 4, "lens": False}
+    return tiny_run("settled", text, model={"dropout": 0}, train=train, evaluate=evaluate)
 
 
 def test_epochs_and_an_automatic_batch_become_numbers_that_the_same_command_finds_again(

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import tiny_run
 
-from configs.schema import RunConfig
 from flows.finetune import finetune
 from tasks.runs.run_folder import RunFolder
 from tasks.workspace.databases import prepare_databases
@@ -24,16 +24,13 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def losses(text: Path, name: str, data: dict[str, Any], train: dict[str, Any]) -> tuple[list[float], list[float]]:
     """Loss by step, and validation losses, of a tiny run."""
-    config = RunConfig.model_validate(
-        {
-            "name": name,
-            "data": {"source": str(text), **data},
-            "tokenizer": {"vocab_size": 300},
-            "model": {"n_ctx": 32, "n_embd": 16, "n_head": 2, "n_layer": 2},
-            "train": {"steps": 3, "batch_size": 4, "warmup_steps": 1, **train},
-            "evaluate": {"every": 3, "prompts": ["Story"], "max_new_tokens": 4},
-            "registry": {"enabled": False},
-        }
+    config = tiny_run(
+        name,
+        text,
+        data=data,
+        model={"n_ctx": 32, "dropout": 0},
+        train={"steps": 3, "batch_size": 4, "warmup_steps": 1, **train},
+        evaluate={"every": 3, "prompts": ["Story"], "max_new_tokens": 4},
     )
     prepare_databases(Workspace.current().create())
     folder = RunFolder(Path(finetune(config).folder))

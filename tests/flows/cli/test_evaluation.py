@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from safetensors.torch import load_file
+from tiny import tiny_run
 
 from configs.schema import RunConfig, ScoringSettings
 from flows.finetune import finetune
@@ -32,18 +33,8 @@ SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2}
 
 
 def config_of(name: str, source: Path, **evaluate: object) -> RunConfig:
-    train = {"steps": 8, "batch_size": 2, "warmup_steps": 2, "checkpoint_every": 4, "learning_rate": 1e-2}
-    return RunConfig.model_validate(
-        {
-            "name": name,
-            "data": {"source": str(source), "mask_documents": True},
-            "tokenizer": {"vocab_size": 300},
-            "model": {**SIZES, "dropout": 0.1},
-            "train": train,
-            "evaluate": {"every": 4, "prompts": ["The ", ""], "max_new_tokens": 12, **evaluate},
-            "registry": {"enabled": False},
-        }
-    )
+    evaluate = {"prompts": ["The ", ""], "max_new_tokens": 12, **evaluate}
+    return tiny_run(name, source, data={"mask_documents": True}, train={"learning_rate": 1e-2}, evaluate=evaluate)
 
 
 @pytest.fixture(scope="module")

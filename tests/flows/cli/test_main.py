@@ -23,7 +23,13 @@ VERBS = [
     "dashboard",
     "worker",
     "runs",
+    "alerts",
+    "status",
     "doctor",
+    "promote",
+    "rollback",
+    "history",
+    "models",
 ]
 
 

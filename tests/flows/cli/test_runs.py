@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 import pytest
 import yaml
 from mlflow import MlflowClient
+from tiny import tiny_values
 
 from flows.cli.main import app
 from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
@@ -20,14 +21,7 @@ from tasks.workspace.folders import Workspace
 
 PATIENCE = 300.0  # seconds
 SlowProcess = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
-CONFIG = {
-    "name": "handled",
-    "tokenizer": {"vocab_size": 300},
-    "model": {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 1},
-    "train": {"steps": 100_000, "batch_size": 2, "checkpoint_every": 2, "keep_checkpoints": 2, "keep_weights_history": True},
-    "evaluate": {"every": 4, "prompts": ["The "], "max_new_tokens": 4},
-    "registry": {"enabled": False},
-}
+TRAIN = {"steps": 100_000, "checkpoint_every": 2, "keep_checkpoints": 2, "keep_weights_history": True}
 
 
 def gpt2flow(*arguments: str) -> None:
@@ -39,7 +33,7 @@ def stopped(slow_process: SlowProcess, tmp_path_factory: pytest.TempPathFactory)
     """A run that `gpt2flow stop` has stopped somewhere behind step 12."""
     folder = tmp_path_factory.mktemp("handled")
     (folder / "a.txt").write_text("".join(f"The {i}th line says that {i * i}.\n\n" for i in range(400)))
-    (folder / "run.yaml").write_text(yaml.safe_dump({**CONFIG, "data": {"source": str(folder / "a.txt")}}))
+    (folder / "run.yaml").write_text(yaml.safe_dump(tiny_values("handled", folder / "a.txt", train=TRAIN)))
     Workspace.current().create()
     with slow_process("run", str(folder / "run.yaml"), until="step 12", pause=0.02) as process:
         gpt2flow("stop", "handled")

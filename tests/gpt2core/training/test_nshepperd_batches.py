@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from tiny import SMALLEST
 
 from configs.errors import UserError
 from configs.schema import DataSettings, RunConfig
@@ -114,7 +115,6 @@ def test_chunks_without_a_window_are_refused() -> None:
 
 
 def test_documents_cannot_be_masked_where_no_id_separates_them() -> None:
-    sizes = {"n_ctx": 8, "n_embd": 8, "n_head": 1, "n_layer": 1}
-    config = {"model": sizes, "train": {"compat": "nshepperd"}, "data": {"mask_documents": True}}
+    config = {"model": SMALLEST, "train": {"compat": "nshepperd"}, "data": {"mask_documents": True}}
     with pytest.raises(ValidationError, match="use one of them"):
         RunConfig.model_validate_json(json.dumps(config))

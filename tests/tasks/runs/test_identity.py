@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from tiny import SMALLEST
 
 from configs.influence import Influence, settings_by_name
 from configs.schema import RunConfig, TrainSettings
 from tasks.runs.identity import KNOWN_TO_0_1, asked_ids, differences, run_id, run_id_of_0_1
-
-SIZES = {"n_ctx": 8, "n_embd": 8, "n_head": 1, "n_layer": 1}
 
 
 class LaterTrainSettings(TrainSettings):
@@ -29,7 +28,7 @@ class LaterConfig(RunConfig):
 
 
 def config_of(kind: type[RunConfig] = RunConfig, **sections: dict[str, Any]) -> RunConfig:
-    return kind.model_validate({"model": SIZES, **sections})
+    return kind.model_validate({"model": SMALLEST, **sections})
 
 
 def id_of(kind: type[RunConfig] = RunConfig, **sections: dict[str, Any]) -> str:
@@ -41,7 +40,7 @@ def id_of(kind: type[RunConfig] = RunConfig, **sections: dict[str, Any]) -> str:
     [("data", "mask_documents", True), ("train", "order", "random"), ("train", "seed", 1), ("model", "n_layer", 2)],
 )
 def test_what_changes_the_weights_makes_another_run(section: str, name: str, value: object) -> None:
-    base = {"model": SIZES, section: SIZES if section == "model" else {}}
+    base = {"model": SMALLEST, section: SMALLEST if section == "model" else {}}
     assert id_of(**{**base, section: {**base[section], name: value}}) != id_of()
 
 

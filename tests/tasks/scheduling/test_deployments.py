@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from prefect import flow, get_client
+from tiny import SMALLEST
 
 import tasks  # noqa: F401  # first: it points Prefect at the tests' workspace
 from configs.errors import UserError
@@ -33,8 +34,7 @@ def evaluation(step: int) -> None:
 
 
 def config_of(name: str, **sections: object) -> RunConfig:
-    sizes = {"n_ctx": 8, "n_embd": 8, "n_head": 1, "n_layer": 1}
-    return RunConfig.model_validate({"name": name, "model": sizes, **sections})
+    return RunConfig.model_validate({"name": name, "model": SMALLEST, **sections})
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from tiny import SMALLEST
 
 import tasks  # noqa: F401  # first: it points MLflow at the tests' workspace
 from configs.schema import RunConfig
@@ -22,8 +23,7 @@ def registry() -> MlflowClient:
 
 
 def config_of(name: str, **train: object) -> RunConfig:
-    sizes = {"n_ctx": 8, "n_embd": 8, "n_head": 1, "n_layer": 1}
-    return RunConfig.model_validate({"name": name, "model": sizes, "train": {"steps": 5, **train}})
+    return RunConfig.model_validate({"name": name, "model": SMALLEST, "train": {"steps": 5, **train}})
 
 
 def files_of(*texts: str) -> list[SourceFile]:
