@@ -51,6 +51,10 @@ def multiply(x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None = None,
     weight.
     """
     n_in, n_out = reversed(weight.shape) if transposed else weight.shape
+    if x.is_cuda:
+        factor = weight.t() if transposed else weight
+        torch.mm(x, factor, out=out) if bias is None else torch.addmm(bias, x, factor, out=out)
+        return
     if x.dtype is torch.float32:
         _multiply_float32(
             x[:, :n_in], weight.t() if transposed else weight, bias, out, _float32_workspace(x, n_in, n_out), False
@@ -64,6 +68,9 @@ def add_gradient(x: Tensor, by_out: Tensor, by_weight: Tensor, by_bias: Tensor |
 
     With `add` they are added to what is there. `x` may have more columns than `in`.
     """
+    if x.is_cuda:
+        _add_product_on_cuda(x, by_out, by_weight, add)
+        return
     if x.dtype is torch.float32:
         workspace = _float32_workspace(x, len(x), by_out.shape[1])
         _multiply_float32(x[:, : len(by_weight)].t(), by_out, None, by_weight, workspace, add)
@@ -123,3 +130,9 @@ def _sum_rows(rows: Tensor, to: Tensor, add: bool) -> None:
     compiled = float32_library()
     assert compiled is not None
     compiled.sum_rows(address(rows), address(to), *rows.shape, add, torch.get_num_threads())
+
+
+@operator("total", device="CUDA")
+def _add_product_on_cuda(left: Tensor, right: Tensor, total: Tensor, add: bool) -> None:
+    """total [n, m] = left [k, n] transposed @ right [k, m], bfloat16 summed in float32, plus what is there with `add`."""
+    torch.ops.aten.addmm.dtype_out(total, left.t(), right, torch.float32, beta=float(add), out=total)

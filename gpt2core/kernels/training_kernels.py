@@ -1,5 +1,7 @@
 """Calls training_kernels.c: what a step does besides its products, on a CPU with a C compiler.
 
+The loss has a kernel for CUDA as well, in `triton_cross_entropy`.
+
 The functions are PyTorch operators that write into tensors which the caller has made, all of them contiguous, so a rehearsal
 on tensors without data counts their memory. Callers ask `supports` first, and have a way in plain PyTorch otherwise.
 """
@@ -7,9 +9,13 @@ on tensors without data counts their memory. Callers ask `supports` first, and h
 from __future__ import annotations
 
 import ctypes
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import impl
 
 from gpt2core.kernels.c_library import COUNT, NUMBER, POINTER, CLibrary, address
 from gpt2core.kernels.operators import operator
@@ -31,6 +37,16 @@ def supports(tensor: Tensor) -> bool:
     """Whether the kernels are there for this tensor: bfloat16 or float32 on a CPU; torch.compile has its own."""
     found = BY_DTYPE.get(tensor.dtype) if tensor.device.type == "cpu" and not torch.compiler.is_compiling() else None
     return found is not None and found() is not None
+
+
+def supports_loss(logits: Tensor) -> bool:
+    """Whether `cross_entropy` is there for such logits: on CUDA too, in bfloat16, where there is Triton."""
+    return (logits.is_cuda and logits.dtype is torch.bfloat16 and _has_triton()) or supports(logits)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def _code(tensor: Tensor) -> ctypes.CDLL:
@@ -60,6 +76,13 @@ def cross_entropy(logits: Tensor, targets: Tensor, share: Tensor, losses: Tensor
     """
     values = map(address, (logits, targets, share, losses))
     _code(logits).cross_entropy(*values, gradients, len(logits), n_vocab, logits.shape[1])
+
+
+@impl("gpt2flow::cross_entropy", "CUDA")
+def _cross_entropy_on_cuda(*arguments: Any) -> None:
+    from gpt2core.kernels import triton_cross_entropy  # Triton is not everywhere
+
+    triton_cross_entropy.cross_entropy(*arguments)
 
 
 @operator("values")

@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpt2core.kernels import causal_attention
 from gpt2core.model.document_mask import DocumentMask
 
 LONGEST_PLAIN = 512
 """Up to here, plain products beat PyTorch's fused kernel in bfloat16 on a CPU (2 to 5 times up to 128 positions)."""
+
+READY_FOR_ANY_LENGTH = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""PyTorch's kernels without cuDNN's, which is the fastest on some GPUs and takes 45 ms to prepare for each length it meets."""
 
 
 def attend_within(heads: Tensor, dropout: float, mask: DocumentMask | None = None) -> Tensor:
@@ -36,8 +40,16 @@ def attend(query: Tensor, key: Tensor, value: Tensor, dropout: float, visible: T
     length, past = query.shape[2], key.shape[2] - query.shape[2]
     if past == 0 and 1 < length <= LONGEST_PLAIN and query.dtype is torch.bfloat16 and query.device.type == "cpu":
         return _plain(query, key, value, dropout, visible)
+    if query.is_cuda and not torch.is_grad_enabled():
+        with sdpa_kernel(READY_FOR_ANY_LENGTH):
+            return _by_pytorch(query, key, value, dropout, visible)
+    return _by_pytorch(query, key, value, dropout, visible)
+
+
+def _by_pytorch(query: Tensor, key: Tensor, value: Tensor, dropout: float, visible: Tensor | None) -> Tensor:
     if visible is not None:
         return F.scaled_dot_product_attention(query, key, value, visible, dropout)
+    length, past = query.shape[2], key.shape[2] - query.shape[2]
     # A single query sees every key; several behind a past need the causal mask shifted by that past.
     mask = torch.ones(length, past + length, dtype=torch.bool, device=query.device).tril(past) if past and length > 1 else None
     return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=past == 0 and length > 1)

@@ -58,6 +58,13 @@ def bytes_tokenizer(golden: Path) -> Tokenizer:
 
 
 @pytest.fixture
+def gpu() -> None:
+    """An NVIDIA GPU that PyTorch can use."""
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU that PyTorch can use")
+
+
+@pytest.fixture
 def compiled() -> None:
     """Kernels in C: without them PyTorch computes alone."""
     if level() == "none":
