@@ -227,9 +227,9 @@ def worker(*, at_once: Annotated[int, Parameter(validator=Number(gte=1))] = 1) -
         Evaluations at the same time, each in a process of its own.
     """
     _start_prefect()
-    from flows.serving import serve
+    from flows.work import work_until_stopped
 
-    serve(at_once)
+    work_until_stopped(at_once)
 
 
 def _load(config: Path, settings: RunSettings, schedule: dict[str, str] | None = None) -> RunConfig:

@@ -1,4 +1,4 @@
-"""Calls training_kernels.c and causal_attention.c: what a step does besides its products, on a CPU with a C compiler.
+"""Calls training_kernels.c: what a step does besides its products, on a CPU with a C compiler.
 
 The functions are PyTorch operators that write into tensors which the caller has made, all of them contiguous, so a rehearsal
 on tensors without data counts their memory. Callers ask `supports` first, and have a way in plain PyTorch otherwise.
@@ -21,14 +21,9 @@ SIGNATURES: dict[str, list[type]] = {
     "scale": [POINTER] * 2 + [COUNT],
     "adamw": [POINTER] * 5 + [NUMBER] * 7 + [COUNT],
 }
-ATTENTION: dict[str, list[type]] = {"attention": [POINTER] * 4 + [COUNT] * 6}
-ROWS = 6
-"""Queries that the compiled attention takes together, as causal_attention.c says."""
-
 
 library = CLibrary("training_kernels", SIGNATURES)
 float32_library = CLibrary("training_kernels", SIGNATURES, defined=("FLOAT32",))
-attention_library = CLibrary("causal_attention", ATTENTION, least="bf16")
 BY_DTYPE = {torch.bfloat16: library, torch.float32: float32_library}
 
 
@@ -36,12 +31,6 @@ def supports(tensor: Tensor) -> bool:
     """Whether the kernels are there for this tensor: bfloat16 or float32 on a CPU; torch.compile has its own."""
     found = BY_DTYPE.get(tensor.dtype) if tensor.device.type == "cpu" and not torch.compiler.is_compiling() else None
     return found is not None and found() is not None
-
-
-def supports_attention(heads: Tensor) -> bool:
-    """Whether `attention` takes heads [B, T, 3, H, D]: bfloat16, with D a multiple of 16."""
-    fits = heads.dtype is torch.bfloat16 and heads.shape[-1] % 16 == 0
-    return fits and supports(heads) and attention_library() is not None
 
 
 def _code(tensor: Tensor) -> ctypes.CDLL:
@@ -60,42 +49,6 @@ def gelu(x: Tensor, out: Tensor) -> None:
 def gelu_backward(x: Tensor, by_output: Tensor, by_input: Tensor) -> None:
     """The gradient by x, where GELU's output has the gradient `by_output`."""
     _code(x).gelu_backward(address(x), address(by_output), address(by_input), x.numel())
-
-
-def attention(heads: Tensor, out: Tensor) -> None:
-    """Causal attention of queries, keys and values [B, T, 3, H, D] into `out` [B, T, H, D].
-
-    Raises PyTorch's error where there is no memory for its passing results.
-    """
-    width, pairs, size = _extent(heads)
-    _attention(heads, None, out, _workspace(heads, 2 * size * width + 4 * size * pairs + ROWS * (6 * width + 4 * size)))
-
-
-def attention_backward(heads: Tensor, by_out: Tensor, by_heads: Tensor) -> None:
-    """The gradient by the heads, where that by `out` is given; raises as `attention` does."""
-    width, pairs, size = _extent(heads)
-    packed, squares = 4 * size * width + 12 * size * pairs, 8 * (pairs + ROWS) * width
-    _attention(heads, by_out, by_heads, _workspace(heads, packed + squares + ROWS * (12 * width + 4 * size)))
-
-
-def _extent(heads: Tensor) -> tuple[int, int, int]:
-    """Positions filled up to whole vectors and one more, pairs of positions, and size of a head."""
-    length, size = heads.shape[1], heads.shape[-1]
-    return -(-length // 16) * 16 + 16, (length + 1) // 2, size
-
-
-def _workspace(heads: Tensor, n_bytes: int) -> Tensor:
-    """So many bytes for each thread, uint8 [threads, bytes]: of PyTorch, so that their lack is its error and they count."""
-    whole_lines = -(-n_bytes // 64) * 64
-    threads = min(torch.get_num_threads(), heads.shape[0] * heads.shape[3])
-    return heads.new_empty((threads, whole_lines), dtype=torch.uint8)
-
-
-@operator("out", "workspace")
-def _attention(heads: Tensor, by_out: Tensor | None, out: Tensor, workspace: Tensor) -> None:
-    compiled, (batch, length, _, n_head, size) = attention_library(), heads.shape
-    assert compiled is not None
-    compiled.attention(*map(address, (heads, by_out, out, workspace)), batch, length, n_head, size, *workspace.shape)
 
 
 @operator("logits", "losses")

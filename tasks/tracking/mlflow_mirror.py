@@ -8,6 +8,7 @@ from __future__ import annotations
 import bisect
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,10 +34,14 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
 class Tracking:
-    """The MLflow side of one run; use as a context manager around the work. Everything it needs stands in the folder."""
+    """The MLflow side of one run; use as a context manager around the work. Everything it needs stands in the folder.
 
-    def __init__(self, folder: RunFolder) -> None:
+    `tags` say who works on the run now.
+    """
+
+    def __init__(self, folder: RunFolder, tags: Mapping[str, str] | None = None) -> None:
         self._folder = folder
+        self._tags = tags or {}
         self._client = MlflowClient()
         self._run_id: str | None = None
         self._connecting = threading.Lock()
@@ -65,6 +70,8 @@ class Tracking:
             if self._run_id is None:
                 run = self._find_run() or self._create_run()
                 self._client.update_run(run.info.run_id, status="RUNNING")
+                for name, value in self._tags.items():
+                    self._client.set_tag(run.info.run_id, name, value)
                 for feed in self._feeds:
                     history = self._client.get_metric_history(run.info.run_id, feed.key)
                     feed.delivered = max((metric.step for metric in history), default=-1)
@@ -234,7 +241,8 @@ class Feed:
 
 def _logs(folder: RunFolder) -> dict[str, MetricsLog]:
     """A log and one of its metrics, by which MLflow is asked how far it has come. The timing comes first: it has the dates."""
-    return {"tokens_per_second": folder.timing, "loss": folder.metrics, "val_loss": folder.evaluations}
+    system = {"system/process_memory_megabytes": folder.system}
+    return {"tokens_per_second": folder.timing, "loss": folder.metrics, "val_loss": folder.evaluations, **system}
 
 
 def _sentence(error: Exception) -> str:

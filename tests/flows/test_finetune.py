@@ -15,12 +15,15 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from uuid import UUID
 
 import mlflow
 import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from prefect import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from tiny import tiny_run
 
 from configs.alerts import AlertSettings
@@ -299,6 +302,19 @@ def test_a_failed_run_and_a_loss_that_is_nan_are_told(text: Path, tmp_path: Path
     sentences = [json.loads(line)["sentence"] for line in told.read_text().splitlines()]
     assert "loss (nan)" in sentences[0]
     assert sentences[1].startswith("'ill' has failed: The loss is no longer finite at step 1")
+
+
+def test_prefect_and_mlflow_lead_to_each_other(registered: RunResult) -> None:
+    client, run_id = client_run(registered)
+    tags = client.get_run(run_id).data.tags
+    with get_client(sync_client=True) as prefect:
+        flow_run = prefect.read_flow_run(UUID(tags["prefect.flow_run_id"]))
+        mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
+        shown = {artifact.key: artifact for artifact in prefect.read_artifacts(artifact_filter=mine)}
+    assert tags["prefect.flow_run_url"].endswith(f"/runs/flow-run/{flow_run.id}")
+    assert f"/runs/{run_id})" in shown[f"mlflow-{registered.run}"].data
+    assert shown[f"progress-{registered.run}"].data == 100.0
+    assert [row["step"] for row in json.loads(shown[f"evaluations-{registered.run}"].data)] == [0, 4, 8]
 
 
 def test_a_second_process_on_the_same_run_is_told_who_holds_it(text: Path, registered: RunResult) -> None:

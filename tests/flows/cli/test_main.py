@@ -24,6 +24,7 @@ VERBS = [
     "worker",
     "runs",
     "alerts",
+    "status",
     "doctor",
     "promote",
     "rollback",

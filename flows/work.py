@@ -16,7 +16,7 @@ from tasks.terminal.stop_signals import Interrupted, finishing
 from tasks.workspace.folders import Workspace
 
 
-def serve(at_once: int) -> None:
+def work_until_stopped(at_once: int) -> None:
     """Take nights, and so many evaluations at once, until a signal; then what trains is stopped with its checkpoint."""
     workspace = Workspace.current()
     worker = Worker(workspace, at_once)
