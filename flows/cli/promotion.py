@@ -18,7 +18,10 @@ from flows.cli.prefect_start import prefect_starting
 from tasks.servers.prefect_server import naming_a_lost_server
 from tasks.workspace.folders import Workspace
 
-models = App(name="models", help="List registered models and versions, compare two versions, delete one.")
+models = App(
+    name="models",
+    help="List registered models and versions, compare two versions, delete one.\n\nExample: `gpt2flow models demo`",
+)
 app.command(models)
 
 

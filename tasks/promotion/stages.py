@@ -126,14 +126,19 @@ def time_models(
     retry_condition_fn=is_curable,
 )
 def known_answer(match: Match, text: FrozenText | None) -> Decision | None:
-    """The last decision on just these models, this text and these rules, unless it waited for a person who did not answer."""
+    """The last decision on just these models, this text and these rules, unless it waited for a person or fell by the clock."""
     if text is None:
         return None
     key = match.key(text.facts.sha256)
-    same = [entry.decision for entry in match.ledger.entries() if entry.decision.key == key]
-    if not same or same[-1].verdict not in ("refused", "undecided"):
+    same = [match.ledger.record(entry) or entry.decision for entry in match.ledger.entries() if entry.decision.key == key]
+    if not same or same[-1].verdict not in ("refused", "undecided") or _too_slow(same[-1]):
         return None
     return match.unchanged(f"Decided before, as number {same[-1].number}: {same[-1].verdict}. {same[-1].why}")
+
+
+def _too_slow(decision: Decision) -> bool:
+    """Whether speed broke a rule, which is the one figure that another day may measure otherwise."""
+    return any(finding.rule == "seconds_per_token" and finding.mark == "broken" for finding in decision.findings)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -100,7 +100,7 @@ def test_both_are_timed(entrant: Entrant) -> None:
 def test_a_given_text_is_read_as_the_run_read_its_own(foundry: Any, entrant: Entrant, tmp_path: Path) -> None:
     (tmp_path / "given.txt").write_bytes("Über die Brücke, größer.".encode("latin-1"))
     given = PromotionSettings(text=[str(tmp_path / "given.txt")])
-    with pytest.raises(UserError, match="utf-8"):
+    with pytest.raises(UserError, match="is not UTF-8"):
         freeze_text(given, learner(foundry, entrant), None)
     text = freeze_text(given, learner(foundry, entrant), None, DataSettings(encoding="latin-1"))
     assert [document.text for document in text.documents] == ["Über die Brücke, größer."]

@@ -250,3 +250,11 @@ def test_other_rules_ask_a_person_anew_in_place_of_the_question_before(foundry: 
     assert [entry.decision.answers for entry in Ledger(MlflowClient(), model_name).entries()] == [None, 1, 2]
     assert aliases(model_name) == Aliases(old, None, new)
     assert meet(0.0, needed=False).verdict == "promoted"
+
+
+def test_one_that_was_too_slow_is_timed_again(foundry: Any, model_name: str) -> None:
+    foundry.against(model_name, foundry.noised(foundry.good, 0.5, 1), foundry.good)
+    for number in (1, 2):
+        decision = promote(model_name, settings=settings(rules={"seconds_per_token": {"at_most": 1e-9}}))
+        assert (decision.verdict, decision.number) == ("refused", number)
+        assert broken(decision) == ["seconds_per_token"]
