@@ -4,5 +4,7 @@ Importing this package points Prefect and MLflow at the workspace, because both 
 """
 
 from tasks.workspace.folders import Workspace, point_environment
+from tasks.workspace.replacement import finish_replacement
 
 point_environment(Workspace.current())
+finish_replacement(Workspace.current())

@@ -13,6 +13,8 @@ from flows.cli import (  # noqa: F401  # registers the verbs
     conversion,
     corpus,
     evaluation,
+    generation,
+    maintenance,
     models,
     monitoring,
     promotion,

@@ -65,6 +65,12 @@ def prepare_databases(workspace: Workspace) -> None:
         follow_move(workspace)
 
 
+def databases_elsewhere(workspace: Workspace) -> list[str]:
+    """Libraries whose database the environment names elsewhere: what they know is not in the workspace."""
+    here = {database.library for database in _databases(workspace)}
+    return [library for library in ("prefect", "mlflow") if library not in here]
+
+
 def _databases(workspace: Workspace) -> list[Database]:
     found = []
     if not any(os.environ.get(name) for name in PREFECT_URL_VARIABLES):

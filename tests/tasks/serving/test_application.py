@@ -18,6 +18,7 @@ from tasks.serving import application, served_model
 from tasks.serving.application import make_application
 from tasks.serving.served_model import ServedModel
 from tasks.tracking import registered_model
+from tasks.tracking.mlflow_mirror import create_experiment
 from tasks.workspace.databases import prepare_databases
 from tasks.workspace.folders import Workspace
 
@@ -152,4 +153,4 @@ def test_a_served_alias_is_followed(folder: Path, tmp_path: Path, monkeypatch: p
 
 def _experiment(registry: MlflowClient) -> str:
     found = registry.get_experiment_by_name("served")
-    return str(found.experiment_id) if found else registry.create_experiment("served")
+    return str(found.experiment_id) if found else create_experiment(registry, "served")
