@@ -62,7 +62,7 @@ class FinetuneRun(Callback):
             "store": self.store.hash,
             "mlflow_run_id": record.mlflow_run_id,
             "key": record.key,
-            "config": self.config.model_dump(),
+            "config": self.config.model_dump(mode="json"),
             "git_revision": git_revision(),
         }
 

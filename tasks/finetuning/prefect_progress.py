@@ -19,6 +19,7 @@ from gpt2core.machine.quantities import duration
 from gpt2core.training.callback import Callback, StepsDone
 from tasks.runs.run_folder import RunFolder
 from tasks.servers.addresses import flow_run_page, mlflow_run_page
+from tasks.tracking.mlflow_mirror import NOTE, OUR_NOTE
 
 INTERVAL = 10.0  # seconds between updates of the artifact
 PATIENCE = 5.0  # seconds that the end of the run waits for the last update
@@ -101,8 +102,8 @@ def tags_of_flow_run() -> dict[str, str]:
     if context is None or context.flow_run is None:
         return {}
     flow_run, page = context.flow_run, flow_run_page(context.flow_run.id)
-    note = f"Prefect flow run [{flow_run.name}]({page})"
-    return {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_url": page, "mlflow.note.content": note}
+    note = f"{OUR_NOTE}{flow_run.name}]({page})"
+    return {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_url": page, NOTE: note}
 
 
 def artifact_key(subject: str, folder: RunFolder) -> str:

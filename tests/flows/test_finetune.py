@@ -36,6 +36,7 @@ from gpt2core.model.gpt2 import GPT2
 from tasks.finetuning.result import RunResult
 from tasks.runs.run_folder import RunFolder
 from tasks.servers.server_process import free_port
+from tasks.tracking.mlflow_mirror import NOTE, OUR_NOTE, Tracking, is_our_note
 from tasks.workspace.folders import Workspace
 
 SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2}
@@ -63,9 +64,11 @@ def workspace() -> Workspace:
 
 @pytest.fixture(scope="module")
 def registered(text: Path, workspace: Workspace) -> RunResult:
-    """A finished run with a registered version."""
+    """A finished run with a registered version, on a disk that is said to be too full."""
     config = tiny_config("registered", text)
-    return finetune(config.model_copy(update={"registry": config.registry.model_copy(update={"enabled": True})}))
+    alerts = AlertSettings(file=workspace.root / "told.jsonl", disk_below=10**18)
+    enabled = config.registry.model_copy(update={"enabled": True})
+    return finetune(config.model_copy(update={"registry": enabled, "alerts": alerts}))
 
 
 def client_run(result: RunResult) -> tuple[MlflowClient, str]:
@@ -311,10 +314,23 @@ def test_prefect_and_mlflow_lead_to_each_other(registered: RunResult) -> None:
         flow_run = prefect.read_flow_run(UUID(tags["prefect.flow_run_id"]))
         mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
         shown = {artifact.key: artifact for artifact in prefect.read_artifacts(artifact_filter=mine)}
+    assert is_our_note(tags[NOTE])
+    assert f"/runs/flow-run/{flow_run.id})" in tags[NOTE]
+    client.set_tag(run_id, NOTE, "The best so far.")
+    folder = RunFolder(Path(registered.folder))
+    Tracking(folder, {NOTE: f"{OUR_NOTE}another]", "prefect.flow_run_id": "another"}).settle("FINISHED")
+    after = client.get_run(run_id).data.tags
+    assert (after[NOTE], after["prefect.flow_run_id"]) == ("The best so far.", "another")
     assert tags["prefect.flow_run_url"].endswith(f"/runs/flow-run/{flow_run.id}")
     assert f"/runs/{run_id})" in shown[f"mlflow-{registered.run}"].data
     assert shown[f"progress-{registered.run}"].data == 100.0
     assert [row["step"] for row in json.loads(shown[f"evaluations-{registered.run}"].data)] == [0, 4, 8]
+
+
+def test_a_state_that_lasts_is_told_once_and_the_run_comes_to_its_end(registered: RunResult, workspace: Workspace) -> None:
+    [told] = [json.loads(line) for line in (workspace.root / "told.jsonl").read_text().splitlines()]
+    assert (told["kind"], told["subject"]) == ("disk low", "registered")
+    assert registered.run in told["sentence"]
 
 
 def test_a_second_process_on_the_same_run_is_told_who_holds_it(text: Path, registered: RunResult) -> None:
