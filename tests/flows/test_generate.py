@@ -56,7 +56,8 @@ def prompts(tmp_path: Path) -> Path:
 def test_the_completions_are_those_of_sample_however_they_are_cut(prompts: Path, model: str, tmp_path: Path) -> None:
     table = pq.read_table(generate(prompts, tmp_path / "a.parquet", model, SETTINGS, None, 3))
     other = pq.read_table(generate(prompts, tmp_path / "b.parquet", model, SETTINGS, None, 100))
-    assert table.equals(other)
+    assert table.drop_columns("log_probability").equals(other.drop_columns("log_probability"))
+    assert table["log_probability"].to_pylist() == pytest.approx(other["log_probability"].to_pylist())
     texts = ["" if n == 3 else f"Line {n} says" for n in range(8)]
     wanted = list(Writer(Path(model), SETTINGS.model_copy(update={"log_probabilities": True})).complete(texts))
     assert table["completion"].to_pylist() == [each.text for each in wanted]
