@@ -89,7 +89,8 @@ class PromotionSettings(Section):
     """How a candidate becomes the champion."""
 
     text: Texts = []
-    """Files, folders, globs or URLs to decide on; unless given, what was held out from both models."""
+    """Files, folders, globs or URLs to decide on, read as the candidate's run read its text (data.encoding ...);
+    unless given, what was held out from both models."""
     text_limit: Annotated[Positive, BeforeValidator(as_bytes)] = 4_000_000
     """The most text that is scored, such as 4MB: documents in the order of their hashes, so the choice never changes."""
     error_rate: Annotated[float, Field(gt=0.0, le=0.5)] = 0.05

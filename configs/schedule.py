@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from configs.accepted_values import as_seconds, known_timezone
 from configs.section import Positive, Section
@@ -21,6 +21,10 @@ class ScheduleSettings(Section):
     """Seconds from the beginning of one night to the next, instead of cron; 90s, 30min, 6h and 1d are understood too."""
     timezone: Annotated[str, AfterValidator(known_timezone)] = "UTC"
     """Time zone that cron is meant in, such as Europe/Berlin."""
+    on_event: Annotated[str, Field(min_length=1)] | None = None
+    """Name of an event in Prefect that begins a night too, such as text.arrived."""
+    settle: Annotated[Seconds, Field(ge=10)] = 30
+    """Seconds without a further such event that are waited for, so that many of them begin one night."""
     go_on_from: str = "champion"
     """Alias of the registered model that a night goes on from. Where no version has it, the night begins with model.base."""
     when_busy: Literal["queue", "skip"] = "queue"

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from configs.promotion import PromotionSettings
-from tasks.promotion.approval import ask
+from tasks.promotion.approval import ask, question_of_this_flow_run
 from tasks.promotion.hooks import run_hooks
 from tasks.promotion.ledger import Decision
 from tasks.promotion.match import Settled
@@ -24,9 +24,12 @@ from tasks.servers.cancellation import cancellable
 def promote(model: str, version: str | None = None, settings: PromotionSettings | None = None) -> Decision:
     """Let the candidate (or a version) of a registered model meet its champion; aliases move only if every rule holds.
 
-    `settings` that are given come before those of the candidate's own run.
+    `settings` that are given come before those of the candidate's own run. A flow run that was suspended to ask a person goes
+    on with the answer.
     """
     with cancellable():
+        if asked := question_of_this_flow_run(model):
+            return ask(asked)
         match = find_match(model, version, settings)
         if isinstance(match, Settled):
             return _settle(match.decision)
@@ -42,9 +45,9 @@ def promote(model: str, version: str | None = None, settings: PromotionSettings 
 
 
 def _settle(decision: Decision) -> Decision:
-    """What follows from a decision: the question to a person, and the news of a promotion."""
+    """What follows from a decision: the question to a person, or the news of a promotion."""
     if decision.verdict == "awaiting approval":
-        decision = ask(decision)
+        return ask(decision)
     if decision.verdict == "promoted":
         run_hooks(decision)
     return decision

@@ -6,6 +6,7 @@ PyTorch does not wait for it.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from gpt2core.model.key_value_cache import KeyValueCache
     from gpt2core.text.tokenizer import Tokenizer, load_tokenizer
     from gpt2core.weights.loading import load_model, save_model
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to give the same bits every time
 
 _HOME = {
     "UserError": "configs.errors",

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import re
-
 from httpx import HTTPError
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.evaluation.evaluate_step import Subject, evaluate_step
 from tasks.finetuning.finetune_run import FinetuneRun
 from tasks.finetuning.milestones import missed_evaluations
+from tasks.finetuning.prefect_progress import artifact_key
 from tasks.runs.flow_run_locks import note_progress
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import say, warn
+
+MOST_ROWS = 50
+"""Evaluations in Prefect's table."""
 
 
 @task(task_run_name="sample_and_evaluate_{step}", cache_policy=NO_CACHE, persist_result=False)
@@ -67,11 +69,18 @@ def record_evaluation(run: FinetuneRun, row: dict[str, float]) -> None:
     copied, report = row.get("sample_longest_copy", 0), folder.report_files(step)[0]
     if copied > settings.copied_tokens:
         warn("samples", f"one repeats {copied:.0f} tokens of the training text word for word: see {report}")
-    key = re.sub(r"[^a-z0-9]+", "-", f"samples-{folder.id}".lower())  # Prefect allows nothing else
+    head = f"**{folder.id}, step {step}:** {line}"
     try:
-        create_markdown_artifact(markdown=_short_form(folder, row, f"**{folder.id}, step {step}:** {line}"), key=key)
+        create_markdown_artifact(markdown=_short_form(folder, row, head), key=artifact_key("samples", folder))
+        create_table_artifact(table=_table(folder), key=artifact_key("evaluations", folder), description=head)
     except HTTPError as error:
         warn("Prefect", f"does not show step {step} ({type(error).__name__}): its server is away, and training goes on")
+
+
+def _table(folder: RunFolder) -> list[dict[str, float]]:
+    """All evaluations so far, without the parts of figures."""
+    rows = folder.evaluations.rows()[-MOST_ROWS:]
+    return [{name: float(f"{value:.5g}") for name, value in row.items() if "/" not in name} for row in rows]
 
 
 def _short_form(folder: RunFolder, row: dict[str, float], head: str) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-import mlflow
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from gpt2core.machine.durable import write_text
+from tasks.finetuning.prefect_progress import artifact_key
 from tasks.reports.facts import RunFacts, gather_facts
 from tasks.reports.lens import recorded_histories, write_across
 from tasks.reports.page import render_report
 from tasks.runs.run_folder import RunFolder
+from tasks.servers.addresses import mlflow_run_page
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -25,8 +25,7 @@ def write_report(folder: RunFolder) -> Path:
     if folder.outcome() == "finished":
         for number, history in enumerate(recorded_histories(folder, facts.steps), 1):
             write_across(history, folder.lens, f"{folder.id}: the lens across training", f"across-{number}")
-    key = re.sub(r"[^a-z0-9]+", "-", f"report-{folder.id}".lower())  # Prefect allows nothing else
-    create_markdown_artifact(markdown=short_form(facts, folder), key=key)
+    create_markdown_artifact(markdown=short_form(facts, folder), key=artifact_key("report", folder))
     return folder.report_page
 
 
@@ -40,10 +39,8 @@ def short_form(facts: RunFacts, folder: RunFolder) -> str:
 
 
 def _mlflow_link(folder: RunFolder) -> list[str]:
-    record, server = folder.read_record(), mlflow.get_tracking_uri()
+    record = folder.read_record()
     if record is None or not record.mlflow_run_id:
         return []
-    run = record.mlflow_run_id
-    if not server.startswith("http"):
-        return [f"- MLflow: run `{run}`, shown by `gpt2flow dashboard`"]
-    return [f"- [MLflow]({server.rstrip('/')}/#/experiments/{record.mlflow_experiment_id or 0}/runs/{run})"]
+    page = mlflow_run_page(record.mlflow_experiment_id or "0", record.mlflow_run_id)
+    return [f"- [MLflow]({page}): run `{record.mlflow_run_id}`, also shown by `gpt2flow dashboard`"]

@@ -1,6 +1,7 @@
 """Where the tests find their inputs, and a workspace of their own for all state."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -85,3 +86,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a small file system needs root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def browser() -> list[str]:
+    """Chromium without a window and without a network; the page's address follows."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = next((path for path in map(shutil.which, names) if path), None)
+    if found is None:
+        pytest.skip("no Chromium here; pages are checked without one in test_page.py and test_ledger.py")
+    offline = ["--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    return [found, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=3000", *offline]

@@ -13,6 +13,7 @@ from flows.cli import (  # noqa: F401  # registers the verbs
     conversion,
     corpus,
     evaluation,
+    generation,
     maintenance,
     models,
     monitoring,

@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 import sys
+from json import dumps
 from pathlib import Path
 
 from rich.console import Console
 
+from configs.errors import UserError
 from configs.loading import load_config
 from configs.schema import RunSettings
 from flows.cli.app import Overrides, app
 from tasks.workspace.folders import Workspace
+
+
+@app.command
+def status(run: str | None = None, /, *, live: bool = False, json: bool = False) -> None:
+    """Say how runs stand: curves, speed, time left, memory, samples, checkpoints; what starts next, and what was told.
+
+    Example: `gpt2flow status demo --live`
+
+    Parameters
+    ----------
+    run
+        The run's id or name; all that are under way unless given, or the latest one.
+    live
+        Show it anew every two seconds, until Ctrl-C or the end of RUN.
+    json
+        As JSON, for programs.
+    """
+    from tasks.runs.find import find_run
+
+    workspace, console = Workspace.current().create(), Console(highlight=False)
+    found = find_run(workspace, run) if run else None
+    if json:
+        from tasks.monitoring.status import next_nights, status_of
+
+        print(dumps(status_of(workspace, found, next_nights(workspace)).as_json(), ensure_ascii=False))
+        return
+    if live and not console.is_terminal:
+        raise UserError("--live needs a terminal: use --json to look again and again from a program.")
+    from flows.pages.status import print_status, show_live
+
+    (show_live if live else print_status)(console, workspace, found)
 
 
 @app.command

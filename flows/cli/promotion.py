@@ -18,7 +18,10 @@ from flows.cli.prefect_start import prefect_starting
 from tasks.servers.prefect_server import naming_a_lost_server
 from tasks.workspace.folders import Workspace
 
-models = App(name="models", help="List registered models and versions, compare two versions, delete one.")
+models = App(
+    name="models",
+    help="List registered models and versions, compare two versions, delete one.\n\nExample: `gpt2flow models demo`",
+)
 app.command(models)
 
 
@@ -58,6 +61,8 @@ def promote(
     if approve or reject:
         _answer(model, approve, reason)
         return
+    if reason:
+        raise UserError("--reason is that of an answer: give --approve or --reject with it.")
     if config is not None:
         from tasks.promotion.match import laid_over
 
@@ -177,11 +182,8 @@ def _answer(model: str | None, agreed: bool, reason: str) -> None:
     _prepare()
     from flows.pages.promotion import print_decision
     from tasks.promotion.approval import answer
-    from tasks.promotion.hooks import tell
 
-    decision = answer(_name(model), agreed, reason)
-    tell(decision)
-    print_decision(Console(highlight=False), decision)
+    print_decision(Console(highlight=False), answer(_name(model), agreed, reason))
 
 
 def _prepare() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from configs.errors import UserError
 from configs.loading import load_config
 from configs.schema import RunConfig, RunSettings
 from flows.cli.app import Overrides, app
@@ -77,10 +78,11 @@ def resume(run: str, /) -> None:
 
 
 @app.command
-def report(run: str, /, *, output: Path | None = None) -> None:
+def report(run: str | None = None, /, *, all: bool = False, output: Path | None = None) -> None:
     """Write one HTML page about a run: curves, figures, samples and lens through time, settings, how to make it again.
 
-    Every evaluation and the end of the run write it too. It needs no network, so it can be sent to somebody.
+    With --all it is about the whole workspace. It needs no network, so it can be sent to somebody. Every evaluation and the
+    end of a run write that run's page too.
 
     Example: `gpt2flow report demo --output demo.html`
 
@@ -88,9 +90,21 @@ def report(run: str, /, *, output: Path | None = None) -> None:
     ----------
     run
         The run's id or name; the latest one of that name.
+    all
+        Instead of one run: all runs, versions, decisions and nights of the workspace, and what was told.
     output
-        File to write; report.html in the run's folder unless given.
+        File to write; report.html in the run's folder, or in the workspace, unless given.
     """
+    if all == (run is not None):
+        raise UserError("Name a run, such as demo, or give --all: gpt2flow runs lists what there is.")
+    if run is None:
+        from tasks.monitoring.overview import write_overview
+        from tasks.workspace.databases import prepare_databases
+
+        workspace = Workspace.current().create()
+        prepare_databases(workspace)
+        print(f"Written: {write_overview(workspace, output)}")
+        return
     from tasks.reports.page import write_page
     from tasks.runs.find import find_run
 

@@ -94,9 +94,10 @@ def deploy(
     cron: str | None = None,
     every: str | None = None,
     timezone: str | None = None,
+    on_event: str | None = None,
     settings: Overrides = RunSettings(),
 ) -> None:
-    """Let CONFIG train by itself: at the times of --cron or --every while `gpt2flow up` runs, or on `gpt2flow trigger`.
+    """Let CONFIG train by itself while `gpt2flow up` runs: by --cron or --every, on an event, or on `gpt2flow trigger`.
 
     The same command again changes the deployment of that name.
 
@@ -112,8 +113,10 @@ def deploy(
         Time from one start to the next, such as 6h, instead of cron.
     timezone
         Time zone that --cron is meant in.
+    on_event
+        Name of an event in Prefect that begins a night too, once none has come for `--schedule.settle`.
     """
-    given = {"cron": cron, "every": every, "timezone": timezone}
+    given = {"cron": cron, "every": every, "timezone": timezone, "on_event": on_event}
     schedule = {name: value for name, value in given.items() if value is not None}
     loaded = _load(config, settings, schedule)
     print(f"gpt2flow {version('gpt2flow')}, deploying '{loaded.name}' ...", flush=True)
@@ -227,9 +230,9 @@ def worker(*, at_once: Annotated[int, Parameter(validator=Number(gte=1))] = 1) -
         Evaluations at the same time, each in a process of its own.
     """
     _start_prefect()
-    from flows.serving import serve
+    from flows.work import work_until_stopped
 
-    serve(at_once)
+    work_until_stopped(at_once)
 
 
 def _load(config: Path, settings: RunSettings, schedule: dict[str, str] | None = None) -> RunConfig:

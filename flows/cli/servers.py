@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 from flows.cli.app import app
 
@@ -23,6 +24,41 @@ def dashboard(*, mlflow_port: int = 5000, prefect_port: int = 4200) -> None:
     from tasks.servers.dashboard import serve_dashboard
 
     serve_dashboard(mlflow_port, prefect_port)
+
+
+@app.command
+def serve(
+    model: str | None = None,
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    unprotected: bool = False,
+) -> None:
+    """Serve a model over HTTP as OpenAI's /v1/completions, streaming included, until Ctrl-C.
+
+    A registered model called by an alias is followed: when the champion moves, the next request is answered by the new one.
+
+    Example: `gpt2flow serve models:/demo@champion --port 8001`
+
+    Parameters
+    ----------
+    model
+        A run's id or name, a folder of weights, or models:/NAME@ALIAS; the latest run unless given.
+    host
+        Address to listen on. Where others reach it, the environment variable GPT2FLOW_KEY must hold a key that they send.
+    port
+        Port to listen on, or the first free one of those that follow.
+    weights
+        Numbers in which the weights are kept, as in `gpt2flow sample`.
+    unprotected
+        Serve others without a key.
+    """
+    print("gpt2flow: loading PyTorch and the model ...", flush=True)
+    from tasks.serving.server import serve_model
+
+    serve_model(model, host, port, weights, unprotected)
 
 
 @app.command

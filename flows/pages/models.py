@@ -6,10 +6,13 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from gpt2core.machine.quantities import bytes_text
 from tasks.promotion.versions import Difference, ModelRow, VersionRow
+
+SHOWN = {"bits_per_byte": "bits per byte", "val_loss": "validation loss"}
 
 
 def print_models(console: Console, rows: list[ModelRow]) -> None:
@@ -25,17 +28,17 @@ def print_models(console: Console, rows: list[ModelRow]) -> None:
 
 
 def print_versions(console: Console, rows: list[VersionRow]) -> None:
-    """Print versions, newest first."""
-    columns = ("version", "aliases", "bits per byte", "val loss", "size", "run", "from", "registered")
-    table = Table(*columns, box=None, padding=(0, 2, 0, 0))
+    """Print versions, newest first: aliases and age, and below what they are."""
     for row in rows:
         version, figures = row.version, row.figures
-        shown = [f"{figures[name]:.4f}" if name in figures else "–" for name in ("bits_per_byte", "val_loss")]
+        when = datetime.fromtimestamp(version.created / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        aliases = f"  [bold]{', '.join(version.aliases)}[/]" if version.aliases else ""
+        console.print(f"{version.uri}  {when}{aliases}", soft_wrap=True)
+        known = [f"{title} {figures[name]:.4f}" for name, title in SHOWN.items() if name in figures]
         size = "files are gone" if row.bytes is None else bytes_text(row.bytes)
-        when = datetime.fromtimestamp(version.created / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-        chain = " ← ".join(row.lineage) or "–"
-        table.add_row(version.number, ", ".join(version.aliases), *shown, size, version.tags.get("run", "–"), chain, when)
-    console.print(table)
+        run = [f"run {version.tags['run']}"] if "run" in version.tags else []
+        chain = [f"from {' ← '.join(row.lineage)}"] if row.lineage else []
+        console.print(Padding(escape(", ".join([*known, size, *run, *chain])), (0, 0, 0, 3)))
 
 
 def print_difference(console: Console, found: Difference) -> None:

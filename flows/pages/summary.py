@@ -63,7 +63,7 @@ def _completion(prompt: str, completion: str) -> Text:
 def _next_commands(result: RunResult) -> Table:
     table = Table(box=None, padding=(0, 3, 0, 0), show_header=False)
     command = _command()
-    model = f"models:/{result.model}@{result.alias}" if result.version else result.run
+    model = f"models:/{result.model}/{result.version}" if result.version else result.run
     table.add_row("try it", f'[cyan]{command} sample --model {model} "{_one_line(result.prompt)}"[/]')
     table.add_row("report", Path(result.folder, "report.html").as_uri())
     table.add_row("dashboards", f"[cyan]{command} dashboard[/]")

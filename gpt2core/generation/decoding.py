@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import UserError
+from gpt2core.generation.recorded_step import RecordedStep
 from gpt2core.generation.token_choice import SeenNgrams, TokenChoice, penalise_repetition
 from gpt2core.machine.memory import free_bytes
 from gpt2core.machine.quantities import gigabytes
@@ -75,6 +76,7 @@ class Continuation:
         for row in rows:
             _check_ids(row.tokens, model.config.n_vocab)
         self._memories = [_Memory(row.tokens, choice, model.config.n_vocab, self._device) for row in rows]
+        self._recorded: RecordedStep | None = None
         self._cache = _allocate(model, len(rows), max(len(row.tokens) for row in rows) + room)
         readers: dict[tuple[int, ...], int] = {}
         for number, row in enumerate(rows):
@@ -117,12 +119,20 @@ class Continuation:
 
     def _logits(self) -> Tensor:
         """After each row's last token, which enters the cache: float32 [B, V]."""
-        last = torch.tensor([row.tokens[-1:] for row in self.rows], device=self._device)  # [B, 1]
+        last = torch.tensor([row.tokens[-1:] for row in self.rows])  # [B, 1]
         with evaluating(self._model):
-            logits = self._model.head(self._model.hidden(last, self._cache)[:, -1])
+            logits = self._recorded_logits(last) if self._device.type == "cuda" else self._computed_logits(last)
         if not bool(logits.sum().isfinite()):
             raise UserError(_explain_not_finite(self._model))
         return logits
+
+    def _computed_logits(self, last: Tensor) -> Tensor:
+        return self._model.head(self._model.hidden(last.to(self._device), self._cache)[:, -1])
+
+    def _recorded_logits(self, last: Tensor) -> Tensor:
+        if self._recorded is None or self._recorded.cache is not self._cache:
+            self._recorded = RecordedStep(self._model, self._cache)
+        return self._recorded.logits(last)
 
     def _filtered(self, logits: Tensor) -> Tensor:
         """The logits after penalties, without what a row must not say; the same tensor where neither is asked for."""

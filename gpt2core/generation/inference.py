@@ -19,6 +19,7 @@ from configs.errors import UserError
 from gpt2core.kernels import inference
 from gpt2core.machine import allocator
 from gpt2core.machine.dtypes import choose_dtype
+from gpt2core.model.document_mask import DocumentMask
 from gpt2core.model.gpt2 import GPT2, Block, Projection
 from gpt2core.model.key_value_cache import KeyValueCache
 
@@ -67,9 +68,9 @@ class InferenceModel(GPT2):
         out: Tensor = self._head(hidden)
         return out
 
-    def _through_blocks(self, x: Tensor, cache: KeyValueCache | None, visible: Tensor | None) -> Tensor:
+    def _through_blocks(self, x: Tensor, cache: KeyValueCache | None, mask: DocumentMask | None) -> Tensor:
         if self._native is None or cache is None or x.shape[1] > 1:
-            return super()._through_blocks(x, cache, visible)
+            return super()._through_blocks(x, cache, mask)
         inference.step(self._native, x[:, 0], cache.keys, cache.values, cache.lengths)
         return x
 

@@ -21,6 +21,7 @@ BFLOAT16: dict[str, list[type]] = {
 }
 FLOAT32: dict[str, list[type]] = {
     "multiply": [*[POINTER, COUNT, COUNT] * 2, POINTER, POINTER, COUNT, POINTER, *[COUNT] * 5],
+    "sum_rows": [POINTER] * 2 + [COUNT] * 4,
     "multiply_workspace_size": [COUNT] * 3,
 }
 FEWEST_ROWS = 32
@@ -50,6 +51,10 @@ def multiply(x: Tensor, weight: Tensor, out: Tensor, bias: Tensor | None = None,
     weight.
     """
     n_in, n_out = reversed(weight.shape) if transposed else weight.shape
+    if x.is_cuda:
+        factor = weight.t() if transposed else weight
+        torch.mm(x, factor, out=out) if bias is None else torch.addmm(bias, x, factor, out=out)
+        return
     if x.dtype is torch.float32:
         _multiply_float32(
             x[:, :n_in], weight.t() if transposed else weight, bias, out, _float32_workspace(x, n_in, n_out), False
@@ -63,11 +68,14 @@ def add_gradient(x: Tensor, by_out: Tensor, by_weight: Tensor, by_bias: Tensor |
 
     With `add` they are added to what is there. `x` may have more columns than `in`.
     """
+    if x.is_cuda:
+        _add_product_on_cuda(x, by_out, by_weight, add)
+        return
     if x.dtype is torch.float32:
         workspace = _float32_workspace(x, len(x), by_out.shape[1])
         _multiply_float32(x[:, : len(by_weight)].t(), by_out, None, by_weight, workspace, add)
         if by_bias is not None:
-            by_bias.mul_(add).add_(by_out.sum(0))
+            _sum_rows(by_out, by_bias, add)
         return
     workspace = _workspace("gradient_workspace_size", x, len(x), by_out.shape[1])
     _multiply_gradient(x, by_out, by_weight, by_bias, workspace, add)
@@ -114,3 +122,17 @@ def _multiply_float32(left: Tensor, right: Tensor, bias: Tensor | None, out: Ten
     factors = (address(left), *left.stride(), address(right), *right.stride(), address(bias))
     sizes = (*left.shape, right.shape[1], add, torch.get_num_threads())
     compiled.multiply(*factors, address(out), out.stride(0), address(workspace), *sizes)
+
+
+@operator("to")
+def _sum_rows(rows: Tensor, to: Tensor, add: bool) -> None:
+    """to [m] = the sum of rows [n, m] and, with `add`, what is there."""
+    compiled = float32_library()
+    assert compiled is not None
+    compiled.sum_rows(address(rows), address(to), *rows.shape, add, torch.get_num_threads())
+
+
+@operator("total", device="CUDA")
+def _add_product_on_cuda(left: Tensor, right: Tensor, total: Tensor, add: bool) -> None:
+    """total [n, m] = left [k, n] transposed @ right [k, m], bfloat16 summed in float32, plus what is there with `add`."""
+    torch.ops.aten.addmm.dtype_out(total, left.t(), right, torch.float32, beta=float(add), out=total)

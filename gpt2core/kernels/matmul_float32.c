@@ -21,6 +21,7 @@
 #ifndef TALL
 #define TALL 96 /* rows of the left matrix that a thread has packed at a time: they stay in its second cache */
 #endif
+#define SUMMED 256 /* columns that a thread adds up at a time */
 #define BROAD 3072 /* columns of the right matrix that are packed at a time, for all threads */
 
 
@@ -28,11 +29,6 @@
 INLINE int64_t equal_part(int64_t length, int64_t most, int64_t multiple) {
     return round_up(ceil_div(length, ceil_div(length, most)), multiple);
 }
-
-typedef struct {
-    const float *first;
-    int64_t row, column; /* how far rows and columns are apart; one of them is 1 */
-} matrix;
 
 /* WIDTH lines of `depth` numbers side by side, [depth][WIDTH]; those behind `lines` are zeros. */
 INLINE void pack(const int WIDTH, const float *from, int64_t line, int64_t step, int64_t depth, int64_t lines, float *to) {
@@ -98,6 +94,18 @@ static void multiply_block(const float *left, const float *right, int64_t depth,
             tile(sums, left + i * depth, right + j * depth, depth);
             store_tile(sums, target, stride, rows - i, last - j, bias ? bias + j : NULL, add);
         }
+}
+
+/* to [columns] = (add: what is there +) the sum of all rows. */
+void sum_rows(const float *from, float *to, int64_t rows, int64_t columns, int64_t add, int64_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t first = 0; first < columns; first += SUMMED) {
+        const int64_t count = min(SUMMED, columns - first);
+        float sums[SUMMED] = {0};
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < count; j++) sums[j] += from[i * columns + first + j];
+        for (int64_t j = 0; j < count; j++) to[first + j] = sums[j] + (add ? to[first + j] : 0.0f);
+    }
 }
 
 /* Numbers of workspace that `multiply` needs. */

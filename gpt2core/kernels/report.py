@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Mapping
 
-from gpt2core.kernels import inference, matmul, training_kernels
+from gpt2core.kernels import causal_attention, inference, matmul, training_kernels
 from gpt2core.kernels.c_library import find_compiler
 from gpt2core.machine.kernel_level import VARIABLE, level, processor_level
 
@@ -19,7 +19,7 @@ def describe_kernels() -> Iterator[tuple[str, str, str]]:
     Compiles the kernels if that was not done before, which takes seconds. Raises UserError where GPT2FLOW_KERNELS is wrong.
     """
     matrix_products = matmul.library() or matmul.float32_library()
-    attention, others = training_kernels.attention_library(), training_kernels.library()
+    attention, others = (causal_attention.library() or causal_attention.float32_library()), training_kernels.library()
     training = {"products": matrix_products, "attention": attention, "GELU, loss, AdamW": others}
     yield "kernels, training", _value(training), _remedy("training is slower", training)
     generation = {"products of bfloat16 and int8 weights, attention": inference.library()}

@@ -1,4 +1,6 @@
-"""Calls training_kernels.c and causal_attention.c: what a step does besides its products, on a CPU with a C compiler.
+"""Calls training_kernels.c: what a step does besides its products, on a CPU with a C compiler.
+
+The loss has a kernel for CUDA as well, in `triton_cross_entropy`.
 
 The functions are PyTorch operators that write into tensors which the caller has made, all of them contiguous, so a rehearsal
 on tensors without data counts their memory. Callers ask `supports` first, and have a way in plain PyTorch otherwise.
@@ -7,9 +9,13 @@ on tensors without data counts their memory. Callers ask `supports` first, and h
 from __future__ import annotations
 
 import ctypes
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import impl
 
 from gpt2core.kernels.c_library import COUNT, NUMBER, POINTER, CLibrary, address
 from gpt2core.kernels.operators import operator
@@ -21,14 +27,9 @@ SIGNATURES: dict[str, list[type]] = {
     "scale": [POINTER] * 2 + [COUNT],
     "adamw": [POINTER] * 5 + [NUMBER] * 7 + [COUNT],
 }
-ATTENTION: dict[str, list[type]] = {"attention": [POINTER] * 4 + [COUNT] * 6}
-ROWS = 6
-"""Queries that the compiled attention takes together, as causal_attention.c says."""
-
 
 library = CLibrary("training_kernels", SIGNATURES)
 float32_library = CLibrary("training_kernels", SIGNATURES, defined=("FLOAT32",))
-attention_library = CLibrary("causal_attention", ATTENTION, least="bf16")
 BY_DTYPE = {torch.bfloat16: library, torch.float32: float32_library}
 
 
@@ -38,10 +39,14 @@ def supports(tensor: Tensor) -> bool:
     return found is not None and found() is not None
 
 
-def supports_attention(heads: Tensor) -> bool:
-    """Whether `attention` takes heads [B, T, 3, H, D]: bfloat16, with D a multiple of 16."""
-    fits = heads.dtype is torch.bfloat16 and heads.shape[-1] % 16 == 0
-    return fits and supports(heads) and attention_library() is not None
+def supports_loss(logits: Tensor) -> bool:
+    """Whether `cross_entropy` is there for such logits: on CUDA too, in bfloat16, where there is Triton."""
+    return (logits.is_cuda and logits.dtype is torch.bfloat16 and _has_triton()) or supports(logits)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def _code(tensor: Tensor) -> ctypes.CDLL:
@@ -62,42 +67,6 @@ def gelu_backward(x: Tensor, by_output: Tensor, by_input: Tensor) -> None:
     _code(x).gelu_backward(address(x), address(by_output), address(by_input), x.numel())
 
 
-def attention(heads: Tensor, out: Tensor) -> None:
-    """Causal attention of queries, keys and values [B, T, 3, H, D] into `out` [B, T, H, D].
-
-    Raises PyTorch's error where there is no memory for its passing results.
-    """
-    width, pairs, size = _extent(heads)
-    _attention(heads, None, out, _workspace(heads, 2 * size * width + 4 * size * pairs + ROWS * (6 * width + 4 * size)))
-
-
-def attention_backward(heads: Tensor, by_out: Tensor, by_heads: Tensor) -> None:
-    """The gradient by the heads, where that by `out` is given; raises as `attention` does."""
-    width, pairs, size = _extent(heads)
-    packed, squares = 4 * size * width + 12 * size * pairs, 8 * (pairs + ROWS) * width
-    _attention(heads, by_out, by_heads, _workspace(heads, packed + squares + ROWS * (12 * width + 4 * size)))
-
-
-def _extent(heads: Tensor) -> tuple[int, int, int]:
-    """Positions filled up to whole vectors and one more, pairs of positions, and size of a head."""
-    length, size = heads.shape[1], heads.shape[-1]
-    return -(-length // 16) * 16 + 16, (length + 1) // 2, size
-
-
-def _workspace(heads: Tensor, n_bytes: int) -> Tensor:
-    """So many bytes for each thread, uint8 [threads, bytes]: of PyTorch, so that their lack is its error and they count."""
-    whole_lines = -(-n_bytes // 64) * 64
-    threads = min(torch.get_num_threads(), heads.shape[0] * heads.shape[3])
-    return heads.new_empty((threads, whole_lines), dtype=torch.uint8)
-
-
-@operator("out", "workspace")
-def _attention(heads: Tensor, by_out: Tensor | None, out: Tensor, workspace: Tensor) -> None:
-    compiled, (batch, length, _, n_head, size) = attention_library(), heads.shape
-    assert compiled is not None
-    compiled.attention(*map(address, (heads, by_out, out, workspace)), batch, length, n_head, size, *workspace.shape)
-
-
 @operator("logits", "losses")
 def cross_entropy(logits: Tensor, targets: Tensor, share: Tensor, losses: Tensor, n_vocab: int, gradients: bool) -> None:
     """Each row's cross-entropy, times its `share`, of logits [n, padded V] at targets int64 [n]: float32 [n].
@@ -107,6 +76,13 @@ def cross_entropy(logits: Tensor, targets: Tensor, share: Tensor, losses: Tensor
     """
     values = map(address, (logits, targets, share, losses))
     _code(logits).cross_entropy(*values, gradients, len(logits), n_vocab, logits.shape[1])
+
+
+@impl("gpt2flow::cross_entropy", "CUDA")
+def _cross_entropy_on_cuda(*arguments: Any) -> None:
+    from gpt2core.kernels import triton_cross_entropy  # Triton is not everywhere
+
+    triton_cross_entropy.cross_entropy(*arguments)
 
 
 @operator("values")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -33,8 +35,29 @@ def accelerator_name() -> str | None:
 
 
 def copy_to(device: torch.device, tensor: Tensor) -> Tensor:
-    """A tensor of the host on `device`; to CUDA without waiting for what the device still has to do."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    """A tensor on `device`; from the host to CUDA without waiting for what the device still has to do."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+@contextmanager
+def same_bits_every_time(device: torch.device) -> Iterator[None]:
+    """On CUDA, only kernels whose results do not depend on the order in which threads come; elsewhere there are no others.
+
+    The setting is PyTorch's own and holds for the process. cuBLAS wants its variable set before its first product: `gpt2core`
+    does that when it is imported.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if device.type != "cuda" or before:
+        yield
+        return
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # which would only take time
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def choose_threads(n_embd: int) -> None:

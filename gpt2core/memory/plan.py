@@ -40,6 +40,8 @@ class Need:
     extra: int
     saves_beside: bool = True
     evaluation: int = 0
+    copies_here: bool = True
+    """Whether the copy from which a checkpoint is saved takes of this memory: from an accelerator it goes to the machine's."""
 
     @property
     def tensors(self) -> int:
@@ -49,7 +51,8 @@ class Need:
     @property
     def peak(self) -> int:
         """The most that the process will hold, a checkpoint being saved beside training included."""
-        return self.process + self.tensors + self.extra + (self.footprint.snapshot if self.saves_beside else 0)
+        copied = self.footprint.snapshot if self.saves_beside and self.copies_here else 0
+        return self.process + self.tensors + self.extra + copied
 
     @property
     def outside(self) -> int:
@@ -76,12 +79,20 @@ def predict(work: Workload, process: int, saves_beside: bool = True, measured: b
     footprint = rehearse(work)
     extra = extra_bytes(work) if measured else int(ASSUMED_EXTRA * footprint.peak)
     evaluation = evaluation_bytes(work)
-    extra = max(extra, int(EVALUATION_EXTRA * evaluation))
-    return Need(footprint, process, extra, saves_beside and work.settings.save_beside, evaluation)
+    on_cuda = work.device.type == "cuda"
+    if not on_cuda:
+        extra = max(extra, int(EVALUATION_EXTRA * evaluation))
+    if extra < 0:  # compiled blocks keep less than those that are rehearsed
+        less = {"activations": max(0, footprint.activations + extra), "peak": footprint.peak + extra}
+        footprint, extra = replace(footprint, **less), 0
+    return Need(footprint, process, extra, saves_beside and work.settings.save_beside, evaluation, not on_cuda)
 
 
 def extra_bytes(work: Workload) -> int:
-    """What libraries and allocator take beside the tensors, measured: on the whole model where that is small."""
+    """What libraries and allocator take beside the tensors, measured: on the whole model where that is small.
+
+    Less than nothing where compiled blocks keep less than those that are rehearsed.
+    """
     if is_small(work) and (found := _beside_tensors(work)) is not None:
         return found
     return extra_of_blocks(work)
@@ -90,19 +101,25 @@ def extra_bytes(work: Workload) -> int:
 def extra_of_blocks(work: Workload) -> int:
     """The same, concluded from what two and four blocks take.
 
-    It grows with the blocks, and beyond the fourth about half as fast as before (see benchmarks/memory.py).
+    It grows with the blocks: on a CPU beyond the fourth about half as fast as before (see benchmarks/memory.py), and on CUDA,
+    where it is a matter of tensors alone, with every one.
     """
     n_layer = work.config.n_layer
     two, four = (_beside_tensors(with_blocks(work, min(blocks, n_layer))) for blocks in FEW_BLOCKS)
     if two is None or four is None:
         return int(ASSUMED_EXTRA * rehearse(work).peak)
-    a_block = max(0, four - two) / 2
-    return int(four + max(0, n_layer - 4) * a_block / 2)
+    more, a_block = max(0, n_layer - 4), (four - two) / 2
+    if work.device.type == "cuda":
+        return int(four + more * a_block)
+    return int(four + more * max(0, a_block) / 2)
 
 
 def _beside_tensors(work: Workload) -> int | None:
     found = measure(work)
-    return None if found is None else max(0, found.peak - rehearse(work).peak)
+    if found is None:
+        return None
+    beside = found.peak - rehearse(work).peak
+    return beside if work.device.type == "cuda" else max(0, beside)
 
 
 def at_most(work: Workload) -> int:

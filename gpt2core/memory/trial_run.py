@@ -29,6 +29,7 @@ from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.training.callback import Callback
+from gpt2core.training.compilation import choose_compilation
 from gpt2core.training.trainer import Trainer
 
 UPDATES = 4
@@ -56,10 +57,15 @@ def measure(work: Workload) -> Measured | None:
     accumulate = min(2, work.settings.accumulate)
     job = {"config": asdict(work.config), "device": str(work.device), "mask_documents": work.mask_documents}
     length = UPDATES if is_small(work) else UPDATES_OF_LARGE
-    like = work.with_length(length).with_settings(accumulate=accumulate, memory_limit=None)
+    like = work.with_length(length).with_settings(accumulate=accumulate, memory_limit=None, compile=_is_compiled(work))
     found = _measure(json.dumps(job), like.settings.model_dump_json())
     share = work.settings.accumulate / accumulate
     return found and Measured(found.peak, found.seconds * share, found.processor * share)
+
+
+def _is_compiled(work: Workload) -> bool:
+    """Whether the run itself will be, which a trial alone would be too short for."""
+    return choose_compilation(work.settings.compile, work.device, work.settings.steps * work.settings.accumulate)
 
 
 @lru_cache

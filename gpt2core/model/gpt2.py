@@ -51,12 +51,12 @@ class Attention(nn.Module):
         self.c_attn = Projection(config.n_embd, 3 * config.n_embd)
         self.c_proj = Projection(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None, visible: Tensor | None = None) -> Tensor:
-        """[B, T, C] -> [B, T, C]; `visible`, bool [B, 1, T, T], says which tokens see which."""
+    def forward(self, x: Tensor, cache: KeyValueCache | None, mask: DocumentMask | None = None) -> Tensor:
+        """[B, T, C] -> [B, T, C]; with a mask the documents are kept apart."""
         batch, length, width = x.shape
         heads = self.c_attn(x).view(batch, length, 3, self.n_head, width // self.n_head)
         if cache is None:
-            mixed = attend_within(heads, self.dropout if self.training else 0.0, visible)  # [B, T, H, D]
+            mixed = attend_within(heads, self.dropout if self.training else 0.0, mask)  # [B, T, H, D]
         else:
             query, key, value = heads.permute(2, 0, 3, 1, 4).unbind()  # each [B, H, T, D]
             mixed = cache.attend(self.layer, query, key, value).transpose(1, 2)
@@ -89,16 +89,16 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None, visible: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, cache: KeyValueCache | None, mask: DocumentMask | None = None) -> Tensor:
         """[B, T, C] -> [B, T, C]."""
-        x = x + self.drop(self.attn(self.ln_1(x), cache, visible))
+        x = x + self.drop(self.attn(self.ln_1(x), cache, mask))
         out: Tensor = x + self.drop(self.mlp(self.ln_2(x)))
         return out
 
 
-def run_block(block: nn.Module, x: Tensor, cache: KeyValueCache | None, visible: Tensor | None) -> Tensor:
+def run_block(block: nn.Module, x: Tensor, cache: KeyValueCache | None, mask: DocumentMask | None) -> Tensor:
     """A block's output, [B, T, C] -> [B, T, C]: the part of the model that can be compiled."""
-    out: Tensor = block(x, cache, visible)
+    out: Tensor = block(x, cache, mask)
     return out
 
 
@@ -128,17 +128,17 @@ class GPT2(nn.Module):
             raise UserError(f"{end} tokens do not fit the context of {self.config.n_ctx}: shorten the text.")
         positions = self._positions(tokens.shape[1], cache, mask)
         x: Tensor = self.drop(embedding(tokens, self.wte.weight) + positions)  # [B, T, C]
-        x = self._through_blocks(x, cache, mask.visible if mask else None)
+        x = self._through_blocks(x, cache, mask)
         if cache is not None:
             cache.advance(tokens.shape[1])
         out: Tensor = self.ln_f(x)
         return out
 
-    def _through_blocks(self, x: Tensor, cache: KeyValueCache | None, visible: Tensor | None) -> Tensor:
+    def _through_blocks(self, x: Tensor, cache: KeyValueCache | None, mask: DocumentMask | None) -> Tensor:
         run = self.training_block if self.training else run_block
         for number, block in enumerate(self.h):
             recompute = number < self.recomputed and torch.is_grad_enabled()
-            values = (block, x, cache, visible)
+            values = (block, x, cache, mask)
             x = checkpoint(run, *values, use_reentrant=False) if recompute else run(*values)
         return x
 

@@ -1,4 +1,4 @@
-"""Where the gradients of a bfloat16 weight are added up: in the float32 weight that it is a copy of.
+"""Where the gradients of a weight are added up: in float32, for a bfloat16 weight in the one that it is a copy of.
 
 What can write them there does so, and they never exist in bfloat16; those of PyTorch's own functions are added as soon as
 backward has them.
@@ -42,11 +42,26 @@ class GradientSum:
             total.copy_(gradient)
 
 
+class OwnGradient(GradientSum):
+    """The `grad` of a float32 weight that computes itself; PyTorch's own functions add to it as well."""
+
+    def destination(self) -> tuple[Tensor, bool]:
+        """Where the caller now writes a gradient, and whether to add it: `zero_grad` makes the next one the first."""
+        self._begun = self._own.grad is not None
+        return super().destination()
+
+    def add(self, gradient: Tensor) -> None:
+        """Add a gradient; the first one becomes the sum itself."""
+        self._begun = self._own.grad is not None
+        super().add(gradient)
+
+
 def sum_gradients_of(copied: Tensor, own: Tensor) -> GradientSum:
-    """Let the gradients of a copy be added up in its float32 weight."""
-    total = GradientSum(own)
+    """Let the gradients of a copy be added up in its float32 weight, which may be the same."""
+    total = OwnGradient(own) if copied is own else GradientSum(own)
     copied.gradient_sum = total  # type: ignore[attr-defined]
-    copied.register_post_accumulate_grad_hook(partial(_collect, total))  # type: ignore[no-untyped-call]
+    if copied is not own:
+        copied.register_post_accumulate_grad_hook(partial(_collect, total))  # type: ignore[no-untyped-call]
     return total
 
 

@@ -5,6 +5,7 @@ Rows may be of different lengths. Shapes: L n_layer, B batch, H heads, T new pos
 
 from __future__ import annotations
 
+import math
 from itertools import groupby
 
 import torch
@@ -27,7 +28,7 @@ class KeyValueCache:
         if device.type == "cpu":
             self.keys, self.values = allocator.empty(shape, dtype), allocator.empty(shape, dtype)
         else:
-            self.keys, self.values = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
+            self.keys, self.values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))  # for WholeCache
         self.lengths = torch.zeros(batch, dtype=torch.int64)  # on the CPU: they are looked at before each step
 
     @property
@@ -95,3 +96,32 @@ class KeyValueCache:
         other = object.__new__(KeyValueCache)
         other.keys, other.values, other.lengths = keys, values, self.lengths[rows]
         return other
+
+
+class WholeCache(KeyValueCache):
+    """The same memory, which one new token a row looks through whole, behind a mask.
+
+    So a step does the same whatever the lengths are, of which it knows `places` alone, int64 [B] on the device; nobody counts.
+    """
+
+    def __init__(self, cache: KeyValueCache) -> None:
+        self.keys, self.values, self.lengths = cache.keys, cache.values, cache.lengths
+        self.places = cache.lengths.to(cache.keys.device)
+        self._rows = torch.arange(len(self.places), device=self.places.device)
+
+    def positions(self, _: int) -> Tensor:
+        """Of the new token of each row: int64 [B, 1]."""
+        return self.places[:, None]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """As that of the cache, for queries [B, H, 1, D]."""
+        keys, values = self.keys[layer], self.values[layer]  # [B, H, capacity, D]
+        for filled, new in ((keys, key), (values, value)):
+            filled[self._rows, :, self.places] = new[:, :, 0].to(filled.dtype)
+        later = torch.arange(self.capacity, device=keys.device) > self.places[:, None]  # [B, capacity]
+        scores = (query.to(keys.dtype) @ keys.transpose(2, 3)).float() / math.sqrt(keys.shape[3])  # [B, H, 1, capacity]
+        weights = scores.masked_fill(later[:, None, None], -torch.inf).softmax(-1)
+        return (weights.to(values.dtype) @ values).to(query.dtype)
+
+    def advance(self, count: int) -> None:
+        """Nothing: the cache that owns the memory counts."""

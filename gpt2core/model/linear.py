@@ -56,8 +56,9 @@ def _by_parameters(x: Tensor, by_out: Tensor, needed: list[bool], sums: list[Any
     by_weight = by_bias = None
     if needed[0]:
         by_weight = x.new_empty(x.shape[1], by_out.shape[1], dtype=torch.float32)
-        matmul.add_gradient(x, by_out, by_weight, None, add=False)
-    if needed[1]:
+        by_bias = x.new_empty(by_out.shape[1], dtype=torch.float32) if needed[1] else None
+        matmul.add_gradient(x, by_out, by_weight, by_bias, add=False)
+    elif needed[1]:
         by_bias = by_out.sum(0, dtype=torch.float32)
     return [found if found is None else found.to(x.dtype) for found in (by_weight, by_bias)]
 

@@ -65,10 +65,9 @@ def _scale(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
 
 
 def _gradient_like(weight: Tensor, hidden: Tensor) -> Tensor:
-    """Memory for the gradient by weight: [V, C] in float32 where our products make it, otherwise [padded V, C]."""
-    if matmul.supports(hidden):
-        return torch.empty_like(weight, dtype=torch.float32)
-    return weight.new_empty(_padded(weight), weight.shape[1])
+    """Memory for the gradient by weight: [V, C] where our products make it, else [padded V, C]; in float32 if it is fused."""
+    rows = len(weight) if matmul.supports(hidden) else _padded(weight)
+    return weight.new_empty(rows, weight.shape[1], dtype=torch.float32 if _is_fused(hidden) else weight.dtype)
 
 
 def _padded(weight: Tensor) -> int:
@@ -77,25 +76,39 @@ def _padded(weight: Tensor) -> int:
     return -(-n_vocab // PADDING) * PADDING if weight.dtype is torch.bfloat16 else n_vocab
 
 
+def _with_padding(weight: Tensor) -> Tensor:
+    """[padded V, C], the added rows zero."""
+    extra = _padded(weight) - len(weight)
+    return F.pad(weight, (0, 0, 0, extra)) if extra else weight
+
+
 def _walk(hidden: Tensor, weight: Tensor, targets: Tensor, by_hidden: Tensor | None, by_weight: Tensor | None) -> Tensor:
     """The mean loss; fills its gradients by hidden [N, C] and by weight where they are wanted."""
     counted = targets != IGNORED
     share = counted / counted.sum().clamp(min=1)  # [N]
-    way = _walk_on_our_way if matmul.supports(hidden) else _walk_on_pytorchs_way
+    way = _walk_on_our_way if _is_fused(hidden) else _walk_on_pytorchs_way
     return way(hidden, weight, targets, share, by_hidden, by_weight)
+
+
+def _is_fused(hidden: Tensor) -> bool:
+    """Whether there are products that sum in float32, and a kernel that turns logits into their derivatives."""
+    return training_kernels.supports_loss(hidden) if hidden.is_cuda else matmul.supports(hidden)
 
 
 def _walk_on_our_way(
     hidden: Tensor, weight: Tensor, targets: Tensor, share: Tensor, by_hidden: Tensor | None, by_weight: Tensor | None
 ) -> Tensor:
-    """By our products, and a kernel that turns logits into their gradients where they stand."""
-    losses = torch.empty_like(share)  # [N]
+    """By products that sum in float32, and a kernel that turns logits into their gradients where they stand."""
+    n_vocab, losses = len(weight), torch.empty_like(share)  # [N]
+    if hidden.is_cuda:
+        weight = _with_padding(weight)
     wanted = by_hidden is not None or by_weight is not None
-    for start in range(0, len(hidden), OWN_CHUNK):
-        rows = slice(start, start + OWN_CHUNK)
+    size = ACCELERATOR_CHUNK if hidden.is_cuda else OWN_CHUNK
+    for start in range(0, len(hidden), size):
+        rows = slice(start, start + size)
         error = hidden.new_empty(len(hidden[rows]), _padded(weight))  # [n, padded V]: logits at first
         matmul.multiply(hidden[rows], weight, error, transposed=True)
-        training_kernels.cross_entropy(error, targets[rows], share[rows], losses[rows], len(weight), wanted)
+        training_kernels.cross_entropy(error, targets[rows], share[rows], losses[rows], n_vocab, wanted)
         if by_hidden is not None:
             matmul.multiply(error, weight, by_hidden[rows])
         if by_weight is not None:
@@ -107,8 +120,7 @@ def _walk_on_pytorchs_way(
     hidden: Tensor, weight: Tensor, targets: Tensor, share: Tensor, by_hidden: Tensor | None, by_weight: Tensor | None
 ) -> Tensor:
     n_vocab, loss = weight.shape[0], torch.zeros((), device=hidden.device)
-    if extra := _padded(weight) - n_vocab:
-        weight = F.pad(weight, (0, 0, 0, extra))  # [padded V, C]
+    extra, weight = _padded(weight) - n_vocab, _with_padding(weight)
     size = CHUNK if hidden.device.type == "cpu" else ACCELERATOR_CHUNK
     for start in range(0, len(hidden), size):
         rows = slice(start, start + size)

@@ -19,7 +19,7 @@ from torch import Tensor
 from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.machine.allocator import keep_freed_memory
-from gpt2core.machine.devices import choose_threads, copy_to
+from gpt2core.machine.devices import choose_threads, copy_to, same_bits_every_time
 from gpt2core.machine.dtypes import choose_dtype
 from gpt2core.machine.memory import is_out_of_memory
 from gpt2core.model.gpt2 import GPT2
@@ -28,6 +28,7 @@ from gpt2core.training.callback import Callback, StepMetrics, StepsDone
 from gpt2core.training.compilation import choose_compilation, compile_blocks
 from gpt2core.training.noise import add_noise
 from gpt2core.training.optimizers import Optimization
+from gpt2core.training.recorded_gradient import RecordedGradient
 from gpt2core.training.schedule import learning_rate
 from gpt2core.training.trainable import choose_trainable
 from gpt2core.training.working_copy import WorkingCopy
@@ -80,6 +81,10 @@ class Trainer:
         self.compiled = choose_compilation(settings.compile, self._device, settings.steps * settings.accumulate)
         if self.compiled:
             compile_blocks(self._working.model)
+        self._drops = bool(model.config.dropout or settings.lora.dropout)
+        self._recorded: RecordedGradient | None = None
+        if self._device.type == "cuda" and not settings.recompute_blocks:  # which asks for random states
+            self._recorded = RecordedGradient(self.optimizer.parameters)
         self._stop_requested = False
         self._not_finite = torch.zeros((), dtype=torch.bool)
         self._skipped = 0
@@ -104,12 +109,16 @@ class Trainer:
         self.model.train()
         self._reported_at = time.perf_counter()
         gc.freeze()  # all that is alive now stays alive until the end: the collector need not walk through it again and again
-        while self.step < step and not self._stop_requested:
-            self._update()
-            if len(self._pending) >= REPORT_EVERY or self._is_known_to_diverge():
-                self._report()
-        gc.unfreeze()
-        self._report()
+        try:
+            while self.step < step and not self._stop_requested:
+                self._update()
+                if len(self._pending) >= REPORT_EVERY or self._is_known_to_diverge():
+                    self._report()
+            self._report()
+        finally:
+            gc.unfreeze()
+            if self._recorded:
+                self._recorded.forget()  # others need memory now, and may change what was recorded
 
     def computing_model(self) -> GPT2:
         """The model with the current weights in the dtype that training computes in: for evaluation, not to be changed."""
@@ -130,7 +139,8 @@ class Trainer:
         while True:
             self._cut_batches()
             try:
-                return self._gradient()
+                with same_bits_every_time(self._device):
+                    return self._gradient()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -169,6 +179,8 @@ class Trainer:
         """Cut the batches as they were cut when this update was first made, so that a resumed run makes the same one."""
         cut = max((pieces for update, pieces in self.batch_cuts.items() if update <= self.step), default=1)
         if self.micro_batches != self.settings.accumulate * cut:
+            if self._recorded:
+                self._recorded.forget()
             self.batches, self.micro_batches = self._whole.in_smaller_batches(cut), self.settings.accumulate * cut
             for callback in self.callbacks:
                 callback.on_batch_cut(self.batches.batch_size, self.micro_batches)
@@ -190,9 +202,14 @@ class Trainer:
         index = update * self.micro_batches + number
         text, targets = self.batches.at(index)
         inputs = add_noise(text, self.settings, index, self.model.config.n_vocab)
-        inputs, targets = copy_to(self._device, inputs), copy_to(self._device, targets)
-        if self.model.config.dropout or self.settings.lora.dropout:
+        batch = [copy_to(self._device, part) for part in (text, inputs, targets)]
+        if self._drops:
             torch.manual_seed(mixed_seed(self.settings.seed, index))
+        if self._recorded:
+            return self._recorded.add(self._gradient_of, number == 0, *batch)
+        return self._gradient_of(*batch)
+
+    def _gradient_of(self, text: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         mask = self._working.model.mask_for(text)  # noise neither makes documents nor joins them
         loss = self._working.model.loss(inputs, targets, mask) / self.micro_batches
         loss.backward()  # type: ignore[no-untyped-call]

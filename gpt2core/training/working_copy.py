@@ -30,7 +30,7 @@ class WorkingCopy:
         self._current: dict[Tensor, int] = {}
         self._outdated = list(zip(self.model.parameters(), master.parameters(), strict=True))
         self._trained = [(copied, own) for copied, own in self._outdated if own.requires_grad]
-        self._sums = [sum_gradients_of(copied, own) for copied, own in self._trained if copied is not own]
+        self._sums = [sum_gradients_of(copied, own) for copied, own in self._trained]
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -72,14 +72,17 @@ def store_here(name: str | None) -> TokenStore | None:
     return open_store(folder, verify=False) if folder.is_dir() else None
 
 
-def freeze_text(settings: PromotionSettings, candidate: Learner, rival: Learner | None) -> FrozenText:
+def freeze_text(
+    settings: PromotionSettings, candidate: Learner, rival: Learner | None, reading: DataSettings | None = None
+) -> FrozenText:
     """The text that both have not learnt from, as far as can be known.
 
+    promote.text is read as `reading` says, so that the same file gives the same documents as in the candidate's own run.
     `rival` is None where it has no training of its own (an untrained model). Raises NoTextError where there is no such text,
     and UserError where promote.text names none.
     """
     if settings.text:
-        hashed, origin = _given(settings.text), "promote.text"
+        hashed, origin = _given(settings.text, reading or DataSettings()), "promote.text"
         if candidate.own_store is None:
             raise NoTextError(
                 f"The text that the {candidate.title} was trained on is not here, so nobody can say whether it has seen "
@@ -104,8 +107,8 @@ def freeze_text(settings: PromotionSettings, candidate: Learner, rival: Learner 
     return FrozenText([document for _, document in chosen], facts)
 
 
-def _given(text: list[str]) -> dict[str, Document]:
-    data = DataSettings(source=text)
+def _given(text: list[str], reading: DataSettings) -> dict[str, Document]:
+    data = reading.model_copy(update={"source": text})
     return {hashlib.sha256(one.text.encode()).hexdigest(): one for one in read_documents(find_files(data), data)}
 
 

@@ -18,7 +18,9 @@ from gpt2core.training.trainer import Trainer
 from tasks.evaluation.copied_passages import CopySearch
 from tasks.evaluation.outside import OutsideEvaluation
 from tasks.finetuning.checkpoint_keeper import CheckpointKeeper
+from tasks.finetuning.prefect_progress import PrefectProgress, tags_of_flow_run
 from tasks.finetuning.run_watch import RunWatch
+from tasks.finetuning.system_recorder import SystemRecorder
 from tasks.runs.identity import git_revision
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import warn
@@ -36,9 +38,11 @@ class FinetuneRun(Callback):
         self.trainer = trainer
         self.outside = OutsideEvaluation(folder, config.evaluate.where)
         self.checkpoints = CheckpointKeeper(self.folder, config, trainer, tokenizer, self.state, self.outside)
-        self.tracking = Tracking(folder)
+        self.tracking = Tracking(folder, tags_of_flow_run())
         self.watch = RunWatch(folder, config)
-        trainer.callbacks.append(self.watch)
+        tokens = config.train.accumulate * config.train.batch_size * trainer.model.config.n_ctx
+        self.progress = PrefectProgress(folder, config.train.steps, tokens)
+        trainer.callbacks += [SystemRecorder(folder), self.watch, self.progress]
 
     @cached_property
     def held_out(self) -> DocumentStream:
@@ -58,7 +62,7 @@ class FinetuneRun(Callback):
             "store": self.store.hash,
             "mlflow_run_id": record.mlflow_run_id,
             "key": record.key,
-            "config": self.config.model_dump(),
+            "config": self.config.model_dump(mode="json"),
             "git_revision": git_revision(),
         }
 

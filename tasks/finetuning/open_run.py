@@ -43,7 +43,7 @@ def open_run(
         run = FinetuneRun(folder, config, tokenizer, store, trainer)
         start_or_resume(run, origin, asked)
         try:
-            with run.watch, run.tracking, naming_lack_of_memory(), _saving_what_is_under_way(run):
+            with run.watch, run.progress, run.tracking, naming_lack_of_memory(), _saving_what_is_under_way(run):
                 yield run
         except Interrupted:
             say("stopped", _advice(folder), mark="[yellow]■[/]")

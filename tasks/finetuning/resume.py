@@ -98,7 +98,7 @@ def _cut_back(folder: RunFolder, step: int, marks: Mapping[str, LogMark] = {}) -
 
 def _describe(run: FinetuneRun, state: CheckpointState | None, origin: Origin | None, asked: str) -> None:
     """run.json: what is known from before stays; a damaged one is restored from the checkpoint's state."""
-    config = run.config.model_dump()
+    config = run.config.model_dump(mode="json")
     new = RunRecord(id=run.folder.id, store=run.store.hash, settings=config)
     if state and state.key:
         new = new.model_copy(update={"key": state.key, "mlflow_run_id": state.mlflow_run_id, "settings": state.settings})

@@ -36,6 +36,7 @@ class RunWatch(Callback):
         self._position = self._last = 0
         self._speeds: list[float] = []
         self._disk_seen = 0.0
+        self._lasting: set[Kind] = set()
         self._comparison = threading.Thread()
 
     def __enter__(self) -> RunWatch:
@@ -50,10 +51,10 @@ class RunWatch(Callback):
         """Judge the new losses, the speed and the disk."""
         self._tell("loss spike", rules.spike(self._rows_of(done), self._settings.loss_spike))
         self._speeds = [*self._speeds, done.tokens_per_second][-rules.USUAL - rules.RECENT :]
-        self._tell("slow", rules.slower(self._speeds, self._settings.throughput_below))
+        self._tell_once("slow", rules.slower(self._speeds, self._settings.throughput_below))
         if time.monotonic() - self._disk_seen > DISK_INTERVAL:
             self._disk_seen, root = time.monotonic(), Workspace.current().root
-            self._tell("disk low", rules.disk_low(shutil.disk_usage(root).free, self._settings.disk_below, str(root)))
+            self._tell_once("disk low", rules.disk_low(shutil.disk_usage(root).free, self._settings.disk_below, str(root)))
 
     def on_not_finite(self, update: StepMetrics) -> None:
         """Tell it before the run is stopped or rewound."""
@@ -80,7 +81,15 @@ class RunWatch(Callback):
         champion = champion_cost(self._folder, self._config)
         if champion is not None:
             costs = [cost(row, self._config.evaluate.best_by) for row in self._folder.evaluations.rows() if row["step"]]
-            self._tell("worse than champion", rules.worse_than_champion(costs, champion, self._settings.worse_than_champion))
+            self._tell_once(
+                "worse than champion", rules.worse_than_champion(costs, champion, self._settings.worse_than_champion)
+            )
+
+    def _tell_once(self, kind: Kind, text: str | None) -> None:
+        """Of a state that lasts its beginning alone."""
+        if text and kind not in self._lasting:
+            self._tell(kind, text)
+        (self._lasting.add if text else self._lasting.discard)(kind)
 
     def _tell(self, kind: Kind, text: str | None) -> None:
         if text:

@@ -2,64 +2,71 @@
 
 from __future__ import annotations
 
-import math
-from contextlib import suppress
-from datetime import UTC, datetime
-from uuid import UUID
-
 from mlflow import MlflowClient
-from prefect import suspend_flow_run
-from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.input import RunInput
+from prefect.states import Completed
 
 from configs.errors import UserError
+from tasks.promotion import question
 from tasks.promotion.aliases import finish_interrupted
-from tasks.promotion.ledger import Approval, Decision, Ledger, LedgerEntry
+from tasks.promotion.hooks import tell
+from tasks.promotion.ledger import FLOW_RUN, Approval, Decision, Ledger, LedgerEntry
 from tasks.promotion.match import waiting_for_answer
 from tasks.promotion.record import record_and_move
 from tasks.registry.alias_lock import moving_aliases, now, who
 from tasks.registry.lookup import Aliases, aliases_of
 from tasks.terminal.console import say
 
-FLOW_RUN = "prefect_flow_run"
-"""Note in the ledger: the flow run that is suspended until a person answers."""
-
-
-class Answer(RunInput):
-    """The form in Prefect's page."""
-
-    agree: bool
-    """Whether the candidate becomes the champion."""
-    reason: str
-    """Why; it stands in the ledger."""
-    by: str = ""
-    """Who says so."""
-
 
 def ask(decision: Decision) -> Decision:
-    """Ask where somebody can answer later. A flow run of a deployment is suspended until then, and its process ends.
+    """Ask, and return what is known then: the answer, or the question where that stands until its deadline.
 
-    One that was started by hand ends, and the question stands until its deadline.
+    A flow run of a deployment is suspended, and its process ends; for any other a worker's flow run asks, if there is one.
     """
-    context, ledger = FlowRunContext.get(), Ledger(MlflowClient(), decision.model)
-    flow_run = context.flow_run if context else None
     how = f"gpt2flow promote {decision.model} --approve --reason ... (or --reject)"
     say("approval", f"asked until {decision.deadline}: {how}", mark="[yellow]?[/]")
-    if flow_run is None or flow_run.deployment_id is None:
-        return decision
-    for entry in ledger.entries():
-        if entry.decision.number == decision.number:
-            ledger.note(entry, FLOW_RUN, str(flow_run.id))
-    given = suspend_flow_run(wait_for_input=Answer, timeout=_seconds_left(decision), key=f"decision-{decision.number}")
-    assert given is not None  # who resumes it in Prefect fills in the form
-    return answer(decision.model, given.agree, given.reason, given.by or who())
+    if _own_flow_run():
+        return ask_in_prefect(decision.model, decision.number)
+    if question.hand_to_worker(decision):
+        say("approval", "asked in Prefect's page as well", mark="[yellow]?[/]")
+    return decision
 
 
-def answer(model: str, agreed: bool, reason: str, by: str | None = None, wait: float = 60.0) -> Decision:
-    """Carry out what a person says to the decision that waits; returns the decision that follows.
+def ask_in_prefect(model: str, number: int) -> Decision:
+    """Suspend this flow run of a deployment until a person answers the question; then the decision that follows from it.
 
-    The same answer twice is the same decision. Raises UserError where nothing waits, or a reason is missing.
+    What was answered, withdrawn or late meanwhile is not asked; nor is what another flow run asks. Raises UserError where there
+    is no such question.
+    """
+    ledger, own = Ledger(MlflowClient(), model), _own_flow_run()
+    entries = ledger.entries()
+    entry = next((entry for entry in entries if entry.decision.number == number), None)
+    if entry is None:
+        raise UserError(f"There is no decision {number} about '{model}': gpt2flow history {model} shows what there was.")
+    if closing := _closing(entries, number):
+        return closing
+    if entry.flow_run not in (None, own):
+        return entry.decision
+    if own:
+        ledger.note(entry, FLOW_RUN, own)
+    given = question.suspend_until_answered(ledger.record(entry) or entry.decision)
+    return answer(model, given.answer == "approve", given.reason, given.by or who(), number)
+
+
+def question_of_this_flow_run(model: str) -> Decision | None:
+    """What this flow run has asked before it was suspended; None where it has just begun."""
+    own = _own_flow_run()
+    entries = Ledger(MlflowClient(), model).entries() if own else []
+    return next((entry.decision for entry in entries if entry.flow_run == own), None)
+
+
+def answer(
+    model: str, agreed: bool, reason: str, by: str | None = None, number: int | None = None, wait: float = 60.0
+) -> Decision:
+    """Carry out what a person says to the question that waits, or to that of the number, and tell the hooks.
+
+    Returns the decision that follows; the same answer twice is the same decision. Raises UserError where nothing waits, or a
+    reason is missing.
     """
     if not reason.strip():
         raise UserError('A reason is needed, it stands in the ledger: add --reason "...".')
@@ -68,14 +75,14 @@ def answer(model: str, agreed: bool, reason: str, by: str | None = None, wait: f
         finish_interrupted(client, ledger)
         aliases, entries = Aliases.of(aliases_of(client, model)), ledger.entries()
         entry = waiting_for_answer(entries, aliases)
-        if entry is None:
-            if given := _given_just_now(entries, agreed):
-                return given
-            raise UserError(f"No decision about '{model}' waits for an answer: gpt2flow history {model} shows what there was.")
+        if entry is None or number not in (None, entry.decision.number):
+            return _given_before(model, entries, agreed, number)
         waiting = ledger.record(entry) or entry.decision
         found = _answered(waiting, Approval(by=by or who(), agreed=agreed, reason=reason))
         decision = record_and_move(client, ledger, found)
-    _resume_flow_run(client, entry, agreed)
+    if entry.flow_run and entry.flow_run != _own_flow_run():
+        question.end(entry.flow_run, Completed(message=decision.why))
+    tell(decision)
     return decision
 
 
@@ -94,22 +101,23 @@ def _answered(waiting: Decision, approval: Approval) -> Decision:
     return waiting.model_copy(update=changes)
 
 
-def _given_just_now(entries: list[LedgerEntry], agreed: bool) -> Decision | None:
-    """The last decision, where it is this very answer: a suspended flow run goes on after the command line has answered."""
+def _given_before(model: str, entries: list[LedgerEntry], agreed: bool, number: int | None) -> Decision:
+    """What closed the question of that number; without one the last decision, where it is this very answer."""
     last = entries[-1].decision if entries else None
-    return last if last and last.approval and last.approval.agreed == agreed else None
+    same = last if last and last.approval and last.approval.agreed == agreed else None
+    found = same if number is None else _closing(entries, number)
+    if found is None:
+        raise UserError(f"No decision about '{model}' waits for an answer: gpt2flow history {model} shows what there was.")
+    return found
 
 
-def _seconds_left(decision: Decision) -> int:
-    left = datetime.fromisoformat(decision.deadline or now()) - datetime.now(UTC)
-    return max(1, math.ceil(left.total_seconds()))
+def _closing(entries: list[LedgerEntry], number: int) -> Decision | None:
+    """The decision that answered, closed or took the place of a question."""
+    return next((entry.decision for entry in entries if entry.decision.answers == number), None)
 
 
-def _resume_flow_run(client: MlflowClient, entry: LedgerEntry, agreed: bool) -> None:
-    """Tell Prefect that the question is answered, if a flow run waits there; its own attempt finds the decision made."""
-    run = client.get_run(entry.run_id)
-    waiting = run.data.tags.get(f"gpt2flow.{FLOW_RUN}")
-    if not waiting or FlowRunContext.get():
-        return
-    with suppress(Exception), get_client(sync_client=True) as prefect:  # the answer counts without Prefect as well
-        prefect.resume_flow_run(UUID(waiting), run_input={"agree": agreed, "reason": "answered on the command line"})
+def _own_flow_run() -> str | None:
+    """Id of the flow run that this process works on, where a deployment has started it: no other can be suspended."""
+    context = FlowRunContext.get()
+    flow_run = context.flow_run if context else None
+    return str(flow_run.id) if flow_run and flow_run.deployment_id else None

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from configs.errors import UserError
-from tasks.promotion.ledger import Decision, Ledger, broken_links
+from tasks.promotion.ledger import PAGE, Decision, Ledger, broken_links
 from tasks.registry.lookup import aliases_of
 
 
@@ -22,6 +22,10 @@ class DecisionHistory:
     problems: list[str]
     from_copies: bool
     folder: Path
+
+    def page(self, number: int) -> Path:
+        """Where the page of a decision lies, if this workspace has it."""
+        return self.folder / f"{number:06d}" / PAGE
 
 
 def read_history(model: str) -> DecisionHistory:

@@ -31,6 +31,8 @@ from tasks.workspace.folders import Workspace
 
 RECORD, PAGE = "decision.json", "decision.html"
 ENTRY, FINGERPRINT, APPLIED = "gpt2flow.decision", "gpt2flow.fingerprint", "gpt2flow.applied"
+FLOW_RUN = "prefect_flow_run"
+"""Note: the flow run that is suspended until a person answers."""
 LONGEST_TAG = 4000
 """Characters of the grounds that stand in a tag; the record has all of them."""
 
@@ -68,7 +70,7 @@ class Decision(Fact):
     deadline: str | None = None
     """Until when a person may answer."""
     answers: int | None = None
-    """Number of the decision that was waiting for this one."""
+    """Number of the question that this decision answers, closes or takes the place of."""
     approval: Approval | None = None
     previous_fingerprint: str = ""
     findings: list[RuleFinding] = []
@@ -98,6 +100,8 @@ class LedgerEntry:
     fingerprint: str
     run_id: str
     applied: bool
+    flow_run: str | None = None
+    """Prefect's, which is suspended until a person answers."""
 
 
 class Ledger:
@@ -239,4 +243,5 @@ def broken_links(entries: Sequence[tuple[Decision, str]]) -> list[str]:
 
 def _entry(run: Run) -> LedgerEntry:
     tags = run.data.tags
-    return LedgerEntry(Decision.model_validate_json(tags[ENTRY]), tags[FINGERPRINT], run.info.run_id, APPLIED in tags)
+    decision, flow_run = Decision.model_validate_json(tags[ENTRY]), tags.get(f"gpt2flow.{FLOW_RUN}")
+    return LedgerEntry(decision, tags[FINGERPRINT], run.info.run_id, APPLIED in tags, flow_run)

@@ -23,6 +23,7 @@ from tasks.promotion.ledger import Decision, Ledger, LedgerEntry
 from tasks.promotion.record import record_and_move
 from tasks.registry.alias_lock import moving_aliases, now, who
 from tasks.registry.lookup import CANDIDATE, Aliases, Version, alias_version, aliases_of, find_version
+from tasks.terminal.console import say
 
 NOT_EVIDENCE = {"wait", "hooks", "approval"}
 """Settings of a promotion that decide nothing about the comparison."""
@@ -115,7 +116,9 @@ def find_match(client: MlflowClient, model: str, version: str | None, given: Pro
     if candidate.number == aliases.champion:
         return Settled(match.unchanged(f"Version {candidate.number} is the champion already."))
     if waiting := waiting_for_answer(entries, aliases, candidate.number):
-        return Settled(waiting.decision)
+        if _asked_by_same_rules(ledger.record(waiting), settings):
+            return Settled(waiting.decision)
+        say("match", f"question {waiting.decision.number} was asked by other rules: it is judged anew by these")
     if (back := _rolled_back(entries, candidate.number)) and version is None:
         again = f"gpt2flow promote {model}/{candidate.number} tries it again"
         return Settled(match.unchanged(f"Version {candidate.number} was rolled back by {back.who} ({back.why}): {again}."))
@@ -147,6 +150,15 @@ def waiting_for_answer(entries: list[LedgerEntry], aliases: Aliases, candidate: 
         if open_still and decision.before.champion == aliases.champion and (decision.deadline or "") > now():
             return entry if candidate in (None, decision.after.champion) else None
     return None
+
+
+def _asked_by_same_rules(question: Decision | None, settings: PromotionSettings) -> bool:
+    """Whether the question would be asked by these settings as well, as far as that is recorded."""
+    if question is None:
+        return True
+    asked = PromotionSettings.model_validate(question.settings)
+    same = asked.model_dump(exclude=NOT_EVIDENCE) == settings.model_dump(exclude=NOT_EVIDENCE)
+    return same and settings.approval.needed
 
 
 def close_expired(client: MlflowClient, ledger: Ledger) -> None:

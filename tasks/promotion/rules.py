@@ -21,6 +21,10 @@ class RuleFinding(Fact):
     sentence: str
 
 
+def _speed(seconds: float) -> str:
+    return f"{1000 * seconds:.2g} ms ({1 / seconds:,.0f} tokens a second)"
+
+
 LIMITED: dict[str, tuple[str, Callable[[float], str]]] = {
     "copied_share": ("share of copied passages", "{:.1%}".format),
     "copied_tokens": ("longest copied passage in tokens", "{:.0f}".format),
@@ -28,10 +32,14 @@ LIMITED: dict[str, tuple[str, Callable[[float], str]]] = {
     "loops": ("share of samples that loop", "{:.0%}".format),
     "canary_exposure": ("canary exposure in bits", "{:.2f}".format),
     "calibration_error": ("calibration error", "{:.4f}".format),
-    "seconds_per_token": ("seconds a token", "{:.2g}".format),
+    "seconds_per_token": ("time a token", _speed),
     "bytes": ("bytes of weights", "{:,.0f}".format),
 }
 """Figures that have a limit: what they are called and how they are written."""
+
+
+ROLES = {"untrained": "untrained model"}
+"""Rivals that are called otherwise in a sentence."""
 
 
 def judge(rules: PromotionRules, evidence: Evidence) -> tuple[Verdict, list[RuleFinding]]:
@@ -80,6 +88,7 @@ def _unseen(text: DecidingText) -> RuleFinding:
 
 def _gain(outcome: PairedOutcome, candidate: Contender, rival: Contender, role: str) -> RuleFinding:
     """Better by the margin beyond chance; a tie is broken, too few documents are open."""
+    role = ROLES.get(role, role)
     broken = "candidate" if candidate.bits_per_byte is None else role if rival.bits_per_byte is None else None
     if broken:
         mark: Mark = "broken" if broken == "candidate" else "open"

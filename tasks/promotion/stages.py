@@ -9,16 +9,19 @@ from typing import Any, Literal
 from mlflow import MlflowClient
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled
 
 from configs.errors import UserError
 from configs.promotion import PromotionSettings
 from tasks.evidence.comparison import gains_by_source, outcome_of, test_at_attempt
 from tasks.evidence.deciding_text import FrozenText, NoTextError, freeze_text
+from tasks.evidence.entrant import config_of
 from tasks.evidence.evidence import Evidence
 from tasks.evidence.measure import MeasuredEntrant, measure_entrant, race
 from tasks.promotion import match as matching
+from tasks.promotion import question
 from tasks.promotion.aliases import finish_interrupted
-from tasks.promotion.ledger import Decision
+from tasks.promotion.ledger import MOVING, Decision, LedgerEntry
 from tasks.promotion.match import Match, Settled
 from tasks.promotion.record import record_and_move
 from tasks.promotion.rules import judge, reason
@@ -71,7 +74,7 @@ def freeze_deciding_text(match: Match) -> FrozenText | None:
     candidate = match.entrant.learner(client)
     assert candidate is not None
     try:
-        text = freeze_text(match.settings, candidate, match.rival.learner(client))
+        text = freeze_text(match.settings, candidate, match.rival.learner(client), config_of(match.candidate).data)
     except NoTextError as error:
         match.obstacle = str(error)
         return None
@@ -123,14 +126,19 @@ def time_models(
     retry_condition_fn=is_curable,
 )
 def known_answer(match: Match, text: FrozenText | None) -> Decision | None:
-    """The last decision on just these models, this text and these rules, unless it waited for a person who did not answer."""
+    """The last decision on just these models, this text and these rules, unless it waited for a person or fell by the clock."""
     if text is None:
         return None
     key = match.key(text.facts.sha256)
-    same = [entry.decision for entry in match.ledger.entries() if entry.decision.key == key]
-    if not same or same[-1].verdict not in ("refused", "undecided"):
+    same = [match.ledger.record(entry) or entry.decision for entry in match.ledger.entries() if entry.decision.key == key]
+    if not same or same[-1].verdict not in ("refused", "undecided") or _too_slow(same[-1]):
         return None
     return match.unchanged(f"Decided before, as number {same[-1].number}: {same[-1].verdict}. {same[-1].why}")
+
+
+def _too_slow(decision: Decision) -> bool:
+    """Whether speed broke a rule, which is the one figure that another day may measure otherwise."""
+    return any(finding.rule == "seconds_per_token" and finding.mark == "broken" for finding in decision.findings)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -153,7 +161,22 @@ def decide(match: Match, found: BothMeasured, trial: Trial) -> Decision:
         finish_interrupted(client, match.ledger)
         _require_same_aliases(client, match)
         decision = _decision(match, _evidence(match, found, trial))
-        return record_and_move(client, match.ledger, decision)
+        withdrawn = _in_place_of(match, decision)
+        if withdrawn:
+            decision = decision.model_copy(update={"answers": withdrawn.decision.number})
+        done = record_and_move(client, match.ledger, decision)
+    if withdrawn and withdrawn.flow_run:
+        question.end(withdrawn.flow_run, Cancelled(message=f"Withdrawn: decision {done.number} took its place."))
+    return done
+
+
+def _in_place_of(match: Match, decision: Decision) -> LedgerEntry | None:
+    """The question that this decision makes void: about the same version, or about another one while this one gets on."""
+    waiting = matching.waiting_for_answer(match.ledger.entries(), match.aliases)
+    if waiting is None:
+        return None
+    same = waiting.decision.after.champion == match.candidate.number
+    return waiting if same or decision.verdict in (*MOVING, "awaiting approval") else None
 
 
 def _require_same_aliases(client: MlflowClient, match: Match) -> None:

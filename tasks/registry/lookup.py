@@ -95,7 +95,10 @@ def registered_models(client: MlflowClient) -> list[str]:
 
 def default_model() -> str:
     """The model of the latest run; raises UserError where there is no run."""
-    config = latest_run().read("run").get("config", {})
+    try:
+        config = latest_run().read("run").get("config", {})
+    except UserError:
+        raise UserError("Name a registered model, such as demo: there is no run here whose model could be meant.") from None
     return str(config.get("registry", {}).get("model") or config.get("name"))
 
 

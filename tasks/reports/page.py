@@ -1,4 +1,4 @@
-"""The report on a run as one self-contained HTML page."""
+"""The report on a run as one self-contained HTML page, and how any page with charts is made."""
 
 from __future__ import annotations
 
@@ -20,4 +20,9 @@ def write_page(folder: RunFolder, path: Path | None = None) -> Path:
 
 def render_report(facts: RunFacts) -> str:
     """The page."""
-    return page_environment(Path(__file__).parent).get_template("page_of_run.html").render(title=facts.run, facts=facts)
+    return render(Path(__file__).parent, "page_of_run.html", title=facts.run, facts=facts)
+
+
+def render(folder: Path, template: str, **values: object) -> str:
+    """A page whose template lies in a folder and may use the charts of this one."""
+    return page_environment(folder, Path(__file__).parent).get_template(template).render(**values)

@@ -3,6 +3,7 @@
 run.json            what the run is: id, config, store, MLflow run id, and the key by which that is found again
 metrics.jsonl       a row a step: loss, learning rate, gradient norm
 timing.jsonl        tokens per second
+system.jsonl        processor, memory, disk, network and GPU, under MLflow's names
 evaluations.jsonl   a row of figures an evaluated step
 evaluations/        the whole report of an evaluated step as JSON, and the loss of each document as Parquet
 lens/               what each layer would say at evaluated steps: values, pages, pictures
@@ -78,6 +79,11 @@ class RunFolder:
     def timing(self) -> MetricsLog:
         """Throughput; apart from the metrics, because it differs from one machine and moment to the next."""
         return MetricsLog(self.path / "timing.jsonl")
+
+    @property
+    def system(self) -> MetricsLog:
+        """What the machine did meanwhile."""
+        return MetricsLog(self.path / "system.jsonl")
 
     @property
     def evaluations(self) -> MetricsLog:

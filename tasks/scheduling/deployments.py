@@ -24,6 +24,8 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments.runner import RunnerDeployment
+from prefect.events import DeploymentEventTrigger
+from prefect.events.schemas.automations import Posture
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
@@ -54,7 +56,7 @@ def deploy_night(night: Flow[..., Any], config: RunConfig) -> str:
     """
     schedule = _prefect_schedule(config.schedule)
     parameters = {"config": with_absolute_sources(config).model_dump(mode="json")}
-    offer(night, config.name, parameters, [schedule] if schedule else [])
+    offer(night, config.name, parameters, [schedule] if schedule else [], _event_triggers(config.schedule))
     return config.name
 
 
@@ -63,10 +65,17 @@ def offer(
     name: str,
     parameters: dict[str, Any] | None = None,
     schedules: list[CronSchedule | IntervalSchedule] | None = None,
+    triggers: list[DeploymentEventTrigger] | None = None,
 ) -> None:
     """Make or change a deployment that a worker of this workspace takes flow runs of."""
     deployment = RunnerDeployment.from_flow(
-        flow, name, parameters=parameters, schedules=schedules, tags=[TAG], entrypoint_type=EntrypointType.MODULE_PATH
+        flow,
+        name,
+        parameters=parameters,
+        schedules=schedules,
+        triggers=list(triggers or []),
+        tags=[TAG],
+        entrypoint_type=EntrypointType.MODULE_PATH,
     )
     with get_client(sync_client=True) as client:
         for old in _find(client, [name]) if schedules is not None else []:
@@ -98,6 +107,7 @@ def trigger(name: str) -> FlowRun:
 def undeploy(name: str) -> None:
     """Remove the deployment; its runs stay, and what trains goes on."""
     with _one(name) as (client, deployment):
+        client.delete_resource_owned_automations(f"prefect.deployment.{deployment.id}")
         client.delete_deployment(deployment.id)
 
 
@@ -146,6 +156,17 @@ def _prefect_schedule(settings: ScheduleSettings) -> CronSchedule | IntervalSche
     return None
 
 
+def _event_triggers(settings: ScheduleSettings) -> list[DeploymentEventTrigger]:
+    """One that fires when the event has come and then, for as long as `settle` says, not come again.
+
+    Prefect begins to count anew with each event that is both what it waits after and what it expects.
+    """
+    if settings.on_event is None:
+        return []
+    event, within = {settings.on_event}, timedelta(seconds=settings.settle)
+    return [DeploymentEventTrigger(posture=Posture.Proactive, after=event, expect=event, within=within)]
+
+
 def _find(client: SyncPrefectClient, names: list[str] | None = None) -> list[DeploymentResponse]:
     found = client.read_deployments(deployment_filter=DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG])))
     return [each for each in found if names is None or each.name in names]
@@ -178,9 +199,10 @@ def _describe(found: DeploymentResponse, client: SyncPrefectClient) -> Deploymen
 
 
 def _schedule_text(settings: ScheduleSettings) -> str:
-    if settings.cron:
-        return f"{settings.cron} ({settings.timezone})"
-    return f"every {timedelta(seconds=settings.every)}" if settings.every else "by hand"
+    cron = f"{settings.cron} ({settings.timezone})" if settings.cron else ""
+    every = f"every {timedelta(seconds=settings.every)}" if settings.every else ""
+    event = f"on {settings.on_event}" if settings.on_event else ""
+    return ", ".join(filter(None, (cron, every, event))) or "by hand"
 
 
 def _flow_runs(

@@ -88,7 +88,7 @@ class Worker:
         due = defaultdict(list)
         for flow_run in client.get_scheduled_flow_runs_for_deployments(list(deployments), datetime.now(UTC)):
             assert flow_run.deployment_id is not None
-            if not (deployments[flow_run.deployment_id].paused and is_by_schedule(flow_run)):
+            if not (deployments[flow_run.deployment_id].paused and comes_by_itself(flow_run)):
                 due[flow_run.deployment_id].append(flow_run)
         for deployment, flow_runs in due.items():
             if "config" in deployments[deployment].parameters:
@@ -109,7 +109,7 @@ class Worker:
         alive = _alive(self._workspace, deployment.id, client)
         if not alive:
             self._start(first, client)
-        elif policy_of(first).when_busy == "skip" and is_by_schedule(first):
+        elif policy_of(first).when_busy == "skip" and comes_by_itself(first):
             _end(first, "Skipped", f"Flow run {alive[0]} of the same deployment was still under way.", client)
 
     def _start(self, flow_run: FlowRunResponse, client: SyncPrefectClient) -> None:
@@ -167,18 +167,19 @@ class Worker:
 def choose(due: list[FlowRunResponse]) -> tuple[FlowRunResponse, list[FlowRunResponse]]:
     """Of a deployment's due flow runs the one to start, and those that it makes up for.
 
-    What was begun goes first, then what somebody asked for; of what the schedule alone has made only the latest counts.
+    What was begun goes first, then what somebody asked for; of what came by itself only the latest counts.
     """
     begun = [flow_run for flow_run in due if flow_run.run_count]
-    scheduled = [flow_run for flow_run in due if is_by_schedule(flow_run)]
-    asked = [flow_run for flow_run in due if not flow_run.run_count and not flow_run.auto_scheduled]
-    first = [*begun, *asked, *scheduled[-1:]][0]
-    return first, scheduled[:-1]
+    by_itself = [flow_run for flow_run in due if comes_by_itself(flow_run)]
+    asked = [flow_run for flow_run in due if not flow_run.run_count and not comes_by_itself(flow_run)]
+    first = [*begun, *asked, *by_itself[-1:]][0]
+    return first, by_itself[:-1]
 
 
-def is_by_schedule(flow_run: FlowRunResponse) -> bool:
-    """Whether the schedule alone has made the flow run, and nothing of it has begun."""
-    return flow_run.auto_scheduled and not flow_run.run_count
+def comes_by_itself(flow_run: FlowRunResponse) -> bool:
+    """Whether a schedule or an event has made the flow run, and nothing of it has begun."""
+    by_event = flow_run.created_by is not None and flow_run.created_by.type == "AUTOMATION"
+    return (flow_run.auto_scheduled or by_event) and not flow_run.run_count
 
 
 def _deployments(client: SyncPrefectClient) -> dict[UUID, DeploymentResponse]:

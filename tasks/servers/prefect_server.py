@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 import psutil
 
 from configs.errors import UserError
+from tasks.servers.addresses import PREFECT_PAGE
 from tasks.servers.running import read_record
 from tasks.servers.server_process import HOST, PORTS_TRIED, ServerProcess, ServerSpec, free_port, stop_all
 from tasks.workspace.databases import PREFECT_URL_VARIABLES
@@ -43,6 +44,7 @@ def start_prefect_server(workspace: Workspace) -> bool:
     server = ServerProcess(_spec(workspace, port))
     atexit.register(stop_all, [server])
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+    os.environ.setdefault("PREFECT_UI_URL", PREFECT_PAGE)  # this one serves no pages and ends with the run
     return True
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import bisect
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,15 +29,23 @@ DELIVERY_INTERVAL = 5.0  # seconds
 LARGEST_BATCH = 500  # metrics; MLflow refuses more than 1,000
 LARGEST_READ = 1 << 20  # bytes of a log taken up at once
 KEY = "gpt2flow.key"
+NOTE = "mlflow.note.content"
+"""Tag that MLflow's page shows as the description, which people may change."""
+OUR_NOTE = "Prefect flow run ["
+"""How the description begins that a run gets by itself."""
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 
 class Tracking:
-    """The MLflow side of one run; use as a context manager around the work. Everything it needs stands in the folder."""
+    """The MLflow side of one run; use as a context manager around the work. Everything it needs stands in the folder.
 
-    def __init__(self, folder: RunFolder) -> None:
+    `tags` say who works on the run now.
+    """
+
+    def __init__(self, folder: RunFolder, tags: Mapping[str, str] | None = None) -> None:
         self._folder = folder
+        self._tags = tags or {}
         self._client = MlflowClient()
         self._run_id: str | None = None
         self._connecting = threading.Lock()
@@ -65,6 +74,9 @@ class Tracking:
             if self._run_id is None:
                 run = self._find_run() or self._create_run()
                 self._client.update_run(run.info.run_id, status="RUNNING")
+                for name, value in self._tags.items():
+                    if name != NOTE or is_our_note(run.data.tags.get(NOTE)):
+                        self._client.set_tag(run.info.run_id, name, value)
                 for feed in self._feeds:
                     history = self._client.get_metric_history(run.info.run_id, feed.key)
                     feed.delivered = max((metric.step for metric in history), default=-1)
@@ -234,7 +246,13 @@ class Feed:
 
 def _logs(folder: RunFolder) -> dict[str, MetricsLog]:
     """A log and one of its metrics, by which MLflow is asked how far it has come. The timing comes first: it has the dates."""
-    return {"tokens_per_second": folder.timing, "loss": folder.metrics, "val_loss": folder.evaluations}
+    system = {"system/process_memory_megabytes": folder.system}
+    return {"tokens_per_second": folder.timing, "loss": folder.metrics, "val_loss": folder.evaluations, **system}
+
+
+def is_our_note(note: str | None) -> bool:
+    """Whether no person has written the description."""
+    return note is None or note.startswith(OUR_NOTE)
 
 
 def _sentence(error: Exception) -> str:

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,22 @@ def test_everything_killed_at_once_is_found_and_ends_with_the_same_weights(
     wait_until(lambda: up.ended("undisturbed"))
     assert up.ended("undisturbed")[0]["run_count"] == 1
     assert final_weights(up.run_of("killed")) == final_weights(up.run_of("undisturbed"))
+
+
+def test_many_events_begin_one_night_once_they_have_ceased(up: Any, wait_until: Any, folder: Path) -> None:
+    config = up.config("event", folder, schedule={"settle": 10})
+    assert "on text.arrived" in up.gpt2flow("deploy", config, "--on_event", "text.arrived")
+    prefect = [sys.executable, "-m", "prefect", "event", "emit", "text.arrived", "--resource-id", "my-texts"]
+    environment = {**up.environment, "PREFECT_API_URL": f"http://127.0.0.1:{up.ports[1]}/api"}
+    last = 0.0
+    for _ in range(3):
+        subprocess.run(prefect, env=environment, capture_output=True, check=True)
+        last = time.time()
+    wait_until(lambda: up.ended("event"))
+    (night,) = up.flow_runs("event")
+    assert night["created_by"]["type"] == "AUTOMATION"
+    assert datetime.fromisoformat(night["created"]).timestamp() - last > 5  # the event itself came a little before
+    assert night["state_name"] == "Completed"
 
 
 @pytest.mark.slow

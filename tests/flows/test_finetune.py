@@ -15,12 +15,15 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from uuid import UUID
 
 import mlflow
 import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from prefect import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from tiny import tiny_run
 
 from configs.alerts import AlertSettings
@@ -33,6 +36,7 @@ from gpt2core.model.gpt2 import GPT2
 from tasks.finetuning.result import RunResult
 from tasks.runs.run_folder import RunFolder
 from tasks.servers.server_process import free_port
+from tasks.tracking.mlflow_mirror import NOTE, OUR_NOTE, Tracking, is_our_note
 from tasks.workspace.folders import Workspace
 
 SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2}
@@ -60,9 +64,11 @@ def workspace() -> Workspace:
 
 @pytest.fixture(scope="module")
 def registered(text: Path, workspace: Workspace) -> RunResult:
-    """A finished run with a registered version."""
+    """A finished run with a registered version, on a disk that is said to be too full."""
     config = tiny_config("registered", text)
-    return finetune(config.model_copy(update={"registry": config.registry.model_copy(update={"enabled": True})}))
+    alerts = AlertSettings(file=workspace.root / "told.jsonl", disk_below=10**18)
+    enabled = config.registry.model_copy(update={"enabled": True})
+    return finetune(config.model_copy(update={"registry": enabled, "alerts": alerts}))
 
 
 def client_run(result: RunResult) -> tuple[MlflowClient, str]:
@@ -237,6 +243,20 @@ def test_the_same_config_again_is_recognised_as_finished(
     assert "encoded before" in printed
 
 
+def test_a_run_that_shall_be_promoted_ends_with_its_version_as_champion(tmp_path: Path, workspace: Workspace) -> None:
+    documents = [json.dumps({"text": f"The {i}th line says that {i} times {i} is {i * i}."}) + "\n" for i in range(300)]
+    (tmp_path / "lines.jsonl").write_text("".join(documents))
+    few = {"samples": 2, "sample_tokens": 8, "rules": {"seconds_per_token": None}}
+    values = tiny_config("deserving", tmp_path / "lines.jsonl").model_dump()
+    config = RunConfig.model_validate({**values, "registry": {"promote": True}, "promote": few})
+    result = finetune(config)
+    assert (result.version, result.alias) == ("1", "champion")
+    assert result.promotion.startswith("promoted. Better than the untrained model: ")
+    assert MlflowClient().get_registered_model("deserving").aliases == {"champion": 1}
+    again = finetune(config)
+    assert (again.alias, again.promotion) == ("champion", "unchanged. Version 1 is the champion already.")
+
+
 def test_only_the_newest_checkpoints_and_the_best_are_kept(text: Path, workspace: Workspace) -> None:
     result = finetune(tiny_config("Pruned_at.once", text, keep_checkpoints=1, checkpoint_every=1))
     steps = {checkpoint.step for checkpoint in find_checkpoints(Path(result.folder) / "checkpoints")}
@@ -285,6 +305,32 @@ def test_a_failed_run_and_a_loss_that_is_nan_are_told(text: Path, tmp_path: Path
     sentences = [json.loads(line)["sentence"] for line in told.read_text().splitlines()]
     assert "loss (nan)" in sentences[0]
     assert sentences[1].startswith("'ill' has failed: The loss is no longer finite at step 1")
+
+
+def test_prefect_and_mlflow_lead_to_each_other(registered: RunResult) -> None:
+    client, run_id = client_run(registered)
+    tags = client.get_run(run_id).data.tags
+    with get_client(sync_client=True) as prefect:
+        flow_run = prefect.read_flow_run(UUID(tags["prefect.flow_run_id"]))
+        mine = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
+        shown = {artifact.key: artifact for artifact in prefect.read_artifacts(artifact_filter=mine)}
+    assert is_our_note(tags[NOTE])
+    assert f"/runs/flow-run/{flow_run.id})" in tags[NOTE]
+    client.set_tag(run_id, NOTE, "The best so far.")
+    folder = RunFolder(Path(registered.folder))
+    Tracking(folder, {NOTE: f"{OUR_NOTE}another]", "prefect.flow_run_id": "another"}).settle("FINISHED")
+    after = client.get_run(run_id).data.tags
+    assert (after[NOTE], after["prefect.flow_run_id"]) == ("The best so far.", "another")
+    assert tags["prefect.flow_run_url"].endswith(f"/runs/flow-run/{flow_run.id}")
+    assert f"/runs/{run_id})" in shown[f"mlflow-{registered.run}"].data
+    assert shown[f"progress-{registered.run}"].data == 100.0
+    assert [row["step"] for row in json.loads(shown[f"evaluations-{registered.run}"].data)] == [0, 4, 8]
+
+
+def test_a_state_that_lasts_is_told_once_and_the_run_comes_to_its_end(registered: RunResult, workspace: Workspace) -> None:
+    [told] = [json.loads(line) for line in (workspace.root / "told.jsonl").read_text().splitlines()]
+    assert (told["kind"], told["subject"]) == ("disk low", "registered")
+    assert registered.run in told["sentence"]
 
 
 def test_a_second_process_on_the_same_run_is_told_who_holds_it(text: Path, registered: RunResult) -> None:

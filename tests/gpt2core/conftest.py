@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from configs.schema import DataSettings
-from gpt2core.kernels import inference, matmul, training_kernels
+from gpt2core.kernels import causal_attention, inference, matmul, training_kernels
 from gpt2core.kernels.c_library import CLibrary, find_compiler
 from gpt2core.machine.kernel_level import level
 from gpt2core.model.gpt2 import GPT2
@@ -58,6 +58,13 @@ def bytes_tokenizer(golden: Path) -> Tokenizer:
 
 
 @pytest.fixture
+def gpu() -> None:
+    """An NVIDIA GPU that PyTorch can use."""
+    if not torch.cuda.is_available():
+        pytest.skip("no NVIDIA GPU that PyTorch can use")
+
+
+@pytest.fixture
 def compiled() -> None:
     """Kernels in C: without them PyTorch computes alone."""
     if level() == "none":
@@ -78,9 +85,8 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
     """A machine on which neither a C compiler nor compiled code is found."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    libraries = [
-        part for module in (inference, matmul, training_kernels) for part in vars(module).values() if isinstance(part, CLibrary)
-    ]
+    modules = (causal_attention, inference, matmul, training_kernels)
+    libraries = [part for module in modules for part in vars(module).values() if isinstance(part, CLibrary)]
     for library in libraries:
         library.forget()
     yield

@@ -24,7 +24,12 @@ VERBS = [
     "worker",
     "runs",
     "alerts",
+    "status",
     "doctor",
+    "promote",
+    "rollback",
+    "history",
+    "models",
 ]
 
 

@@ -19,6 +19,9 @@ int64_t multiply_workspace_size(int64_t, int64_t, int64_t);
 void gelu(const float *, float *, int64_t);
 void products(const projection *, const void *, float *, int64_t);
 int64_t activation_bytes(void);
+int64_t attention_bytes(int64_t, int64_t, int64_t);
+void attention(const float *, const int64_t *, float *, float *, const float *, float *, char *, int64_t, int64_t, int64_t,
+               int64_t, int64_t, int64_t);
 
 static float *random_numbers(int64_t count) {
     float *made = malloc(count * sizeof *made);
@@ -92,12 +95,51 @@ static void check_small_weights(int64_t rows, int64_t n_in, int64_t n_out, int i
     free(weight), free(x), free(scale), free(y), free(values);
 }
 
+/* Weight of key j for query i of a head whose queries, keys and values are `size` apart, by the sum that forward left. */
+static double weight_of(const float *heads, int64_t size, int64_t i, int64_t j, double log_sum) {
+    double score = 0;
+    for (int64_t d = 0; d < size; d++) score += (double)heads[i * 3 * size + d] * heads[j * 3 * size + size + d];
+    return exp(score / sqrt(size) - log_sum);
+}
+
+/* One head; documents are `document` tokens long. The gradients by queries follow from the weights, which add up to 1. */
+static void check_attention(int64_t length, int64_t size, int64_t document) {
+    float *heads = random_numbers(length * 3 * size), *out = random_numbers(length * size), *log_sums = random_numbers(length);
+    float *outer = random_numbers(length * size), *by_heads = random_numbers(length * 3 * size);
+    int64_t *positions = malloc(length * sizeof *positions);
+    for (int64_t i = 0; i < length; i++) positions[i] = i % document;
+    for (int64_t backward = 0; backward < 2; backward++) {
+        const int64_t bytes = attention_bytes(length, size, backward);
+        char *workspace = malloc(bytes);
+        attention(heads, positions, out, log_sums, backward ? outer : NULL, by_heads, workspace, 1, length, 1, size, 1, bytes);
+        free(workspace);
+    }
+    for (int64_t i = 0; i < length; i++) {
+        double total = 0, mixed = 0, pull = 0, mean = 0, by_query = 0;
+        for (int64_t pass = 0; pass < 2; pass++)
+            for (int64_t j = i - positions[i]; j <= i; j++) {
+                const double weight = weight_of(heads, size, i, j, log_sums[i]);
+                double by_weight = 0;
+                for (int64_t d = 0; d < size; d++) by_weight += (double)outer[i * size + d] * heads[j * 3 * size + 2 * size + d];
+                if (pass) by_query += weight * (by_weight - mean) * heads[j * 3 * size + size] / sqrt(size);
+                else total += weight, mixed += weight * heads[j * 3 * size + 2 * size], pull += weight * by_weight, mean = pull;
+            }
+        expect(fabs(total - 1), 1e-5, "weights", length);
+        expect(fabs(mixed - out[i * size]), 1e-5, "attention", length);
+        expect(fabs(by_query - by_heads[i * 3 * size]), 1e-5, "gradient by queries", length);
+    }
+    for (int64_t i = 0; i < 3 * length * size; i++) expect(isfinite(by_heads[i]) ? 0 : 1, 0, "gradient by heads", length);
+    free(heads), free(out), free(log_sums), free(outer), free(by_heads), free(positions);
+}
+
 int main(void) {
     const int64_t sizes[][3] = {{1, 1, 1}, {3, 6, 10}, {8, 16, 48}, {37, 131, 51}, {105, 35, 66}, {19, 1097, 21}, {20, 513, 310}};
     for (int i = 0; i < 7; i++)
         for (int way = 0; way < 4; way++) check_multiply(sizes[i][0], sizes[i][1], sizes[i][2], way & 1, way >> 1);
     for (int64_t count = 1; count < 100; count += 11) check_gelu(count);
     check_gelu(5000);
+    for (int64_t length = 1; length < 200; length += 37)
+        for (int64_t size = 1; size < 70; size += 15) check_attention(length, size, 3 + length / 2), check_attention(length, size, 5);
     for (int64_t rows = 1; rows < 18; rows++)
         for (int int8 = 0; int8 < 2; int8++) check_small_weights(rows, 64 * (1 + rows % 3), 1 + 33 * (rows % 4), int8);
     puts("right");

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from gpt2core.kernels import c_library
-from gpt2core.machine.kernel_level import FLAGS, available
+from gpt2core.machine.kernel_level import FLAGS, Level, available
 
 pytestmark = pytest.mark.kernels
 KERNELS = Path(c_library.__file__).parent
-PARTS = {"matmul_float32": (), "training_kernels": ("-DFLOAT32",), "inference": ()}
+PARTS = {"matmul_float32": (), "causal_attention_float32": (), "training_kernels": ("-DFLOAT32",), "inference": ()}
 
 
 def build(folder: Path, compiler: str, *flags: str) -> Path:
@@ -35,7 +35,8 @@ def test_arm_computes_right_under_an_emulator(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("compiled")
-def test_no_kernel_reads_or_writes_outside_of_what_it_was_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize("vectors", [name for name in ("portable", "avx2", "avx512") if name in available()])
+def test_no_kernel_reads_or_writes_outside_of_what_it_was_given(vectors: Level, tmp_path: Path) -> None:
     compiler = c_library.find_compiler()
     assert compiler is not None
     (tmp_path / "empty.c").write_text("int main(void) { return 0; }")
@@ -43,7 +44,6 @@ def test_no_kernel_reads_or_writes_outside_of_what_it_was_given(tmp_path: Path) 
     tried = [compiler, *sanitizers, str(tmp_path / "empty.c"), "-o", str(tmp_path / "empty")]
     if subprocess.run(tried, capture_output=True, check=False).returncode:
         pytest.skip("this compiler has no AddressSanitizer")
-    flags = FLAGS["avx2"] if "avx2" in available() else ()
-    program = build(tmp_path, compiler, *sanitizers, *flags)
+    program = build(tmp_path, compiler, *sanitizers, *FLAGS[vectors])
     done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "right\n"), done.stdout + done.stderr

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from configs.errors import UserError
-from gpt2core.kernels import inference, matmul, training_kernels
+from gpt2core.kernels import causal_attention, inference, matmul, training_kernels
 from gpt2core.kernels.report import describe_kernels
 from gpt2core.machine import kernel_level
 from gpt2core.machine.kernel_level import LEVELS, available, level, processor_level
 
 pytestmark = pytest.mark.kernels
 
-LIBRARIES = (inference.library, matmul.library, training_kernels.library, training_kernels.attention_library)
+LIBRARIES = (inference.library, matmul.library, training_kernels.library, causal_attention.library)
 
 
 @pytest.fixture

@@ -159,3 +159,19 @@ def bytes_kept(model: GPT2) -> int:
         hidden = model.hidden(torch.zeros(8, 16, dtype=torch.int64))
     assert hidden.requires_grad
     return sum(kept.values())
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_are_those_that_autograd_returns(dtype: torch.dtype) -> None:
+    model = GPT2(GPT2Config(50, 40, 64, 2, 2)).initialise(0)
+    tokens = torch.randint(50, (4, 40), generator=torch.Generator().manual_seed(0))
+    expected = torch.autograd.grad(model.loss(tokens, tokens), list(model.parameters()))
+    working = WorkingCopy(model, dtype)
+    working.refresh()
+    for _ in range(2):
+        working.begin_update()
+        for half in tokens.split(2):
+            (working.model.loss(half, half) / 2).backward()
+        for parameter, exact in zip(model.parameters(), expected, strict=True):
+            assert (parameter.grad - exact).norm() <= (1e-5 if dtype is torch.float32 else 0.05) * exact.norm()

@@ -5,7 +5,7 @@ import sys
 
 from tasks.evaluation.deployment import DEPLOYMENT, FLOW
 
-LOAD = "import flows.serving, sys; print([name for name in ('torch', 'mlflow', 'pandas', 'pyarrow') if name in sys.modules])"
+LOAD = "import flows.work, sys; print([name for name in ('torch', 'mlflow', 'pandas', 'pyarrow') if name in sys.modules])"
 
 
 def test_a_worker_that_waits_has_loaded_neither_pytorch_nor_mlflow() -> None:

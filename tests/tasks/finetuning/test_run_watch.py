@@ -66,7 +66,7 @@ def test_halved_speed_a_full_disk_nan_and_copies_are_told(tmp_path: Path) -> Non
         watch.on_not_finite(StepMetrics(31, float("nan"), 1e-3, 1.0))
         watch.evaluated({**ROW, "sample_longest_copy": 51.0})
     kinds = [kind for kind, _ in told(folder)]
-    assert kinds == ["disk low", "memorised", "not finite", "slow", "slow"]  # once at once, once with its repeats
+    assert kinds == ["disk low", "memorised", "not finite", "slow"]
     assert "30% of the 100" in dict(told(folder))["slow"]
 
 

@@ -1,7 +1,7 @@
 """Models that are made for a promotion: trained once for seconds, then made worse, registered as a run would register them."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,12 @@ from gpt2core.text.tokenizer import Tokenizer, train_tokenizer
 from gpt2core.training.batches import Batches
 from gpt2core.training.trainer import Trainer
 from gpt2core.weights.loading import save_model
-from tasks.registry.lookup import content_hash
+from tasks.promotion.ledger import Decision, Ledger
+from tasks.promotion.match import deadline
+from tasks.promotion.record import record_and_move
+from tasks.registry.lookup import Aliases, content_hash
 from tasks.tracking import registered_model
+from tasks.workspace.databases import prepare_databases
 from tasks.workspace.folders import Workspace
 
 TEXT = "the a model text learns reads writes token loss falls rises night day better worse than and or but house river"
@@ -147,6 +151,31 @@ def model_name(request: pytest.FixtureRequest) -> Iterator[str]:
     yield name
     with suppress(MlflowException):
         MlflowClient().delete_registered_model(name)
+
+
+@pytest.fixture
+def ledger(model_name: str) -> Ledger:
+    """Of a model with champion 1 and candidate 2, whose files are not needed."""
+    prepare_databases(Workspace.current().create())
+    client = MlflowClient()
+    client.create_registered_model(model_name)
+    for alias in ("champion", "candidate"):
+        version = client.create_model_version(model_name, "file:///nowhere").version
+        client.set_registered_model_alias(model_name, alias, version)
+    return Ledger(client, model_name)
+
+
+def _wait_for_a_person(ledger: Ledger, hours: float = 1.0, **settings: Any) -> Decision:
+    stand = {"before": Aliases("1", None, "2"), "after": Aliases("2", "1", None), "deadline": deadline(hours)}
+    asked = {"why": "Better.", "when": "w", "who": "gate", "settings": settings, **stand}
+    decision = Decision.model_validate({"model": ledger.model, "verdict": "awaiting approval", **asked})
+    return record_and_move(MlflowClient(), ledger, decision)
+
+
+@pytest.fixture
+def wait_for_a_person() -> Callable[..., Decision]:
+    """Record that version 2 of a `ledger`'s model deserves the championship, if a person agrees in so many hours."""
+    return _wait_for_a_person
 
 
 @pytest.fixture

@@ -15,38 +15,18 @@ from tasks.promotion import hooks
 from tasks.promotion.approval import answer
 from tasks.promotion.hooks import tell
 from tasks.promotion.ledger import Decision, Ledger
-from tasks.promotion.match import close_expired, deadline
+from tasks.promotion.match import close_expired
 from tasks.promotion.record import record_and_move
 from tasks.registry.lookup import Aliases, aliases_of
-from tasks.workspace.databases import prepare_databases
-from tasks.workspace.folders import Workspace
 
 BEFORE, AFTER = Aliases("1", None, "2"), Aliases("2", "1", None)
-
-
-@pytest.fixture
-def ledger(model_name: str) -> Ledger:
-    """Of a model with champion 1 and candidate 2."""
-    prepare_databases(Workspace.current().create())
-    client = MlflowClient()
-    client.create_registered_model(model_name)
-    for alias in ("champion", "candidate"):
-        version = client.create_model_version(model_name, "file:///nowhere").version
-        client.set_registered_model_alias(model_name, alias, version)
-    return Ledger(client, model_name)
-
-
-def wait_for_a_person(ledger: Ledger, hours: float = 1.0) -> Decision:
-    asked = {"why": "Better.", "when": "w", "who": "gate", "before": BEFORE, "after": AFTER, "deadline": deadline(hours)}
-    decision = Decision.model_validate({"model": ledger.model, "verdict": "awaiting approval", **asked})
-    return record_and_move(MlflowClient(), ledger, decision)
 
 
 def stand(ledger: Ledger) -> Aliases:
     return Aliases.of(aliases_of(MlflowClient(), ledger.model))
 
 
-def test_a_person_who_agrees_makes_the_champion(ledger: Ledger) -> None:
+def test_a_person_who_agrees_makes_the_champion(ledger: Ledger, wait_for_a_person: Any) -> None:
     wait_for_a_person(ledger)
     assert stand(ledger) == BEFORE
     decision = answer(ledger.model, True, "reads better", "ada")
@@ -56,7 +36,7 @@ def test_a_person_who_agrees_makes_the_champion(ledger: Ledger) -> None:
     assert answer(ledger.model, True, "again").number == decision.number
 
 
-def test_a_person_who_does_not_changes_nothing(ledger: Ledger) -> None:
+def test_a_person_who_does_not_changes_nothing(ledger: Ledger, wait_for_a_person: Any) -> None:
     wait_for_a_person(ledger)
     assert answer(ledger.model, False, "too rude", "ada").verdict == "refused"
     assert stand(ledger) == BEFORE
@@ -71,7 +51,7 @@ def test_an_answer_needs_a_question_and_a_reason(ledger: Ledger) -> None:
         answer(ledger.model, True, "reads better")
 
 
-def test_after_the_deadline_nothing_changes(ledger: Ledger) -> None:
+def test_after_the_deadline_nothing_changes(ledger: Ledger, wait_for_a_person: Any) -> None:
     wait_for_a_person(ledger, hours=-1.0)
     with pytest.raises(UserError, match="waits for an answer"):
         answer(ledger.model, True, "too late")
@@ -82,11 +62,29 @@ def test_after_the_deadline_nothing_changes(ledger: Ledger) -> None:
     assert stand(ledger) == BEFORE
 
 
-def test_a_question_is_void_once_somebody_moved_the_champion(ledger: Ledger) -> None:
+def test_a_question_is_void_once_somebody_moved_the_champion(ledger: Ledger, wait_for_a_person: Any) -> None:
     wait_for_a_person(ledger)
     MlflowClient().set_registered_model_alias(ledger.model, "champion", "2")
     with pytest.raises(UserError, match="waits for an answer"):
         answer(ledger.model, True, "reads better")
+
+
+def test_an_answer_is_told_to_the_hooks_once_however_often_it_is_given(
+    ledger: Ledger, wait_for_a_person: Any, tmp_path: Path
+) -> None:
+    wait_for_a_person(ledger, hooks={"on_promotion": [f"echo told >> {tmp_path / 'told'}"]})
+    for _ in range(2):
+        answer(ledger.model, True, "reads better", "ada")
+    assert (tmp_path / "told").read_text() == "told\n"
+
+
+def test_an_answer_to_a_question_of_that_number_leaves_another_question_alone(ledger: Ledger, wait_for_a_person: Any) -> None:
+    first = wait_for_a_person(ledger)
+    second = wait_for_a_person(ledger)
+    answer(ledger.model, False, "too rude", "ada", second.number)
+    assert answer(ledger.model, True, "after all", "ada", second.number).verdict == "refused"
+    assert stand(ledger) == BEFORE
+    assert answer(ledger.model, True, "reads better", "ada", first.number).answers == first.number
 
 
 def told(ledger: Ledger, *wanted: str, **options: Any) -> Decision:

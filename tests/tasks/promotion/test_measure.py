@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from configs.errors import UserError
 from configs.promotion import PromotionSettings
-from configs.schema import CompletionSettings
+from configs.schema import CompletionSettings, DataSettings
 from gpt2core.store.document_stream import split_of_store
 from tasks.evidence.comparison import gains_by_source
 from tasks.evidence.deciding_text import Learner, NoTextError, freeze_text
@@ -95,3 +95,12 @@ def test_the_gain_by_source_adds_up(foundry: Any, entrant: Entrant, tmp_path: Pa
 def test_both_are_timed(entrant: Entrant) -> None:
     seconds = race(entrant, entrant, "the ")
     assert all(value is not None and 0 < value < 5 for value in seconds)
+
+
+def test_a_given_text_is_read_as_the_run_read_its_own(foundry: Any, entrant: Entrant, tmp_path: Path) -> None:
+    (tmp_path / "given.txt").write_bytes("Über die Brücke, größer.".encode("latin-1"))
+    given = PromotionSettings(text=[str(tmp_path / "given.txt")])
+    with pytest.raises(UserError, match="is not UTF-8"):
+        freeze_text(given, learner(foundry, entrant), None)
+    text = freeze_text(given, learner(foundry, entrant), None, DataSettings(encoding="latin-1"))
+    assert [document.text for document in text.documents] == ["Über die Brücke, größer."]

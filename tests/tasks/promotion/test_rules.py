@@ -47,7 +47,11 @@ def test_all_rules_hold() -> None:
         ({"loops": 0.2}, "Share of samples that loop: 20%; at most 10% is allowed, the champion has 0%."),
         ({"canary_exposure": 2.5}, "Canary exposure in bits: 2.50; at most 2.00 is allowed, the champion has 1.00."),
         ({"calibration_error": 0.05}, "Calibration error: 0.0500; at most 0.0400 is allowed, the champion has 0.0200."),
-        ({"seconds_per_token": 0.02}, "Seconds a token: 0.02; at most 0.015 is allowed, the champion has 0.01."),
+        (
+            {"seconds_per_token": 0.02},
+            "Time a token: 20 ms (50 tokens a second); "
+            "at most 15 ms (67 tokens a second) is allowed, the champion has 10 ms (100 tokens a second).",
+        ),
         ({"bytes": 2001}, "Bytes of weights: 2,001; at most 2,000 is allowed, the champion has 1,000."),
     ],
 )

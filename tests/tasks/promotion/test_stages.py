@@ -27,7 +27,7 @@ FAST: dict[str, Any] = {"samples": 4, "sample_tokens": 80}
 def settings(**given: Any) -> PromotionSettings:
     """Few samples; speed is left out, which a busy machine cannot measure on models this small."""
     rules = {"seconds_per_token": None, **given.pop("rules", {})}
-    return PromotionSettings.model_validate({**FAST, "rules": rules, **given})
+    return PromotionSettings.model_validate({**FAST, **given, "rules": rules})
 
 
 def broken(decision: Decision) -> list[str]:
@@ -235,3 +235,26 @@ def test_the_record_holds_everything_that_was_decided_on(foundry: Any, model_nam
     assert client.get_run(entry.run_id).data.metrics["gain"] == decision.evidence.outcome.gain
     assert client.get_run(entry.run_id).info.status == "FINISHED"
     assert reason(decision.verdict, decision.findings) == decision.why
+
+
+def test_other_rules_ask_a_person_anew_in_place_of_the_question_before(foundry: Any, model_name: str) -> None:
+    old, new = foundry.against(model_name, foundry.noised(foundry.good, 0.5, 1), foundry.good)
+
+    def meet(margin: float, needed: bool = True) -> Decision:
+        given = {"rules": {"margin": margin}, "approval": {"needed": needed}, "sample_tokens": 10}
+        return promote(model_name, settings=settings(**given))
+
+    first = meet(0.0)
+    assert (first.verdict, first.number, meet(0.0).number) == ("awaiting approval", 1, 1)
+    assert (meet(0.001).verdict, meet(5.0).verdict) == ("awaiting approval", "refused")
+    assert [entry.decision.answers for entry in Ledger(MlflowClient(), model_name).entries()] == [None, 1, 2]
+    assert aliases(model_name) == Aliases(old, None, new)
+    assert meet(0.0, needed=False).verdict == "promoted"
+
+
+def test_one_that_was_too_slow_is_timed_again(foundry: Any, model_name: str) -> None:
+    foundry.against(model_name, foundry.noised(foundry.good, 0.5, 1), foundry.good)
+    for number in (1, 2):
+        decision = promote(model_name, settings=settings(rules={"seconds_per_token": {"at_most": 1e-9}}))
+        assert (decision.verdict, decision.number) == ("refused", number)
+        assert broken(decision) == ["seconds_per_token"]

@@ -3,7 +3,6 @@
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -32,16 +31,6 @@ frame.onload = () => {{
   document.querySelector("pre").textContent = JSON.stringify({{ curve, cell, width, steps, errors }});
 }};
 </script>"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> list[str]:
-    """Chromium without a window."""
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    found = next((path for path in map(shutil.which, names) if path), None)
-    if found is None:
-        pytest.skip("no Chromium here; the page is checked without one in test_report.py")
-    return [found, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=3000"]
 
 
 def run(command: list[str], page: Path) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from prefect import flow, get_client
+from prefect.events import EventTrigger
 from tiny import SMALLEST
 
 import tasks  # noqa: F401  # first: it points Prefect at the tests' workspace
@@ -66,6 +67,19 @@ def test_a_deployment_is_changed_by_deploying_it_again() -> None:
     assert [each.schedule for each in list_deployments()] == ["by hand"]
     with get_client(sync_client=True) as client:
         assert client.read_deployment_by_name("night/changed").schedules == []
+
+
+def test_an_event_is_listened_to_as_long_as_the_deployment_says_so() -> None:
+    def heard() -> list[set[str]]:
+        with get_client(sync_client=True) as client:
+            return [each.trigger.expect for each in client.read_automations() if isinstance(each.trigger, EventTrigger)]
+
+    deploy_night(night, config_of("event", schedule={"on_event": "text.arrived", "every": "6h"}))
+    deploy_night(night, config_of("event", schedule={"on_event": "text.changed"}))
+    assert heard() == [{"text.changed"}]
+    assert [each.schedule for each in list_deployments()] == ["on text.changed"]
+    undeploy("event")
+    assert heard() == []
 
 
 def test_only_nights_are_listed_and_one_is_paused_and_resumed() -> None:

@@ -11,13 +11,16 @@ from tasks.scheduling.worker import choose
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 
 
-def due(name: str, minutes: int, auto_scheduled: bool = True, run_count: int = 0) -> FlowRunResponse:
+def due(
+    name: str, minutes: int, auto_scheduled: bool = True, run_count: int = 0, created_by: str = "SCHEDULE"
+) -> FlowRunResponse:
     return FlowRunResponse(
         id=uuid4(),
         flow_id=uuid4(),
         name=name,
         auto_scheduled=auto_scheduled,
         run_count=run_count,
+        created_by={"type": created_by},
         work_pool_id=None,
         next_scheduled_start_time=NOON + timedelta(minutes=minutes),
     )
@@ -35,3 +38,10 @@ def test_what_was_begun_goes_before_what_was_asked_for_and_that_before_the_sched
     assert choose([scheduled, asked, begun])[0] is begun
     assert choose([scheduled, asked])[0] is asked
     assert choose([scheduled, asked, begun])[1] == []
+
+
+def test_of_what_schedule_and_events_have_made_only_the_latest_counts() -> None:
+    events = [due(f"event {number}", number, auto_scheduled=False, created_by="AUTOMATION") for number in (0, 2)]
+    first, others = choose([events[0], due("scheduled", 1), events[1]])
+    assert first.name == "event 2"
+    assert [other.name for other in others] == ["event 0", "scheduled"]

@@ -1,7 +1,7 @@
 /* Causal self-attention of whole windows in bfloat16, forward and backward, one head at a time within the caches.
 
    Products are made of dot products of pairs (AVX512-BF16): a word is two neighbours along what is summed over. Nothing is
-   kept for backward, which computes the weights again. Called by gpt2core/model/attention.py. H heads of size D lie in [B][T][3][H][D]
+   kept for backward, which computes the weights again. Called by gpt2core/kernels/causal_attention.py. H heads of size D lie in [B][T][3][H][D]
    as queries, keys and values; D is a multiple of 16. */
 
 #include <math.h>
@@ -153,7 +153,7 @@ static void head_backward(const bfloat16 *query, int64_t stride, int64_t part, i
 }
 
 /* Forward, out [B][T][H][D]; or, where the gradient by it is given, backward, out like `heads`. Each of `threads` works in a part
-   of the workspace, `part_bytes` long: see gpt2core/kernels/training_kernels.py. */
+   of the workspace, `part_bytes` long: see gpt2core/kernels/causal_attention.py. */
 void attention(const bfloat16 *heads, const bfloat16 *by_out, bfloat16 *out, char *workspace, int64_t batch, int64_t length,
                int64_t n_head, int64_t size, int64_t threads, int64_t part_bytes) {
     const int64_t part = n_head * size, stride = 3 * part, all = batch * n_head;
