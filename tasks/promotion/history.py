@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from configs.errors import UserError
 from tasks.promotion.ledger import PAGE, Decision, Ledger, broken_links
-from tasks.registry.lookup import aliases_of
+from tasks.registry.lookup import aliases_of, server
 
 
 @dataclass(frozen=True)
@@ -47,5 +47,7 @@ def read_history(model: str) -> DecisionHistory:
     except MlflowException as error:
         copies = ledger.copies()
         if not copies:
-            raise UserError(f"MLflow does not answer and no copy of the ledger of '{model}' is here ({error}).") from error
+            raise UserError(
+                f"MLflow does not answer and no copy of the ledger of '{model}' is here: start {server()}."
+            ) from error
     return DecisionHistory(model, [copy for copy, _ in copies], broken_links(copies), True, ledger.folder)

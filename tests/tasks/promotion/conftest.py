@@ -119,7 +119,8 @@ class Foundry:
             "base": config.model.base,
             "checkpoint": "step-00000120",
         }
-        made = client.create_model_version(name, info.model_uri, run.info.run_id, tags={**tags, "model_id": info.model_id})
+        identity = {"model_id": info.model_id}
+        made = client.create_model_version(name, info.model_uri, run.info.run_id, {**tags, **identity}, **identity)
         client.set_registered_model_alias(name, alias, made.version)
         return str(made.version)
 
