@@ -1,34 +1,28 @@
-"""Batch generation: cut the prompts into shards, complete each, join them; a killed flow goes on with what is not done."""
+"""Batch generation: prompts in shards, each shard a mapped task, one Parquet file at the end."""
 
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
+from prefect.futures import wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from configs.schema import CompletionSettings
-from tasks.models.generate import generate_shard, join_shards, plan_generation
-from tasks.terminal.console import say
-
-ONE_AT_A_TIME: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=1)
-"""A shard uses all cores; `generate.with_options(task_runner=...)` gives shards to a cluster that sees the same files."""
+from configs.batch_generation import BatchSettings
+from tasks.models.complete_shards import complete_shard, join_shards
+from tasks.models.prompt_shards import parts_of, plan_in, plan_shards, writing_alone
+from tasks.terminal.console import begin, say
 
 
-@flow(persist_result=False, task_runner=ONE_AT_A_TIME)  # type: ignore[arg-type]  # runners are invariant in their future
-def generate(
-    prompts: Path,
-    output: Path,
-    model: str | None,
-    settings: CompletionSettings,
-    column: str | None = None,
-    shard_rows: int = 256,
-) -> Path:
-    """Complete every prompt of a file with the model; a row for each completion in a Parquet file, in the prompts' order."""
-    plan = plan_generation(prompts, output, model, settings, column, shard_rows)
-    if plan is None:
-        say("generate", f"{output} is finished already: nothing to do")
-        return output
-    shards = generate_shard.map([plan] * plan.shards, list(range(plan.shards))).result()
-    done = join_shards(plan, shards)
-    say("generate", f"{done} is written")
-    return done
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False)
+def generate(prompts: str, out: Path, model: str | None, settings: BatchSettings) -> Path:
+    """Complete every prompt of a table into `out`. A shard uses all cores; on a cluster give the flow its task runner."""
+    with writing_alone(out):
+        begin("prompts", "reading, or finding what was begun")
+        plan = plan_shards(prompts, out, model, settings)
+        if plan_in(out) is None:
+            futures = complete_shard.map(parts_of(out), list(range(plan.shards)))
+            wait(futures)  # before an error is heard nobody may still be writing
+            for future in futures:
+                future.result()
+        rows = join_shards(out, plan)
+    say("completions", f"{rows:,} of {plan.model_version} in {out}")
+    return out

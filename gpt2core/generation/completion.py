@@ -39,15 +39,23 @@ class Completion:
     """What ended it: max_new_tokens, the end-of-text token, or a stop string."""
 
 
-def complete(model: GPT2, tokenizer: Tokenizer, prompts: Sequence[str], settings: CompletionSettings) -> Iterator[Completion]:
+def complete(
+    model: GPT2,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    settings: CompletionSettings,
+    seeds: Sequence[int] | None = None,
+) -> Iterator[Completion]:
     """Yield `settings.samples` completions of each prompt in turn, computed `settings.batch_size` at a time.
 
-    Sample i of any prompt draws from the stream of (seed, i), whatever else is asked for. An empty prompt stands for the
-    beginning of a document. Raises UserError for a prompt that is no valid Unicode or not in the model's vocabulary, and for
-    more samples than memory can hold.
+    Sample i of any prompt draws from the stream of (seed, i), whatever else is asked for; `seeds` gives each prompt a seed of
+    its own instead of `settings.seed`. An empty prompt stands for the beginning of a document. Raises UserError for a prompt
+    that is no valid Unicode or not in the model's vocabulary, and for more samples than memory can hold.
     """
     _require_memory(len(prompts) * settings.samples, settings.max_new_tokens)
-    wanted = ((prompt, sample) for prompt in prompts for sample in range(settings.samples))
+    seeds = [settings.seed] * len(prompts) if seeds is None else seeds
+    seeded = zip(prompts, seeds, strict=True)
+    wanted = ((prompt, sample, seed) for prompt, seed in seeded for sample in range(settings.samples))
     while batch := list(islice(wanted, settings.batch_size)):
         writings = [_Writing(tokenizer, settings, *each) for each in batch]
         for _ in _write(model, tokenizer, writings, settings):
@@ -66,7 +74,7 @@ def _require_memory(samples: int, tokens: int) -> None:
 
 def stream(model: GPT2, tokenizer: Tokenizer, prompt: str, settings: CompletionSettings) -> Iterator[str]:
     """The text of the prompt's first sample as it comes into being: whole characters, nothing that is taken back."""
-    yield from _write(model, tokenizer, [_Writing(tokenizer, settings, prompt, 0)], settings)
+    yield from _write(model, tokenizer, [_Writing(tokenizer, settings, prompt, 0, settings.seed)], settings)
 
 
 def beyond_context(model: GPT2, tokenizer: Tokenizer, prompts: Sequence[str], settings: CompletionSettings) -> str | None:
@@ -82,9 +90,9 @@ def beyond_context(model: GPT2, tokenizer: Tokenizer, prompts: Sequence[str], se
 class _Writing:
     """One completion that is being written."""
 
-    def __init__(self, tokenizer: Tokenizer, settings: CompletionSettings, prompt: str, sample: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, settings: CompletionSettings, prompt: str, sample: int, seed: int) -> None:
         self.completion = Completion(settings.prefix + prompt, sample)
-        self.row = TokenRow(encode_prompt(tokenizer, self.completion.prompt), settings.seed, sample)
+        self.row = TokenRow(encode_prompt(tokenizer, self.completion.prompt), seed, sample)
         self._stream = TextStream(tokenizer, [*settings.stop, settings.truncate])
         self._end_of_text, self._most = tokenizer.end_of_text, settings.max_new_tokens
         self.finished = False

@@ -18,7 +18,7 @@ from gpt2core.text.json_records import find_records, numbered
 from gpt2core.text.pieces import PIECE, Piece, Tally, decoded, split_documents
 from gpt2core.text.sources import END_OF_TEXT, PYTHON_TOPICS, SourceFile, check_sources, find_files, open_source, stamp_of
 from gpt2core.text.tables import DELIMITERS, arrow_texts, csv_texts, html_text, jsonl_texts, parquet_texts, sound
-from gpt2core.text.text_column import TextColumn
+from gpt2core.text.text_column import NAMES, TextColumn
 from gpt2core.text.token_arrays import read_npz
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "is_empty",
     "pieces_of",
     "read_documents",
+    "rows_of",
 ]
 
 
@@ -99,30 +100,57 @@ def texts_of(files: Iterable[SourceFile], settings: DataSettings) -> Iterator[st
         raise UserError("There is no text in data.source: give a file with text in it.")
 
 
+def rows_of(file: SourceFile, settings: DataSettings, tally: Tally, usual: tuple[str, ...] = NAMES) -> Iterator[str]:
+    """The text of each row of a table, empty ones too; nothing inside a row is taken for a mark of documents.
+
+    `usual` are names by which the column is found. Raises UserError as `pieces_of` does, and for a file that is no table.
+    """
+    allowance = Allowance(file.location, settings.expanded_limit)
+    _refuse_change(file)
+    with open_source(file.location) as stream, named_damage(file.location):
+        for name, content in members(PurePosixPath(file.location).name, stream, file.location, allowance):
+            rows = _Reader(name, content, file.location, "", settings, tally, usual).rows()
+            if rows is None:
+                raise UserError(f"{file.location} is no table: give .jsonl, .json, .csv, .tsv, .parquet or .arrow.")
+            yield from rows
+    _refuse_change(file)
+
+
 class _Reader:
     """One text, table or array inside a file."""
 
-    def __init__(self, name: str, content: BinaryIO, shown: str, inside: str, settings: DataSettings, tally: Tally) -> None:
+    def __init__(
+        self,
+        name: str,
+        content: BinaryIO,
+        shown: str,
+        inside: str,
+        settings: DataSettings,
+        tally: Tally,
+        usual: tuple[str, ...] = NAMES,
+    ) -> None:
         self._kind = PurePosixPath(name).suffix.lower()
         self._inside = inside
         self._content = content
         self._shown = shown
         self._settings = settings
         self._tally = tally
+        self._usual = usual
         self._errors_before = tally.decode_errors
 
     def pieces(self, first: int) -> Iterator[Piece]:
         """The documents, numbered from `first`."""
         if self._kind == ".npz":
             yield from read_npz(_rewindable(self._content), self._shown, first)
-        elif (rows := self._rows()) is not None:
+        elif (rows := self.rows()) is not None:
             yield from _row_pieces(rows, first, self._settings.newlines == "normalize")
         else:
             chunks = self._text()
             yield from split_documents(html_text(chunks) if self._kind in (".html", ".htm") else chunks, first)
 
-    def _rows(self) -> Iterator[str] | None:
-        column = TextColumn(self._shown, self._settings.text_column, self._tally, inside=self._inside)
+    def rows(self) -> Iterator[str] | None:
+        """The texts of a table's rows; None for what is none."""
+        column = TextColumn(self._shown, self._settings.text_column, self._tally, inside=self._inside, usual=self._usual)
         delimiter = self._settings.delimiter
         readers: dict[str, Callable[[], Iterator[str] | None]] = {
             ".csv": lambda: csv_texts(self._text(), DELIMITERS[".csv"], delimiter, column),

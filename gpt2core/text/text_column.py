@@ -41,6 +41,8 @@ class TextColumn:
     """Name within the archive, for the notes."""
     name: str | None = None
     """The column; none where the rows are bare texts."""
+    usual: tuple[str, ...] = NAMES
+    """Names by which the column is found, the first one first."""
     _share: float = 1.0
     _sampled: int = 0
     _others: tuple[str, ...] = ()
@@ -83,8 +85,8 @@ class TextColumn:
             if self.wanted in names:
                 return self.wanted
             raise UserError(f"{self.shown} has no column {self.wanted!r}: set data.text_column to one of {', '.join(names)}.")
-        usual = {name.lower(): name for name in reversed(readable)}
-        if known := [usual[name] for name in NAMES if name in usual]:
+        by_name = {name.lower(): name for name in reversed(readable)}
+        if known := [by_name[name] for name in self.usual if name in by_name]:
             return known[0]
         if readable:
             return max(readable, key=lambda name: characters[name])

@@ -162,14 +162,14 @@ def _choice(loaded: LoadedModel, asked: CompletionRequest, number: int, done: Co
 async def _events(turnstile: Turnstile, loaded: LoadedModel, asked: CompletionRequest) -> AsyncIterator[str]:
     """Server-sent events: a piece of text each, then [DONE]; an error that comes late is an event, too."""
     head = _head(loaded)
-    async with turnstile.passed():
-        try:
+    try:
+        async with turnstile.passed():
             async for piece in iterate_in_threadpool(_pieces(loaded, asked)):
                 if piece:
                     choice = {"text": piece, "index": 0, "logprobs": None, "finish_reason": None}
                     yield _event({**head, "choices": [choice]})
-        except (UserError, RefusedRequestError) as error:
-            yield _event(RefusedRequestError(str(error)).as_json())
+    except (UserError, RefusedRequestError) as error:
+        yield _event(RefusedRequestError(str(error)).as_json())
     yield "data: [DONE]\n\n"
 
 

@@ -99,6 +99,8 @@ def read_request(body: object) -> CompletionRequest:
         raise RefusedRequestError(f"{asked} completions are asked for: ask for at most {MOST_COMPLETIONS}.", parameter="n")
     if request.stream and asked > 1:
         raise RefusedRequestError("stream is for one prompt and one completion: leave it out.", parameter="stream")
+    if request.stream and request.logprobs is not None:
+        raise RefusedRequestError("logprobs come with whole completions only: leave stream out.", parameter="logprobs")
     return request
 
 
