@@ -12,7 +12,7 @@ from tasks.models.prompt_shards import parts_of, plan_in, plan_shards, writing_a
 from tasks.terminal.console import begin, say
 
 
-@flow(task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False)
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=1), persist_result=False)  # type: ignore[arg-type]  # invariant in its future
 def generate(prompts: str, out: Path, model: str | None, settings: BatchSettings) -> Path:
     """Complete every prompt of a table into `out`. A shard uses all cores; on a cluster give the flow its task runner."""
     with writing_alone(out):

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from configs.errors import UserError
+from gpt2core.machine.kernel_level import processor_level
 from gpt2core.model.gpt2 import GPT2, run_block
 
 LONG_RUN = 500
@@ -35,8 +36,12 @@ def choose_compilation(setting: Literal["auto"] | bool, device: torch.device, ba
 
 
 def keep_compiled_code(folder: Path) -> None:
-    """Keep what this process compiles from now on in `folder`, and take from there what was compiled before."""
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    """Keep what this process compiles from now on in `folder`, and take from there what was compiled before.
+
+    Each kind of processor has its own: PyTorch would take code with AVX2's vectors where it counts on AVX512's, and write past
+    the end of tensors.
+    """
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / processor_level())
 
 
 def compile_blocks(model: GPT2) -> None:
