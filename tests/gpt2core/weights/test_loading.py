@@ -100,7 +100,7 @@ def test_the_newest_checkpoint_is_the_one_that_the_text_file_names(openai: Path)
 @pytest.mark.parametrize(
     ("sizes", "complaint"),
     [
-        ({"n_layer": 2}, "has the tensor model/h2/attn/c_attn/b, which this GPT-2 has not"),
+        ({"n_layer": 2}, "has the tensor model/h2/attn/c_attn/b, which this GPT-2 does not have"),
         ({"n_layer": 4}, "lacks the tensor model/h3/attn/c_attn/b .12 in all"),
         ({"n_ctx": 33}, r"Tensor model/wpe of .* has the shape \[32, 48\], and the config asks for \[33, 48\]"),
     ],
