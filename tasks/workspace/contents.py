@@ -5,6 +5,7 @@ Not what the files mean. A file that this module does not know is a record, so w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePath
@@ -130,7 +131,8 @@ def _checkpoints(folder: Path, rounds: int = 5) -> Iterator[list[Path]]:
 def _files(folder: Path) -> list[Path]:
     """All files below, by name, without what is half-written or made again; MLflow's artifacts may be called as they like."""
     anything = folder.parts[-2:] == ("mlflow", "artifacts")
-    return sorted(file for file in folder.rglob("*") if file.is_file() and (anything or _is_lasting(file, folder)))
+    found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)  # one that goes is no error
+    return sorted(file for file in found if file.is_file() and (anything or _is_lasting(file, folder)))
 
 
 def _is_lasting(file: Path, folder: Path) -> bool:

@@ -105,6 +105,7 @@ def emit(up: Any, event: str) -> float:
     return now.timestamp()
 
 
+@pytest.mark.slow
 def test_many_events_begin_one_night_once_they_have_ceased(up: Any, wait_until: Any, folder: Path) -> None:
     config = up.config("event", folder, schedule={"settle": 10})
     assert "on text.arrived" in up.gpt2flow("deploy", config, "--on_event", "text.arrived")
