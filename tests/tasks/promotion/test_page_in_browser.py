@@ -3,12 +3,11 @@
 import html
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
 import pytest
+from browsing import brightness, run
 from mlflow import MlflowClient
 
 from configs.promotion import PromotionSettings
@@ -35,10 +34,6 @@ frame.onload = () => {{
   document.querySelector("pre").textContent = JSON.stringify({{ verdict, rules, pairs, tracks, hint, width, fetched, errors }});
 }};
 </script>"""
-
-
-def run(command: list[str], page: Path) -> str:
-    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 @pytest.fixture
@@ -76,10 +71,6 @@ def test_the_page_of_a_decision_works_offline_and_on_a_phone(browser: list[str],
 
 @pytest.mark.slow
 def test_the_page_of_a_decision_is_light_or_dark_as_one_likes(browser: list[str], page: Path, tmp_path: Path) -> None:
-    brightness = {}
-    for theme, setting in (("dark", 0), ("light", 1)):
-        picture = tmp_path / f"{theme}.png"
-        run([*browser, f"--blink-settings=preferredColorScheme={setting}", f"--screenshot={picture}"], page)
-        brightness[theme] = float(matplotlib.image.imread(picture)[..., :3].mean())
-    assert brightness["dark"] < 0.3
-    assert brightness["light"] > 0.8
+    found = brightness(browser, page, tmp_path)
+    assert found["dark"] < 0.3
+    assert found["light"] > 0.8

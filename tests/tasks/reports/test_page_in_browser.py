@@ -3,11 +3,10 @@
 import html
 import json
 import re
-import subprocess
 from pathlib import Path
 
-import matplotlib.image
 import pytest
+from browsing import brightness, run
 
 from tasks.reports.facts import gather_facts
 from tasks.reports.page import render_report
@@ -33,10 +32,6 @@ frame.onload = () => {{
 </script>"""
 
 
-def run(command: list[str], page: Path) -> str:
-    return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, check=True, timeout=120).stdout
-
-
 @pytest.mark.slow
 def test_hovering_shows_values_the_slider_chooses_the_step_and_a_phone_is_wide_enough(
     browser: list[str], folder: RunFolder, tmp_path: Path
@@ -58,10 +53,6 @@ def test_hovering_shows_values_the_slider_chooses_the_step_and_a_phone_is_wide_e
 def test_light_and_dark_are_light_and_dark(browser: list[str], folder: RunFolder, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text(render_report(gather_facts(folder)))
-    brightness = {}
-    for theme, setting in (("dark", 0), ("light", 1)):
-        picture = tmp_path / f"{theme}.png"
-        run([*browser, f"--blink-settings=preferredColorScheme={setting}", f"--screenshot={picture}"], page)
-        brightness[theme] = float(matplotlib.image.imread(picture)[..., :3].mean())
-    assert brightness["dark"] < 0.3
-    assert brightness["light"] > 0.8
+    found = brightness(browser, page, tmp_path)
+    assert found["dark"] < 0.3
+    assert found["light"] > 0.8
