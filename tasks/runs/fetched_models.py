@@ -27,7 +27,7 @@ def registered_model_folder(workspace: Workspace, uri: str) -> Path:
 
     Raises MlflowException or OSError where there is no such model or its files cannot be reached.
     """
-    location: str = ModelsArtifactRepository.get_underlying_uri(uri)
+    location: str = ModelsArtifactRepository.get_underlying_uri(uri)  # type: ignore[no-untyped-call]
     if urlsplit(location).scheme in ("", "file"):
         return Path(mlflow.artifacts.download_artifacts(uri))
     copies = workspace.fetched_models

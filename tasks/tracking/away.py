@@ -18,5 +18,5 @@ def _of_s3() -> tuple[type[Exception], ...]:
 
 
 S3_ERRORS = _of_s3()
-AWAY = (MlflowException, OSError, DBAPIError, *S3_ERRORS)
+AWAY: tuple[type[Exception], ...] = (MlflowException, OSError, DBAPIError, *S3_ERRORS)
 """For `except`: what must not stop a run whose figures can be delivered later."""
