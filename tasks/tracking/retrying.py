@@ -33,6 +33,7 @@ def _of_s3() -> tuple[type[Exception], ...]:
     """An error of a library that was never imported cannot be there."""
     if "botocore" not in sys.modules:
         return ()
+    from botocore.exceptions import ConnectionError as NoConnection
     from botocore.exceptions import HTTPClientError
 
-    return (HTTPClientError,)
+    return NoConnection, HTTPClientError

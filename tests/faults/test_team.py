@@ -22,6 +22,8 @@ from team_servers import BUCKET, REGION, S3, PostgreSQL, postgresql, s3
 
 pytestmark = pytest.mark.team
 
+STEPS = 600
+PATIENCE = 900.0  # seconds
 SECRETS = {
     "prefect": "database-secret-of-prefect",
     "mlflow": "database-secret-of-mlflow",
@@ -98,7 +100,7 @@ def night(team: Any, wait_until: Any, name: str) -> dict[str, Any]:
     """Trigger a deployment and wait for its end."""
     before = len(team.ended(name))
     team.said.append(team.gpt2flow("trigger", name))
-    wait_until(lambda: len(team.ended(name)) > before)
+    wait_until(lambda: len(team.ended(name)) > before, PATIENCE)
     return dict(team.ended(name)[-1])
 
 
@@ -113,18 +115,18 @@ def test_three_nights_one_of_them_killed_end_with_champion_versions_files_on_s3_
     team: Any, databases: PostgreSQL, files: S3, texts: Path, wait_until: Any, final_weights: Any
 ) -> None:
     sections = {
-        "train": {"steps": 3000, "checkpoint_every": 300},
+        "train": {"steps": STEPS, "checkpoint_every": 60},
         "registry": {"enabled": True},
         "alerts": {"addresses": ["env:ALERT_HOOK"], "timeout": 2},
     }
     for name in ("killed", "undisturbed"):
         team.said.append(team.gpt2flow("deploy", team.config(name, texts, **sections)))
     team.said.append(team.gpt2flow("trigger", "killed"))
-    wait_until(lambda: team.step("killed") > 700)
+    wait_until(lambda: team.step("killed") > 150, PATIENCE)
     team.kill("up", "worker", "Prefect", "MLflow", "training")
     wait_until(lambda: team.run_of("killed").state() == "stopped")
     team.start()
-    wait_until(lambda: team.ended("killed"))
+    wait_until(lambda: team.ended("killed"), PATIENCE)
     (first,) = team.ended("killed")
     assert (first["state_name"], first["run_count"]) == ("Completed", 2)
     killed = team.run_of("killed")
@@ -138,7 +140,7 @@ def test_three_nights_one_of_them_killed_end_with_champion_versions_files_on_s3_
     aliases = dict(databases.ask("mlflow", "SELECT alias, version FROM registered_model_aliases WHERE name = 'killed'"))
     assert {"candidate", "champion"} <= set(aliases)
     steps = f"SELECT step FROM metrics WHERE key = 'loss' AND run_uuid = '{killed.read('run')['mlflow_run_id']}' ORDER BY step"
-    assert databases.ask("mlflow", steps) == [(step,) for step in range(1, 3001)]
+    assert databases.ask("mlflow", steps) == [(step,) for step in range(1, STEPS + 1)]
     ended = "SELECT DISTINCT state_name FROM flow_run WHERE run_count > 0 AND state_type <> 'RUNNING'"
     assert databases.ask("prefect", ended) == [("Completed",)]
     locations = databases.ask("mlflow", "SELECT storage_location FROM model_versions WHERE name = 'killed'")
