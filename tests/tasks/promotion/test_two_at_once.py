@@ -42,7 +42,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 @pytest.mark.slow
 def test_one_of_two_promotes_and_the_other_says_that_the_champion_moved(foundry: Any, model_name: str, server: str) -> None:
     old, new = foundry.against(model_name, foundry.noised(foundry.good, 0.5, 1), foundry.good)
-    command = [sys.executable, "-u", "-m", "flows.cli.main", "promote", model_name, *FAST]
+    command = [sys.executable, "-u", "-m", "flows.cli", "promote", model_name, *FAST]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": server}
     both = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
