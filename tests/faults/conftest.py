@@ -85,12 +85,15 @@ class Up:
         return {name: pid for name, pid in {**named, "up": found["process"]["pid"]}.items() if psutil.pid_exists(pid)}
 
     def kill(self, *names: str) -> None:
-        """As by kill -9: servers with everything that they have started, `training` is the process of every flow run."""
+        """As by kill -9: servers with everything that they have started, `training` is the process of every flow run.
+
+        `hang` stops that process instead, and lets it live.
+        """
         pids = self.pids()
         for name in names:
-            if name == "training":
+            if name in ("training", "hang"):
                 for lock in self.alive():
-                    os.kill(lock.read().process, signal.SIGKILL)
+                    os.kill(lock.read().process, signal.SIGKILL if name == "training" else signal.SIGSTOP)
             elif name in ("MLflow", "Prefect"):
                 os.killpg(pids[name], signal.SIGKILL)
             else:

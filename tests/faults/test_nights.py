@@ -94,10 +94,10 @@ def test_everything_killed_at_once_is_found_and_ends_with_the_same_weights(
     assert final_weights(up.run_of("killed")) == final_weights(up.run_of("undisturbed"))
 
 
-def emit(up: Any, event: str) -> float:
+def emit(up: Any, event: str, resource: str) -> float:
     """Send an event to Prefect's server; returns when it took place, as seconds since 1970."""
     now = datetime.now(UTC)
-    told = {"id": str(uuid4()), "event": event, "occurred": now.isoformat(), "resource": {"prefect.resource.id": "my-texts"}}
+    told = {"id": str(uuid4()), "event": event, "occurred": now.isoformat(), "resource": {"prefect.resource.id": resource}}
     request = Request(f"http://127.0.0.1:{up.ports[1]}/api/events", json.dumps([told]).encode())
     request.add_header("Content-Type", "application/json")
     with urlopen(request, timeout=30) as answer:
@@ -107,17 +107,24 @@ def emit(up: Any, event: str) -> float:
 
 @pytest.mark.slow
 def test_many_events_begin_one_night_once_they_have_ceased(up: Any, wait_until: Any, folder: Path) -> None:
-    config = up.config("event", folder, schedule={"settle": 10})
+    settle = 10
+    config = up.config("event", folder, schedule={"settle": settle})
     assert "on text.arrived" in up.gpt2flow("deploy", config, "--on_event", "text.arrived")
+    time.sleep(2.5 * settle)  # Prefect looks every five seconds
+    assert up.flow_runs("event") == []
     last = 0.0
-    for _ in range(3):
-        last = emit(up, "text.arrived")
-        time.sleep(1)
+    for number in range(5):
+        last = emit(up, "text.arrived", f"text-{number % 2}")
+        time.sleep(settle / 3)
     wait_until(lambda: up.ended("event"))
+    time.sleep(2.5 * settle)
     (night,) = up.flow_runs("event")
     assert night["created_by"]["type"] == "AUTOMATION"
-    assert datetime.fromisoformat(night["created"]).timestamp() - last >= 10
+    assert settle <= datetime.fromisoformat(night["created"]).timestamp() - last < 3 * settle
     assert night["state_name"] == "Completed"
+    emit(up, "text.arrived", "text-0")
+    wait_until(lambda: len(up.ended("event")) == 2)
+    assert up.ended("event")[1]["state_name"] == "Skipped"
 
 
 @pytest.mark.slow

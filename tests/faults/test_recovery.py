@@ -18,9 +18,10 @@ import pytest
 pytestmark = pytest.mark.slow
 
 STEPS = 3000
+STALLED_AFTER = 30  # seconds; also the first imports of a flow run must be through by then
 EVERYTHING = ("up", "worker", "Prefect", "MLflow", "training")
 MATRIX = [
-    # when, what is killed, how often the flow run begins then
+    # when, what is killed, how often the flow run begins then; "hang" stops the training process and lets it live
     ("submitting", ("training",), 1),
     ("submitting", ("worker", "training"), 1),
     ("submitting", EVERYTHING, 1),
@@ -32,6 +33,7 @@ MATRIX = [
     ("training", ("Prefect", "training"), 2),
     ("training", ("up",), 1),
     ("training", EVERYTHING, 2),
+    ("training", ("hang",), 2),
     ("registering", ("training",), 2),
     ("registering", EVERYTHING, 2),
 ]
@@ -69,7 +71,8 @@ def undisturbed(up: Any, wait_until: Any, final_weights: Any, text: Path) -> byt
 
 def deploy(up: Any, name: str, text: Path) -> None:
     train = {"steps": STEPS, "checkpoint_every": 200, "keep_checkpoints": 2}
-    up.gpt2flow("deploy", up.config(name, text, train=train, registry={"enabled": True}))
+    schedule = {"stalled_after": STALLED_AFTER}
+    up.gpt2flow("deploy", up.config(name, text, train=train, schedule=schedule, registry={"enabled": True}))
 
 
 def has_come_to(up: Any, name: str, when: str) -> bool:
@@ -116,17 +119,31 @@ def cancel(up: Any, name: str) -> None:
     up.ask(f"/flow_runs/{up.flow_runs(name)[0]['id']}/set_state", {"state": {"type": "CANCELLING"}})
 
 
-def test_a_cancel_is_heard_by_a_night_whose_worker_is_dead(up: Any, wait_until: Any, text: Path) -> None:
-    deploy_long(up, "orphan", text)
+def note_cancelled(up: Any, wait_until: Any, name: str, killed: str, table: list[tuple[str, ...]]) -> None:
+    """Wait until the cancel is heard, and see that both pages say so."""
+    at = time.monotonic()
+    wait_until(lambda: up.flow_runs(name)[0]["state_type"] == "CANCELLED")
+    wait_until(lambda: not up.alive())
+    waited = time.monotonic() - at
+    wait_until(lambda: mlflow(up, name)["runs"] == ["KILLED"])
+    (night,) = up.flow_runs(name)
+    table.append(("training", killed, night["state_name"], str(night["run_count"]), "kept", "KILLED", f"{waited:.0f}"))
+    assert up.run_of(name).state() == "stopped"
+
+
+def test_a_cancel_is_heard_by_a_night_whose_worker_is_dead(
+    up: Any, wait_until: Any, table: list[tuple[str, ...]], text: Path
+) -> None:
+    deploy_long(up, wait_until, "orphan", text)
     up.kill("worker")
     cancel(up, "orphan")
-    wait_until(lambda: up.flow_runs("orphan")[0]["state_type"] == "CANCELLED")
-    wait_until(lambda: not up.alive())
-    assert up.run_of("orphan").state() == "stopped"
+    note_cancelled(up, wait_until, "orphan", "worker, then a cancel", table)
 
 
-def test_a_cancel_is_heard_after_the_server_was_away_for_45_seconds(up: Any, wait_until: Any, text: Path) -> None:
-    deploy_long(up, "away", text)
+def test_a_cancel_is_heard_after_the_server_was_away_for_45_seconds(
+    up: Any, wait_until: Any, table: list[tuple[str, ...]], text: Path
+) -> None:
+    deploy_long(up, wait_until, "away", text)
     os.kill(up.pids()["up"], signal.SIGSTOP)  # or it would start the server again at once
     up.kill("Prefect")
     before = up.step("away")
@@ -135,17 +152,27 @@ def test_a_cancel_is_heard_after_the_server_was_away_for_45_seconds(up: Any, wai
     os.kill(up.pids()["up"], signal.SIGCONT)
     wait_until(up.is_served)
     cancel(up, "away")
-    wait_until(lambda: up.flow_runs("away")[0]["state_type"] == "CANCELLED")
-    wait_until(lambda: not up.alive())
-    deploy_long(up, "after-it", text)  # the worker is as well as before
+    note_cancelled(up, wait_until, "away", "Prefect for 45 s, then a cancel", table)
+    deploy_long(up, wait_until, "after-it", text)  # the worker is as well as before
     cancel(up, "after-it")
-    wait_until(lambda: not up.alive())
+    note_cancelled(up, wait_until, "after-it", "nothing, a cancel after that", table)
 
 
-def deploy_long(up: Any, name: str, text: Path) -> None:
+def test_while_a_killed_night_waits_both_pages_say_so(up: Any, wait_until: Any, text: Path) -> None:
+    up.gpt2flow("deploy", up.config("waiting", text, train={"steps": STEPS}, schedule={"back_off": 40}))
+    up.gpt2flow("trigger", "waiting")
+    wait_until(lambda: up.step("waiting") > 500)
+    up.kill("training")
+    wait_until(lambda: up.flow_runs("waiting")[0]["state_name"] == "AwaitingRetry")
+    assert "died (attempt 1 of 5)" in up.flow_runs("waiting")[0]["state"]["message"]
+    wait_until(lambda: mlflow(up, "waiting")["runs"] == ["KILLED"])
+    assert up.flow_runs("waiting")[0]["state_name"] == "AwaitingRetry"
+    wait_until(lambda: up.ended("waiting"))
+    assert mlflow(up, "waiting")["runs"] == ["FINISHED"]
+
+
+def deploy_long(up: Any, wait_until: Any, name: str, text: Path) -> None:
+    """A night that does not end by itself, and is under way."""
     up.gpt2flow("deploy", up.config(name, text, train={"steps": 10**6, "checkpoint_every": 500, "keep_checkpoints": 1}))
     up.gpt2flow("trigger", name)
-    deadline = time.monotonic() + 300
-    while up.step(name) < 100:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until(lambda: up.step(name) > 100)
