@@ -24,6 +24,8 @@ settings.load_profile("shared machine")
 
 PROJECT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("GPT2FLOW_SHARED", PROJECT.parent / "shared"))
+SERVED = {"tasks", "flows", "faults"}
+"""Folders of tests that use Prefect and MLflow."""
 SLOWLY = """
 import sys, time
 import tasks.servers.cancellation, tasks.tracking.mlflow_mirror
@@ -52,6 +54,24 @@ def _slow_process(*arguments: str, until: str, pause: float) -> Iterator[subproc
             seen.append(line)
             assert line, "".join(seen)
         yield process
+
+
+@pytest.fixture(scope="session")
+def database_cache(pytestconfig: pytest.Config) -> Path:
+    """Where `with_databases` keeps what it has made."""
+    assert pytestconfig.cache is not None
+    return pytestconfig.cache.mkdir("databases")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_databases(request: pytest.FixtureRequest) -> None:
+    """The tests' workspace has its databases where Prefect or MLflow are used."""
+    if any(SERVED & set(item.path.relative_to(PROJECT).parts) for item in request.session.items):
+        from databases import with_databases  # now that the environment names the workspace
+
+        from tasks.workspace.folders import Workspace
+
+        with_databases(Workspace.current(), request.getfixturevalue("database_cache"))
 
 
 @pytest.fixture(scope="session")

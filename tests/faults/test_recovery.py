@@ -3,11 +3,8 @@
 Its short form, everything killed in the middle of training, is in test_nights.py and runs always.
 """
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +12,14 @@ from typing import Any
 
 import pytest
 
+from configs.loading import load_config
+from flows.finetune import finetune
+from tasks.runs.run_folder import RunFolder
+
 pytestmark = pytest.mark.slow
 
 STEPS = 3000
+TRAIN = {"steps": STEPS, "checkpoint_every": 200, "keep_checkpoints": 2}
 STALLED_AFTER = 30  # seconds; also the first imports of a flow run must be through by then
 EVERYTHING = ("up", "worker", "Prefect", "MLflow", "training")
 MATRIX = [
@@ -37,16 +39,6 @@ MATRIX = [
     ("registering", ("training",), 2),
     ("registering", EVERYTHING, 2),
 ]
-MLFLOW = """
-import json, sys
-import tasks
-from mlflow import MlflowClient
-client, name = MlflowClient(), sys.argv[1]
-runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
-versions = client.search_model_versions(f"name = '{name}'")
-steps = [metric.step for metric in client.get_metric_history(runs[0].info.run_id, "loss")]
-print(json.dumps({"runs": [run.info.status for run in runs], "versions": len(versions), "steps": steps}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +53,15 @@ def table(pytestconfig: pytest.Config) -> Iterator[list[tuple[str, ...]]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(up: Any, wait_until: Any, final_weights: Any, text: Path) -> bytes:
-    """The weights that a night ends with which nobody disturbs."""
-    deploy(up, "undisturbed", text)
-    up.gpt2flow("trigger", "undisturbed")
-    wait_until(lambda: up.ended("undisturbed"))
-    return bytes(final_weights(up.run_of("undisturbed")))
+def undisturbed(up: Any, final_weights: Any, text: Path) -> bytes:
+    """The weights that a run ends with which nobody disturbs, in the tests' own workspace."""
+    config = load_config(Path(up.config("undisturbed", text, train=TRAIN)))
+    return bytes(final_weights(RunFolder(Path(finetune(config).folder))))
 
 
 def deploy(up: Any, name: str, text: Path) -> None:
-    train = {"steps": STEPS, "checkpoint_every": 200, "keep_checkpoints": 2}
     schedule = {"stalled_after": STALLED_AFTER}
-    up.gpt2flow("deploy", up.config(name, text, train=train, schedule=schedule, registry={"enabled": True}))
+    up.gpt2flow("deploy", up.config(name, text, train=TRAIN, schedule=schedule, registry={"enabled": True}))
 
 
 def has_come_to(up: Any, name: str, when: str) -> bool:
@@ -82,9 +71,11 @@ def has_come_to(up: Any, name: str, when: str) -> bool:
 
 
 def mlflow(up: Any, name: str) -> dict[str, Any]:
-    command = [sys.executable, "-c", MLFLOW, name]
-    done = subprocess.run(command, env=up.environment, capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
+    """What MLflow's server knows of a night's runs and versions."""
+    runs = up.mlflow.search_runs([up.mlflow.get_experiment_by_name(name).experiment_id])
+    steps = [metric.step for metric in up.mlflow.get_metric_history(runs[0].info.run_id, "loss")]
+    versions = up.mlflow.search_model_versions(f"name = '{name}'")
+    return {"runs": [run.info.status for run in runs], "versions": len(versions), "steps": steps}
 
 
 @pytest.mark.parametrize("case", MATRIX, ids=lambda case: f"{case[0]}-{'+'.join(case[1])}")
@@ -94,7 +85,7 @@ def test_a_night_is_found_resumed_and_ends_as_if_nothing_had_happened(
     when, killed, begun = case
     name = f"night-{MATRIX.index(case)}"
     deploy(up, name, text)
-    up.gpt2flow("trigger", name)
+    up.trigger(name)
     wait_until(lambda: has_come_to(up, name, when))
     at, before = time.monotonic(), up.step(name)
     up.kill(*killed)
@@ -160,7 +151,7 @@ def test_a_cancel_is_heard_after_the_server_was_away_for_45_seconds(
 
 def test_while_a_killed_night_waits_both_pages_say_so(up: Any, wait_until: Any, text: Path) -> None:
     up.gpt2flow("deploy", up.config("waiting", text, train={"steps": STEPS}, schedule={"back_off": 40}))
-    up.gpt2flow("trigger", "waiting")
+    up.trigger("waiting")
     wait_until(lambda: up.step("waiting") > 500)
     up.kill("training")
     wait_until(lambda: up.flow_runs("waiting")[0]["state_name"] == "AwaitingRetry")
@@ -174,5 +165,5 @@ def test_while_a_killed_night_waits_both_pages_say_so(up: Any, wait_until: Any, 
 def deploy_long(up: Any, wait_until: Any, name: str, text: Path) -> None:
     """A night that does not end by itself, and is under way."""
     up.gpt2flow("deploy", up.config(name, text, train={"steps": 10**6, "checkpoint_every": 500, "keep_checkpoints": 1}))
-    up.gpt2flow("trigger", name)
+    up.trigger(name)
     wait_until(lambda: up.step(name) > 100)
