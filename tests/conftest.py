@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,10 @@ SlowProcess = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 
 
 @contextmanager
-def _slow_process(*arguments: str, until: str, pause: float) -> Iterator[subprocess.Popen[str]]:
+def _slow_process(served: str, *arguments: str, until: str, pause: float) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-u", "-c", SLOWLY, str(pause), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    environment = {"PREFECT_API_URL": served, **os.environ}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         seen: list[str] = []
         while until not in (line := process.stdout.readline()):
@@ -75,9 +77,18 @@ def own_databases(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(scope="session")
-def slow_process() -> SlowProcess:
+def prefect_url(own_databases: None) -> str:
+    """Prefect's server of this process, for others: one of their own takes each of them seconds."""
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        return str(client.api_url)
+
+
+@pytest.fixture(scope="session")
+def slow_process(prefect_url: str) -> SlowProcess:
     """gpt2flow in a process of its own, updates `pause` seconds apart, up to the line of its output that contains `until`."""
-    return _slow_process
+    return partial(_slow_process, prefect_url)
 
 
 @pytest.fixture(scope="session")
