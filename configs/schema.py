@@ -15,6 +15,7 @@ from configs.accepted_values import as_bytes, as_delimiter, auto_or_switch, know
 from configs.alerts import AlertSettings
 from configs.influence import Influence
 from configs.promotion import PromotionSettings
+from configs.retention import RetentionSettings
 from configs.schedule import ScheduleSettings
 from configs.section import Positive, Section
 
@@ -341,6 +342,7 @@ class RunSettings(Section):
     promote: Annotated[PromotionSettings, Influence.NONE] = PromotionSettings()
     schedule: Annotated[ScheduleSettings, Influence.NONE] = ScheduleSettings()
     alerts: Annotated[AlertSettings, Influence.NONE] = AlertSettings()
+    gc: Annotated[RetentionSettings, Influence.NONE] = RetentionSettings()
 
 
 class RunConfig(RunSettings):

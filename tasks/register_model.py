@@ -25,6 +25,7 @@ from configs.errors import UserError
 from configs.schema import CompletionSettings
 from gpt2core.checkpoints.weights import export_model
 from tasks.finetuning.finetune_run import FinetuneRun
+from tasks.registry.deletion import remove_logged_model
 from tasks.registry.lookup import PINNED, content_hash, find_version, lineage
 from tasks.runs.identity import git_revision
 from tasks.runs.models import best_checkpoint, resolve_base
@@ -85,7 +86,7 @@ def _find_logged_model(client: MlflowClient, run_id: str, checkpoint: str) -> st
     for model in found:
         if model.status == LoggedModelStatus.READY:
             return str(model.model_uri)
-        client.delete_logged_model(model.model_id)
+        remove_logged_model(client, model.model_id)
     return None
 
 
