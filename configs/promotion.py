@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from configs.accepted_values import as_bytes
+from configs.accepted_values import as_bytes, hook_without_secret, no_secret_inside
 from configs.section import Positive, Section
 
 NotNegative = Annotated[float, Field(ge=0.0)]
-Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+OneOrMore = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+Texts = Annotated[list[Annotated[str, AfterValidator(no_secret_inside)]], OneOrMore]
+Hooks = Annotated[list[Annotated[str, AfterValidator(hook_without_secret)]], OneOrMore]
 
 
 class Limit(Section):
@@ -78,9 +80,10 @@ class ApprovalSettings(Section):
 class HookSettings(Section):
     """What is told of a move of the champion: commands, and http(s) addresses that get the decision as JSON."""
 
-    on_promotion: Texts = []
-    """A command gets the decision on its standard input, and GPT2FLOW_MODEL, GPT2FLOW_VERSION and GPT2FLOW_VERDICT."""
-    on_rollback: Texts = []
+    on_promotion: Hooks = []
+    """A command gets the decision on its standard input, and GPT2FLOW_MODEL, GPT2FLOW_VERSION and GPT2FLOW_VERDICT. Addresses
+    that hold a secret are found at env:NAME or file:PATH."""
+    on_rollback: Hooks = []
     """The same when the champion is rolled back."""
     attempts: Positive = 3
     """How often each is tried; a hook that fails is named and changes nothing."""

@@ -37,6 +37,7 @@ from tasks.tracking.retrying import DELAYS, is_curable
 
 NOT_BY_REQUEST = {"weights", "batch_size", "log_probabilities", "include_prefix"}
 NOT_SERVING = {"apprise", "prefect", "fastapi", "sqlalchemy", "cyclopts", "rich", "matplotlib", "jinja2", "packaging"}
+NOT_SERVING |= {"python-dotenv"}
 
 
 @task(

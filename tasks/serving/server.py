@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import shlex
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from socket import socket
 import uvicorn
 
 from configs.errors import UserError
-from tasks.servers.server_process import free_port
+from tasks.servers.protection import require_protection
+from tasks.servers.server_process import free_port, web_address
 from tasks.serving.application import make_application
 from tasks.serving.served_model import ServedModel
 from tasks.terminal.console import begin, console, say
@@ -28,7 +28,7 @@ def serve_model(reference: str | None, host: str, port: int, weights: str = "aut
     Raises UserError for an unknown model, where no port is free, and for an address that others reach without a key.
     """
     key = os.environ.get(KEY, "")
-    require_protection(host, bool(key) or unprotected)
+    require_protection(host, bool(key) or unprotected, "use the model", f"set {KEY} to a secret that callers send")
     free = free_port(port)
     if free is None:
         raise UserError(f"Port {port} and those that follow are taken: give a free one with --port.")
@@ -38,19 +38,6 @@ def serve_model(reference: str | None, host: str, port: int, weights: str = "aut
     server = AnnouncedServer(config, served.current().name, key)
     with suppress(Interrupted), finishing(server.ask_to_stop):
         server.run()
-
-
-def require_protection(host: str, protected: bool) -> None:
-    """Raise UserError for an address that other machines reach, unless that is protected or meant."""
-    if protected or host == "localhost":
-        return
-    with suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    raise UserError(
-        f"Anybody who reaches {host} could use the model: set {KEY} to a secret that callers send, add --unprotected if that "
-        "is meant, or leave --host out."
-    )
 
 
 class AnnouncedServer(uvicorn.Server):
@@ -73,8 +60,7 @@ class AnnouncedServer(uvicorn.Server):
         """Listen, then say so with a line that works."""
         await super().startup(sockets)
         if self.started:
-            host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-            url = f"http://{host}:{self.config.port}/v1/completions"
+            url = f"{web_address(self.config.host, self.config.port)}/v1/completions"
             bearer = f'-H "Authorization: Bearer ${KEY}" ' if self._key else ""
             body = shlex.quote('{"prompt": "Once upon a time", "max_tokens": 40}')
             say("ready", f"{self._model} answers; Ctrl-C ends it")

@@ -12,12 +12,12 @@ PATIENCE = 300.0  # seconds
 
 
 @contextmanager
-def mlflow_server(database: str, folder: Path, *options: str) -> Iterator[str]:
-    """Its address, once it answers; its log lies in the folder."""
+def mlflow_server(database: str, folder: Path) -> Iterator[str]:
+    """Its address, once it answers; its log and its artifacts lie in the folder."""
     port = free_port(8600)
     assert port is not None
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", database, *options]
+    command += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = ServerProcess(ServerSpec("MLflow", command, port, "/health", folder / "server.log", quiet))
     try:
