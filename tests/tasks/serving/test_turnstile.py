@@ -2,17 +2,15 @@
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
+from serving import served
 
 from gpt2core.generation.decoding import Continuation
-from tasks.servers.server_process import free_port
 from tasks.serving.application import make_application
 from tasks.serving.served_model import ServedModel
 
@@ -55,19 +53,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Computed:
 
 @pytest.fixture
 def port(golden: Path, computed: Computed) -> Iterator[int]:
-    """Of a server in a thread of this process."""
-    found = free_port(38311)
-    assert found is not None
-    served = ServedModel(str(golden / "openai-tiny" / "models" / "tiny"), "float32")
-    server = uvicorn.Server(uvicorn.Config(make_application(served), "127.0.0.1", found, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield found
-    server.should_exit = True
-    thread.join(60)
-    assert not thread.is_alive()
+    model = ServedModel(str(golden / "openai-tiny" / "models" / "tiny"), "float32")
+    with served(make_application(model), 38311) as address:
+        yield int(address.rpartition(":")[2])
 
 
 def ask(port: int, **body: object) -> socket.socket:
