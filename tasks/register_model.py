@@ -36,8 +36,8 @@ from tasks.tracking.model_card import licence_of, model_card
 from tasks.tracking.retrying import DELAYS, is_curable
 
 NOT_BY_REQUEST = {"weights", "batch_size", "log_probabilities", "alternatives", "include_prefix"}
-NOT_SERVING = {"anyio", "apprise", "cyclopts", "fastapi", "jinja2", "matplotlib", "packaging", "prefect", "python-dotenv", "rich"}
-NOT_SERVING |= {"sqlalchemy"}
+NOT_SERVING = {"anyio", "apprise", "cyclopts", "fastapi", "jinja2", "matplotlib", "packaging", "prefect", "python-dotenv"}
+NOT_SERVING |= {"rich", "sqlalchemy"}
 
 
 @task(
