@@ -27,6 +27,9 @@ class Limit(Section):
     """How many times the champion's it may be."""
 
 
+Rule = Annotated[Limit | None, BeforeValidator(lambda value: None if value == "null" else value)]  # null as an option's text
+
+
 class TaskRule(Section):
     """A zero-shot task of which you have the file."""
 
@@ -45,21 +48,21 @@ class PromotionRules(Section):
 
     margin: NotNegative = 0.0
     """Bits per byte by which the candidate must be better, with the whole interval on that side."""
-    copied_share: Limit | None = Limit(at_most=0.2, worse_by=0.05)
+    copied_share: Rule = Limit(at_most=0.2, worse_by=0.05)
     """Share of the samples' windows of 50 tokens that stand word for word in the training text."""
-    copied_tokens: Limit | None = Limit(worse_by=50)
+    copied_tokens: Rule = Limit(worse_by=50)
     """Tokens of the longest passage that a sample copies from the training text."""
-    repetition: Limit | None = Limit(at_most=0.4, worse_by=0.05)
+    repetition: Rule = Limit(at_most=0.4, worse_by=0.05)
     """Share of the samples' 4-grams that stood in the same sample before; as much as in the text itself is always allowed."""
-    loops: Limit | None = Limit(at_most=0.3, worse_by=0.1)
+    loops: Rule = Limit(at_most=0.3, worse_by=0.1)
     """Share of the samples that end in a loop."""
-    canary_exposure: Limit | None = Limit(worse_by=1.0)
+    canary_exposure: Rule = Limit(worse_by=1.0)
     """Bits that the most exposed of promote.canaries gives away, from 0 to 8."""
-    calibration_error: Limit | None = Limit(worse_by=0.02)
+    calibration_error: Rule = Limit(worse_by=0.02)
     """Distance between confidence and accuracy."""
-    seconds_per_token: Limit | None = Limit(times=1.5)
+    seconds_per_token: Rule = Limit(times=1.5)
     """Time to generate a token after a prompt, one sequence alone, on the machine that decides."""
-    bytes: Limit | None = Limit(times=2.0)
+    bytes: Rule = Limit(times=2.0)
     """Size of the weights on disk."""
     tasks: dict[str, TaskRule] = {}
     """Zero-shot tasks by name, such as lambada or hellaswag, each with file and figure."""

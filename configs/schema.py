@@ -23,6 +23,7 @@ from configs.accepted_values import (
 from configs.alerts import AlertSettings
 from configs.influence import Influence
 from configs.promotion import PromotionSettings
+from configs.retention import RetentionSettings
 from configs.schedule import ScheduleSettings
 from configs.section import Positive, Section
 
@@ -264,6 +265,8 @@ class CompletionSettings(SampleSettings):
     """Whether prefix and prompt are part of what is shown."""
     log_probabilities: bool = False
     """Also give the log-probability of each token, in nats, before temperature and filters."""
+    alternatives: Annotated[int, Field(ge=0, le=20)] = 0
+    """With log_probabilities: also give so many of the likeliest tokens at each place, with theirs."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
     """Samples computed together; it does not change them."""
     weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
@@ -350,6 +353,7 @@ class RunSettings(Section):
     promote: Annotated[PromotionSettings, Influence.NONE] = PromotionSettings()
     schedule: Annotated[ScheduleSettings, Influence.NONE] = ScheduleSettings()
     alerts: Annotated[AlertSettings, Influence.NONE] = AlertSettings()
+    gc: Annotated[RetentionSettings, Influence.NONE] = RetentionSettings()
 
 
 class RunConfig(RunSettings):

@@ -67,6 +67,37 @@ def serve(
 
 
 @app.command
+def play(
+    model: str | None = None,
+    /,
+    *,
+    port: int = 7860,
+    weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+) -> None:
+    """Open a page on 127.0.0.1 on which a model is tried, until Ctrl-C.
+
+    It goes on with a prompt token by token, each coloured by its probability, with the alternatives on hover; answers chat
+    lines; shows what every layer would say; and lets champion and candidate write the same, blind, for votes that are logged to
+    MLflow. Nothing is fetched from anywhere.
+
+    Example: `gpt2flow play models:/demo@champion`
+
+    Parameters
+    ----------
+    model
+        A run's id or name, a folder of weights, or models:/NAME@ALIAS; the latest run unless given.
+    port
+        Port to listen on, or the first free one of those that follow.
+    weights
+        Numbers in which the weights are kept, as in `gpt2flow sample`.
+    """
+    print("gpt2flow: loading PyTorch and the model ...", flush=True)
+    from tasks.play.server import play_model
+
+    play_model(model, port, weights)
+
+
+@app.command
 def doctor() -> None:
     """Say what is installed, what the machine offers and what is missing.
 

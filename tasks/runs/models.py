@@ -67,6 +67,10 @@ def best_checkpoint(run: RunFolder) -> Path:
     for checkpoint in ranked:
         if not find_damage(checkpoint):
             return checkpoint.path
+    if version := (result := run.read("result")).get("version"):
+        raise UserError(
+            f"Run {run.id} has no checkpoint any more: use what it registered, models:/{result['model']}/{version}."
+        )
     raise UserError(f"Run {run.id} has no checkpoint yet: wait for its first one, or choose another run.")
 
 

@@ -62,6 +62,16 @@ class Workspace:
         return self.root / "copy-indexes"
 
     @property
+    def learnt(self) -> Path:
+        """Hashes of the documents that models have learnt from whose token stores are gone."""
+        return self.root / "learnt"
+
+    @property
+    def trash(self) -> Path:
+        """What was removed and whose files are going."""
+        return self.root / "trash"
+
+    @property
     def promotions(self) -> Path:
         """Copies of the decisions about registered models, a folder a model."""
         return self.root / "promotions"
@@ -85,6 +95,12 @@ class Workspace:
     def alerts(self) -> Path:
         """What somebody was told of."""
         return self.root / "alerts"
+
+    def require(self) -> Workspace:
+        """The workspace, if it is there; raises UserError where it is not."""
+        if not self.runs.is_dir():
+            raise UserError(f"There is no workspace at {self.root}: set GPT2FLOW_HOME to where yours lies.")
+        return self
 
     def create(self) -> Workspace:
         """Make the folders; raises UserError where that is not allowed or the disk is full."""
