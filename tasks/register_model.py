@@ -35,8 +35,9 @@ from tasks.tracking.fresh_process import problem_in_fresh_process
 from tasks.tracking.model_card import licence_of, model_card
 from tasks.tracking.retrying import DELAYS, is_curable
 
-NOT_BY_REQUEST = {"weights", "batch_size", "log_probabilities", "include_prefix"}
-NOT_SERVING = {"apprise", "prefect", "fastapi", "sqlalchemy", "cyclopts", "rich", "matplotlib", "jinja2", "packaging"}
+NOT_BY_REQUEST = {"weights", "batch_size", "log_probabilities", "alternatives", "include_prefix"}
+NOT_SERVING = {"anyio", "apprise", "cyclopts", "fastapi", "jinja2", "matplotlib", "packaging", "prefect", "python-dotenv"}
+NOT_SERVING |= {"rich", "sqlalchemy"}
 
 
 @task(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from configs.addresses import shown
 from gpt2core.machine.quantities import bytes_text
 from tasks.maintenance.backup import Backup, Restored
 from tasks.maintenance.collection import Leftovers
 from tasks.workspace.databases import prepare_databases
+from tasks.workspace.elsewhere import artifact_root
 from tasks.workspace.folders import Workspace
 
 NAMES = {"prefect": "Prefect", "mlflow": "MLflow"}
@@ -20,6 +22,9 @@ def print_backup(console: Console, backup: Backup) -> None:
     size = bytes_text(backup.file.stat().st_size)
     console.print(f"[green]✓[/] {backup.file}: {size}, read back and whole. gpt2flow restore puts it back.", soft_wrap=True)
     _warn_elsewhere(console, backup)
+    root = artifact_root(Workspace.current())
+    if not root.startswith("file:"):
+        console.print(f"[yellow]![/] MLflow's files are not in it: {shown(root)} has them.", soft_wrap=True)
 
 
 def print_restored(console: Console, workspace: Workspace, restored: Restored) -> bool:

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from configs.addresses import shown
 from configs.errors import UserError
 from gpt2core.machine.durable import file_hash
 from gpt2core.weights.model_folder import weight_files
@@ -203,7 +204,7 @@ def content_hash(folder: Path) -> str:
 
 def server() -> str:
     """Where the registry is, for sentences."""
-    return str(mlflow.get_tracking_uri())
+    return shown(mlflow.get_tracking_uri())
 
 
 def _version(found: ModelVersion, aliases: dict[str, str]) -> Version:
