@@ -9,8 +9,8 @@ from flows.cli.app import app
 
 
 @app.command
-def dashboard(*, mlflow_port: int = 5000, prefect_port: int = 4200) -> None:
-    """Open the MLflow and Prefect pages on 127.0.0.1 until Ctrl-C.
+def dashboard(*, mlflow_port: int = 5000, prefect_port: int = 4200, host: str = "127.0.0.1", unprotected: bool = False) -> None:
+    """Open the MLflow and Prefect pages until Ctrl-C.
 
     Example: `gpt2flow dashboard --mlflow_port 5001`
 
@@ -20,10 +20,15 @@ def dashboard(*, mlflow_port: int = 5000, prefect_port: int = 4200) -> None:
         Port of the MLflow page.
     prefect_port
         Port of the Prefect page.
+    host
+        Address to listen on. Where others reach it, MLFLOW_AUTH_ADMIN_PASSWORD and PREFECT_SERVER_API_AUTH_STRING must be set.
+    unprotected
+        Let others in without a password.
     """
     from tasks.servers.dashboard import serve_dashboard
+    from tasks.servers.pages import Listening
 
-    serve_dashboard(mlflow_port, prefect_port)
+    serve_dashboard(Listening(mlflow_port, prefect_port, host, unprotected))
 
 
 @app.command

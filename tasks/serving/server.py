@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import shlex
 from collections.abc import Callable, Iterator
@@ -13,7 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from configs.errors import UserError
-from tasks.servers.server_process import free_port
+from tasks.servers.protection import require_protection
+from tasks.servers.server_process import free_port, web_address
 from tasks.serving.application import make_application
 from tasks.serving.served_model import ServedModel
 from tasks.terminal.console import begin, console, say
@@ -29,7 +29,7 @@ def serve_model(reference: str | None, host: str, port: int, weights: str = "aut
     Raises UserError for an unknown model, where no port is free, and for an address that others reach without a key.
     """
     key = os.environ.get(KEY, "")
-    require_protection(host, bool(key) or unprotected)
+    require_protection(host, bool(key) or unprotected, "use the model", f"set {KEY} to a secret that callers send")
     free = require_free_port(port)
     begin("model", "loading")
     served = ServedModel(reference, weights)
@@ -59,19 +59,6 @@ def run_until_signal(application: FastAPI, host: str, port: int, announce: Calla
         server.run()
 
 
-def require_protection(host: str, protected: bool) -> None:
-    """Raise UserError for an address that other machines reach, unless that is protected or meant."""
-    if protected or host == "localhost":
-        return
-    with suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    raise UserError(
-        f"Anybody who reaches {host} could use the model: set {KEY} to a secret that callers send, add --unprotected if that "
-        "is meant, or leave --host out."
-    )
-
-
 class _AnnouncedServer(uvicorn.Server):
     """Says when it is ready, and leaves signals to gpt2flow."""
 
@@ -92,5 +79,4 @@ class _AnnouncedServer(uvicorn.Server):
         """Listen, then say so."""
         await super().startup(sockets)
         if self.started:
-            host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
-            self._announce(f"http://{host}:{self.config.port}")
+            self._announce(web_address(self.config.host, self.config.port))
