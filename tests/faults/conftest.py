@@ -49,6 +49,7 @@ class Up:
         for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "GPT2FLOW_OWNER"):
             self.environment.pop(name, None)
         self.process: subprocess.Popen[bytes] | None = None
+        self.headers = {"Content-Type": "application/json"}
 
     def start(self) -> None:
         ports = ["--mlflow_port", str(self.ports[0]), "--prefect_port", str(self.ports[1])]
@@ -121,7 +122,7 @@ class Up:
     def ask(self, path: str, body: dict[str, object] | None = None) -> Any:
         """Prefect's API."""
         data = json.dumps(body).encode() if body is not None else None
-        request = Request(f"http://127.0.0.1:{self.ports[1]}/api{path}", data, {"Content-Type": "application/json"})
+        request = Request(f"http://127.0.0.1:{self.ports[1]}/api{path}", data, self.headers)
         with urlopen(request, timeout=30) as answer:
             return json.loads(answer.read())
 
@@ -166,6 +167,12 @@ class Up:
         file = self.folder / f"{name}.yaml"
         file.write_text(yaml.safe_dump(tiny_values(name, text, **merged)))
         return str(file)
+
+
+@pytest.fixture(scope="session")
+def up_class() -> type[Up]:
+    """For tests whose servers are not as usual."""
+    return Up
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,12 @@ from tasks.servers.server_process import Identity, free_port, is_free
 from tasks.tracking.mlflow_mirror import create_experiment
 from tasks.workspace.folders import Workspace
 
-SERVE = "import sys; from tasks.servers.dashboard import serve_dashboard; serve_dashboard(int(sys.argv[1]), int(sys.argv[2]))"
+SERVE = """
+import sys
+from tasks.servers.dashboard import serve_dashboard
+from tasks.servers.pages import Listening
+serve_dashboard(Listening(int(sys.argv[1]), int(sys.argv[2])))
+"""
 FLOW = """
 import tasks
 from prefect import flow, task
