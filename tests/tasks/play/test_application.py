@@ -26,6 +26,7 @@ from tasks.play.duels import Arena
 from tasks.play.play_request import DuelRequest
 from tasks.serving.refusal import RefusedRequestError
 from tasks.serving.served_model import ServedModel
+from tasks.serving.turnstile import ClientGoneError
 
 
 @pytest.fixture
@@ -114,6 +115,24 @@ def test_sides_are_drawn_and_the_oldest_open_duels_are_forgotten(rivals: str, mo
     assert [arena.take(duel.number) for duel in fought[10:]] == fought[10:]
 
 
+def test_chat_and_duel_end_at_the_token_behind_which_nobody_waits(rivals: str, champion: ServedModel) -> None:
+    computed: list[None] = []
+
+    def require_client() -> None:
+        computed.append(None)
+        if len(computed) == 3:
+            raise ClientGoneError
+
+    loaded = champion.current()
+    with pytest.raises(ClientGoneError):
+        generate_response(loaded.model, loaded.tokenizer, "The", 30, after_step=require_client)
+    assert len(computed) == 3
+    computed.clear()
+    with pytest.raises(ClientGoneError):
+        Arena(f"models:/{rivals}@champion", "float32").fight(DuelRequest(prompt="The"), require_client)
+    assert len(computed) == 3
+
+
 @pytest.mark.parametrize(
     ("what", "body", "words"),
     [
@@ -156,5 +175,6 @@ def test_other_pages_and_other_names_of_this_machine_get_nothing(page: TestClien
 
 def test_the_page_may_fetch_nothing_from_elsewhere(page: TestClient) -> None:
     answer = page.get("/")
+    assert 'data-prompt="The"' in answer.text  # by which the model's run was evaluated
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert not re.search(r"""(src|href)=["'](https?:)?//|@import|url\(""", answer.text)
