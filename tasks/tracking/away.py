@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DBAPIError
 
-
 # It logs a traceback each time that its database is away, which is said here in a sentence.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
