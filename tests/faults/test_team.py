@@ -65,15 +65,14 @@ def lists(files: S3) -> Iterator[ProcessLists]:
 def team(
     up_class: Any,
     tmp_path_factory: pytest.TempPathFactory,
-    database_cache: Path,
     databases: PostgreSQL,
     files: S3,
     lists: ProcessLists,
 ) -> Iterator[Any]:
     """`gpt2flow up` whose workspace's team.env names everything."""
-    up = up_class(tmp_path_factory.mktemp("team"), database_cache)
+    up = up_class(tmp_path_factory.mktemp("team"))
     for unused in [*up.workspace.root.rglob("*.db"), up.workspace.root / "databases.json"]:
-        unused.unlink()
+        unused.unlink(missing_ok=True)
     settings = {
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"postgresql+asyncpg{databases.address('prefect')}",
         "MLFLOW_TRACKING_URI": f"postgresql{databases.address('mlflow')}",
