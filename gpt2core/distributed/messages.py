@@ -9,14 +9,13 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
 from configs.errors import UserError
 
-LOOK_INTERVAL = 1.0  # seconds after which one who waits looks whether the others are still there
+LOOK_INTERVAL = 0.02  # seconds
 PATIENCE = 5.0  # seconds in which all who are well say that they have lost somebody
 
 Ended = Callable[[], Mapping[int, str]]
@@ -98,10 +97,10 @@ class Messages:
     def _await(self, key: str) -> Any:
         while True:
             try:
-                self.store.wait([key], timedelta(seconds=LOOK_INTERVAL))
-                return json.loads(self.store.get(key))
-            except dist.DistStoreError:
-                if self._ended() or any(self._reasons().values()):
-                    raise self.lost() from None
+                if self.store.check([key]):
+                    return json.loads(self.store.get(key))
             except RuntimeError as error:
                 raise PeerLostError("The first process, which leads the run, is gone.") from error
+            if self._ended() or any(self._reasons().values()):
+                raise self.lost()
+            time.sleep(LOOK_INTERVAL)

@@ -59,7 +59,7 @@ class ProcessGroup:
     def gather(self, piece: Tensor) -> Tensor:
         """Everybody's piece [n], one behind the other: [size * n]."""
         whole = piece.new_empty(self.size * len(piece))
-        self._together(lambda: dist.all_gather_into_tensor(whole, piece))
+        self._together(lambda: dist.all_gather(list(whole.view(self.size, -1).unbind()), piece))
         return whole
 
     def require_same(self, tensors: Iterable[Tensor]) -> None:

@@ -1,31 +1,33 @@
-"""Processes that train the same tiny models together; `python several_processes.py RANK SIZE PORT CASES` is one of them."""
+"""Processes that train the same tiny models together; `python several_processes.py SIZES CASES PORT RANK` is one of them."""
 
 import hashlib
 import json
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 HOST = "127.0.0.1"
+PATIENCE = 240.0  # seconds
+
+Hashes = dict[str, str]
 
 
-def train_by(size: int, cases: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The hash of weights and moments for each case, of training by so many processes, which all must have the same."""
+def train_by(sizes: Sequence[int], cases: Mapping[str, Mapping[str, Any]]) -> list[Hashes]:
+    """For each number of processes the hash of weights and moments of each case, which all of them must have the same."""
     with socket.create_server((HOST, 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, str(Path(__file__)), str(size), str(port), json.dumps(cases)]
-    started = [
-        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for rank in range(size)
-    ]
-    outputs = [process.communicate(timeout=300) for process in started]
+    command = [sys.executable, __file__, json.dumps(sizes), json.dumps(cases), str(port)]
+    pipe = subprocess.PIPE
+    started = [subprocess.Popen([*command, str(rank)], stdout=pipe, stderr=pipe, text=True) for rank in range(max(sizes))]
+    outputs = [process.communicate(timeout=PATIENCE) for process in started]
     assert all(process.returncode == 0 for process in started), "\n".join(error for _, error in outputs)
-    (found,) = {output for output, _ in outputs}
-    return json.loads(found)
+    by_rank = [json.loads(output) for output, _ in outputs]
+    for back, size in enumerate(reversed(sizes), start=1):  # sizes grow, and not every process was there from the first on
+        assert all(found[-back] == by_rank[0][-back] for found in by_rank[:size])
+    return list(by_rank[0])
 
 
 def _trained(case: Mapping[str, Any], group: Any) -> str:
@@ -36,19 +38,19 @@ def _trained(case: Mapping[str, Any], group: Any) -> str:
     from gpt2core.model.gpt2 import GPT2
     from gpt2core.store.token_store import TokenStream
     from gpt2core.training.batches import Batches
-    from gpt2core.training.trainer import Trainer, TrainerState
+    from gpt2core.training.trainer import Trainer
 
     given = dict(case)
-    masked, dropout, state = given.pop("masked", False), given.pop("dropout", 0.0), given.pop("state", {})
+    masked, dropout, cuts = given.pop("masked", False), given.pop("dropout", 0.0), given.pop("cuts", 1)
     settings = TrainSettings.model_validate(
-        {"steps": 3, "batch_size": 2, "accumulate": 4, "warmup_steps": 0, "learning_rate": 1e-2, "compile": False, **given}
+        {"steps": 3, "batch_size": 2, "accumulate": 4, "warmup_steps": 0, "learning_rate": 1e-2, "device": "cpu", **given}
     )
     numbers = torch.arange(3000)
     stream = TokenStream([((numbers * numbers // 7 + numbers) % 97).to(torch.int32).numpy()])
     model = GPT2(GPT2Config(97, 16, 32, 2, 2, dropout)).initialise(settings.seed)
     model.separator = 5 if masked else None
     trainer = Trainer(model, Batches(stream, 16, settings.batch_size, settings.seed), settings, group=group)
-    trainer.state = TrainerState(**{**state, "batch_cuts": {int(k): v for k, v in state.get("batch_cuts", {}).items()}})
+    trainer.batch_cuts = {1: cuts}
     trainer.run_until(settings.steps)
     digest = hashlib.sha256()
     for name, tensor in sorted({**trainer.optimizer.tensors(), **dict(model.named_parameters())}.items()):
@@ -57,20 +59,27 @@ def _trained(case: Mapping[str, Any], group: Any) -> str:
 
 
 def _main() -> None:
-    size, port, cases, rank = sys.argv[1:]
+    sizes, cases, (port, rank) = json.loads(sys.argv[1]), json.loads(sys.argv[2]), map(int, sys.argv[3:])
     import torch.distributed as dist
 
     from gpt2core.distributed.messages import Messages
     from gpt2core.distributed.process_group import ALONE, ProcessGroup
 
-    group = ALONE
-    if int(size) > 1:
-        store = dist.TCPStore(HOST, int(port), int(size), rank == "0", timedelta(seconds=120))
-        group = ProcessGroup(Messages(store, int(rank), int(size)), 120)
-    print(json.dumps({name: _trained(case, group) for name, case in json.loads(cases).items()}))
-    if int(size) > 1:
-        group.any(True)  # the first process has the store, and leaves last
-    group.close()
+    store = dist.TCPStore(HOST, port, max(sizes), rank == 0, timedelta(seconds=PATIENCE))
+    found = []
+    for size in (size for size in sizes if rank < size):
+        group = ALONE
+        if size > 1:
+            group = ProcessGroup(Messages(dist.PrefixStore(str(size), store), rank, size), PATIENCE)
+        found.append({name: _trained(case, group) for name, case in cases.items()})
+        group.close()
+    print(json.dumps(found))
+    store.set(f"done/{rank}", "")
+    store.wait([f"done/{rank}" for rank in range(max(sizes))])  # the first process has the store, and may not leave before
+    if rank == 0:
+        store.wait([f"left/{rank}" for rank in range(1, max(sizes))])
+    else:
+        store.set(f"left/{rank}", "")
 
 
 if __name__ == "__main__":
