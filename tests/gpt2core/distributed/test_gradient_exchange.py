@@ -1,6 +1,6 @@
 """Weights and moments after some updates by 1, 2 and 4 processes are the same bits, whatever is trained how.
 
-Also tests `gpt2core.distributed.gradient_exchange`.
+Also tests `gpt2core.distributed.gradient_exchange`, in processes of their own.
 """
 
 import pytest
