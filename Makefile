@@ -13,7 +13,7 @@ FIND_PYTHON = for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 PYTHON ?= $(shell $(FIND_PYTHON))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run dashboard test test-kernels test-faults test-recovery test-interop lint clean clean-venv clean-state
+.PHONY: help setup run dashboard test test-kernels test-faults test-recovery test-team test-interop lint clean clean-venv clean-state
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ dashboard: $(READY) ## serve the MLflow and Prefect pages until Ctrl-C
 	@$(BIN)/gpt2flow dashboard $(ARGS)
 
 test: $(READY) ## run the tests
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not interop" $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not interop and not team" $(ARGS)
 
 test-kernels: $(READY) ## run what depends on the processor, as each lesser processor and as one without a compiler
 	@set -e; for level in $$($(BIN)/python -c 'from gpt2core.machine.kernel_level import available; print(*available()[1:])'); do \
@@ -40,6 +40,12 @@ test-faults: $(READY) ## run the long proofs: kills, faults, full training runs
 
 test-recovery: $(READY) ## kill training, worker and servers at any moment and show what became of it as a table
 	@$(BIN)/pytest tests/faults/test_recovery.py tests/faults/test_nights.py $(ARGS)
+
+test-team: $(READY) ## run nights against PostgreSQL, which Debian's package installs, and a server that speaks S3
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { \
+		echo "Installing PostgreSQL ..."; apt-get -qq update && apt-get -qq install --yes --no-install-recommends postgresql; } || { \
+		echo "PostgreSQL is missing: install it with the package manager of your system, then run make test-team again."; exit 1; }
+	@$(BIN)/pytest tests/faults/test_team.py $(ARGS)
 
 test-interop: $(READY) ## send models through TensorFlow, transformers, peft and llama.cpp, installed into .venv-interop
 	@$(BIN)/pytest -m interop tests/interop $(ARGS)

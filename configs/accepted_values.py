@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import ValidatorFunctionWrapHandler
 
+from configs.addresses import holds_secret
+
 
 def known_encoding(name: str) -> str:
     """The encoding's usual name."""
@@ -74,6 +76,23 @@ def known_timezone(name: str) -> str:
         return ZoneInfo(name).key
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(f"is {name!r}, which is no time zone: use one such as Europe/Berlin or UTC") from None
+
+
+def no_secret_inside(address: str) -> str:
+    """The address, if no password or token stands in it. The sentence does not repeat what was given."""
+    if holds_secret(address):
+        raise ValueError(
+            "holds a password or a token, which would stand in records and logs: give credentials in environment variables, "
+            "such as AWS_SECRET_ACCESS_KEY or fsspec's FSSPEC_HTTPS, or fetch the file beforehand"
+        )
+    return address
+
+
+def hook_without_secret(hook: str) -> str:
+    """A command, a place such as env:NAME, or a web address without a secret."""
+    if hook.startswith(("http://", "https://")) and holds_secret(hook):
+        raise ValueError("is an address that holds a secret: put it into an environment variable and write env:NAME")
+    return hook
 
 
 def not_a_secret(name: str) -> str:

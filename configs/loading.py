@@ -72,7 +72,8 @@ def _explain(details: ErrorDetails, where: list[str]) -> str:
     if details["type"] == "too_short":
         return "is empty: give one or more."
     if details["type"] == "model_type":
-        return f"is {details['input']!r} but is a section: give one of {', '.join(_known_keys(where))} in it."
+        known = ", ".join(_known_keys(where)) or "the settings that --help lists"
+        return f"is {details['input']!r} but is a section: give one of {known} in it."
     if details["type"].startswith(("int", "float")):
         message = f"a {'whole ' if details['type'].startswith('int') else ''}number"
     return f"is {details['input']!r} but should be {message.removeprefix('Input should be ').removeprefix('a valid ')}."

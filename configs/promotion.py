@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from configs.accepted_values import as_bytes
+from configs.accepted_values import as_bytes, hook_without_secret, no_secret_inside
 from configs.section import Positive, Section
 
 NotNegative = Annotated[float, Field(ge=0.0)]
-Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+OneOrMore = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+Texts = Annotated[list[Annotated[str, AfterValidator(no_secret_inside)]], OneOrMore]
+Hooks = Annotated[list[Annotated[str, AfterValidator(hook_without_secret)]], OneOrMore]
 
 
 class Limit(Section):
@@ -23,6 +25,9 @@ class Limit(Section):
     """How far it may lie above the champion's."""
     times: Annotated[float, Field(gt=0.0)] | None = None
     """How many times the champion's it may be."""
+
+
+Rule = Annotated[Limit | None, BeforeValidator(lambda value: None if value == "null" else value)]  # null as an option's text
 
 
 class TaskRule(Section):
@@ -43,21 +48,21 @@ class PromotionRules(Section):
 
     margin: NotNegative = 0.0
     """Bits per byte by which the candidate must be better, with the whole interval on that side."""
-    copied_share: Limit | None = Limit(at_most=0.2, worse_by=0.05)
+    copied_share: Rule = Limit(at_most=0.2, worse_by=0.05)
     """Share of the samples' windows of 50 tokens that stand word for word in the training text."""
-    copied_tokens: Limit | None = Limit(worse_by=50)
+    copied_tokens: Rule = Limit(worse_by=50)
     """Tokens of the longest passage that a sample copies from the training text."""
-    repetition: Limit | None = Limit(at_most=0.4, worse_by=0.05)
+    repetition: Rule = Limit(at_most=0.4, worse_by=0.05)
     """Share of the samples' 4-grams that stood in the same sample before; as much as in the text itself is always allowed."""
-    loops: Limit | None = Limit(at_most=0.3, worse_by=0.1)
+    loops: Rule = Limit(at_most=0.3, worse_by=0.1)
     """Share of the samples that end in a loop."""
-    canary_exposure: Limit | None = Limit(worse_by=1.0)
+    canary_exposure: Rule = Limit(worse_by=1.0)
     """Bits that the most exposed of promote.canaries gives away, from 0 to 8."""
-    calibration_error: Limit | None = Limit(worse_by=0.02)
+    calibration_error: Rule = Limit(worse_by=0.02)
     """Distance between confidence and accuracy."""
-    seconds_per_token: Limit | None = Limit(times=1.5)
+    seconds_per_token: Rule = Limit(times=1.5)
     """Time to generate a token after a prompt, one sequence alone, on the machine that decides."""
-    bytes: Limit | None = Limit(times=2.0)
+    bytes: Rule = Limit(times=2.0)
     """Size of the weights on disk."""
     tasks: dict[str, TaskRule] = {}
     """Zero-shot tasks by name, such as lambada or hellaswag, each with file and figure."""
@@ -75,9 +80,10 @@ class ApprovalSettings(Section):
 class HookSettings(Section):
     """What is told of a move of the champion: commands, and http(s) addresses that get the decision as JSON."""
 
-    on_promotion: Texts = []
-    """A command gets the decision on its standard input, and GPT2FLOW_MODEL, GPT2FLOW_VERSION and GPT2FLOW_VERDICT."""
-    on_rollback: Texts = []
+    on_promotion: Hooks = []
+    """A command gets the decision on its standard input, and GPT2FLOW_MODEL, GPT2FLOW_VERSION and GPT2FLOW_VERDICT. Addresses
+    that hold a secret are found at env:NAME or file:PATH."""
+    on_rollback: Hooks = []
     """The same when the champion is rolled back."""
     attempts: Positive = 3
     """How often each is tried; a hook that fails is named and changes nothing."""

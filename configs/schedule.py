@@ -37,6 +37,10 @@ class ScheduleSettings(Section):
     stalled_after: Seconds = 3600
     """A night that for so many seconds has made no step and finished no other piece of work is killed and resumed."""
 
+    gc: bool = False
+    """Whether a night that has trained ends with gc, by the section gc: of versions and checkpoints of its own name, and of all
+    token stores."""
+
     @model_validator(mode="after")
     def _one_schedule(self) -> Self:
         if self.cron and self.every:

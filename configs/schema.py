@@ -11,15 +11,25 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, WrapValidator, model_validator
 
-from configs.accepted_values import as_bytes, as_delimiter, auto_or_switch, known_encoding, no_float16, with_digits
+from configs.accepted_values import (
+    as_bytes,
+    as_delimiter,
+    auto_or_switch,
+    known_encoding,
+    no_float16,
+    no_secret_inside,
+    with_digits,
+)
 from configs.alerts import AlertSettings
 from configs.influence import Influence
 from configs.promotion import PromotionSettings
+from configs.retention import RetentionSettings
 from configs.schedule import ScheduleSettings
 from configs.section import Positive, Section
 
+Address = Annotated[str, AfterValidator(no_secret_inside)]
 OneOrMore = Annotated[
-    list[str], Field(min_length=1), BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+    list[Address], Field(min_length=1), BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 ]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -35,7 +45,7 @@ class DataSettings(Section):
     """A file, folder, glob or URL, several of those, dataset:NAME:SPLIT, or builtin:python-topics."""
     validation: Annotated[float, Field(gt=0.0, le=0.5), Influence.APART] = 0.1
     """Share of the text held out for validation, chosen by document hash."""
-    validation_source: Annotated[list[str], Influence.APART] = []
+    validation_source: Annotated[list[Address], Influence.APART] = []
     """Text held out instead of a share of data.source: files, folders, globs or URLs."""
     text_column: Annotated[str | None, Influence.APART] = None
     """Column (CSV, TSV, Parquet, Arrow) or field (JSONL, JSON) that holds the text. Unless given it is found in the first 1,000
@@ -262,6 +272,8 @@ class CompletionSettings(SampleSettings):
     """Whether prefix and prompt are part of what is shown."""
     log_probabilities: bool = False
     """Also give the log-probability of each token, in nats, before temperature and filters."""
+    alternatives: Annotated[int, Field(ge=0, le=20)] = 0
+    """With log_probabilities: also give so many of the likeliest tokens at each place, with theirs."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
     """Samples computed together; it does not change them."""
     weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
@@ -348,6 +360,7 @@ class RunSettings(Section):
     promote: Annotated[PromotionSettings, Influence.NONE] = PromotionSettings()
     schedule: Annotated[ScheduleSettings, Influence.NONE] = ScheduleSettings()
     alerts: Annotated[AlertSettings, Influence.NONE] = AlertSettings()
+    gc: Annotated[RetentionSettings, Influence.NONE] = RetentionSettings()
 
 
 class RunConfig(RunSettings):

@@ -9,6 +9,7 @@ from flows.finetune import fine_tune
 from flows.promote import promote
 from tasks.alerts.announcer import telling_of_failure
 from tasks.load_dataset import load_dataset
+from tasks.maintenance.collection import collect_after_night
 from tasks.scheduling.device_lock import DeviceBusyError
 from tasks.scheduling.nights import begin_night, end_night
 from tasks.servers.cancellation import cancellable
@@ -30,6 +31,8 @@ def nightly(config: RunConfig) -> State:
         decision = promote(result.model, result.version, config.promote) if result.version else None
         ended = end_night(night, result, decision)
         say("night", ended.reason)
+        if config.schedule.gc:
+            collect_after_night(config)
         return Completed(message=ended.reason)
 
 

@@ -21,6 +21,7 @@ from gpt2core.text.documents import SourceFile
 from gpt2core.text.tokenizer import Tokenizer
 from tasks.runs.flow_run_locks import note_progress
 from tasks.terminal.console import begin, encoding_bar, say, warn
+from tasks.terminal.prefect_page import shown_if_served
 from tasks.workspace.folders import Workspace
 
 
@@ -71,5 +72,6 @@ def _broken_contract_shown() -> Iterator[None]:
         yield
     except ContractError as error:
         if TaskRunContext.get():
-            create_table_artifact([asdict(error.failure)], key="broken-contract", description=str(error))
+            with shown_if_served("the row that breaks its contract"):
+                create_table_artifact([asdict(error.failure)], key="broken-contract", description=str(error))
         raise

@@ -25,6 +25,7 @@ from configs.errors import UserError
 from configs.schema import CompletionSettings
 from gpt2core.checkpoints.weights import export_model
 from tasks.finetuning.finetune_run import FinetuneRun
+from tasks.registry.deletion import remove_logged_model
 from tasks.registry.lookup import PINNED, content_hash, find_version, lineage
 from tasks.runs.identity import git_revision
 from tasks.runs.models import best_checkpoint, resolve_base
@@ -34,8 +35,9 @@ from tasks.tracking.fresh_process import problem_in_fresh_process
 from tasks.tracking.model_card import licence_of, model_card
 from tasks.tracking.retrying import DELAYS, is_curable
 
-NOT_BY_REQUEST = {"weights", "batch_size", "log_probabilities", "include_prefix"}
-NOT_SERVING = {"apprise", "prefect", "fastapi", "sqlalchemy", "cyclopts", "rich", "matplotlib", "jinja2", "packaging"}
+NOT_BY_REQUEST = {"weights", "batch_size", "log_probabilities", "alternatives", "include_prefix"}
+NOT_SERVING = {"anyio", "apprise", "cyclopts", "fastapi", "jinja2", "matplotlib", "packaging", "prefect", "python-dotenv"}
+NOT_SERVING |= {"rich", "sqlalchemy"}
 
 
 @task(
@@ -85,7 +87,7 @@ def _find_logged_model(client: MlflowClient, run_id: str, checkpoint: str) -> st
     for model in found:
         if model.status == LoggedModelStatus.READY:
             return str(model.model_uri)
-        client.delete_logged_model(model.model_id)
+        remove_logged_model(client, model.model_id)
     return None
 
 

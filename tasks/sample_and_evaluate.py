@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from httpx import HTTPError
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -14,6 +13,7 @@ from tasks.finetuning.prefect_progress import artifact_key
 from tasks.runs.flow_run_locks import note_progress
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import say, warn
+from tasks.terminal.prefect_page import shown_if_served
 
 MOST_ROWS = 50
 """Evaluations in Prefect's table."""
@@ -70,11 +70,9 @@ def record_evaluation(run: FinetuneRun, row: dict[str, float]) -> None:
     if copied > settings.copied_tokens:
         warn("samples", f"one repeats {copied:.0f} tokens of the training text word for word: see {report}")
     head = f"**{folder.id}, step {step}:** {line}"
-    try:
+    with shown_if_served(f"step {step}"):
         create_markdown_artifact(markdown=_short_form(folder, row, head), key=artifact_key("samples", folder))
         create_table_artifact(table=_table(folder), key=artifact_key("evaluations", folder), description=head)
-    except HTTPError as error:
-        warn("Prefect", f"does not show step {step} ({type(error).__name__}): its server is away, and training goes on")
 
 
 def _table(folder: RunFolder) -> list[dict[str, float]]:

@@ -15,6 +15,7 @@ from tasks.reports.lens import recorded_histories, write_across
 from tasks.reports.page import render_report
 from tasks.runs.run_folder import RunFolder
 from tasks.servers.addresses import mlflow_run_page
+from tasks.terminal.prefect_page import shown_if_served
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -25,7 +26,8 @@ def write_report(folder: RunFolder) -> Path:
     if folder.outcome() == "finished":
         for number, history in enumerate(recorded_histories(folder, facts.steps), 1):
             write_across(history, folder.lens, f"{folder.id}: the lens across training", f"across-{number}")
-    create_markdown_artifact(markdown=short_form(facts, folder), key=artifact_key("report", folder))
+    with shown_if_served("the report"):
+        create_markdown_artifact(markdown=short_form(facts, folder), key=artifact_key("report", folder))
     return folder.report_page
 
 

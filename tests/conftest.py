@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ settings.load_profile("shared machine")
 
 PROJECT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("GPT2FLOW_SHARED", PROJECT.parent / "shared"))
+SERVED = {"tasks", "flows", "faults"}
+"""Folders of tests that use Prefect and MLflow."""
 SLOWLY = """
 import sys, time
 import tasks.servers.cancellation, tasks.tracking.mlflow_mirror
@@ -43,9 +46,10 @@ SlowProcess = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 
 
 @contextmanager
-def _slow_process(*arguments: str, until: str, pause: float) -> Iterator[subprocess.Popen[str]]:
+def _slow_process(served: str, *arguments: str, until: str, pause: float) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-u", "-c", SLOWLY, str(pause), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    environment = {"PREFECT_API_URL": served, **os.environ}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         seen: list[str] = []
         while until not in (line := process.stdout.readline()):
@@ -55,9 +59,36 @@ def _slow_process(*arguments: str, until: str, pause: float) -> Iterator[subproc
 
 
 @pytest.fixture(scope="session")
-def slow_process() -> SlowProcess:
+def database_cache(pytestconfig: pytest.Config) -> Path:
+    """Where `with_databases` keeps what it has made."""
+    assert pytestconfig.cache is not None
+    return pytestconfig.cache.mkdir("databases")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_databases(request: pytest.FixtureRequest) -> None:
+    """The tests' workspace has its databases where Prefect or MLflow are used."""
+    if any(SERVED & set(item.path.relative_to(PROJECT).parts) for item in request.session.items):
+        from databases import with_databases  # now that the environment names the workspace
+
+        from tasks.workspace.folders import Workspace
+
+        with_databases(Workspace.current(), request.getfixturevalue("database_cache"))
+
+
+@pytest.fixture(scope="session")
+def prefect_url(own_databases: None) -> str:
+    """Prefect's server of this process, for others: one of their own takes each of them seconds."""
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        return str(client.api_url)
+
+
+@pytest.fixture(scope="session")
+def slow_process(prefect_url: str) -> SlowProcess:
     """gpt2flow in a process of its own, updates `pause` seconds apart, up to the line of its output that contains `until`."""
-    return _slow_process
+    return partial(_slow_process, prefect_url)
 
 
 @pytest.fixture(scope="session")

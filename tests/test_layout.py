@@ -28,9 +28,9 @@ def tree_of(root: Path) -> str:
     lines = []
     for package in sorted(path for path in root.iterdir() if (path / "__init__.py").is_file()):
         lines.append(f"\n{package.name}/  {first_line(package / '__init__.py')}")
-        files = sorted(file for file in package.iterdir() if file.suffix in (".py", ".c", ".h") and file.stem != "__init__")
-        width = max(len(file.name) for file in files)
-        lines += [f"  {file.name:<{width}}  {first_line(file)}" for file in files]
+        files = sorted(file for file in package.glob("*.py") if file.stem != "__init__") + sorted(package.glob("c/*.[ch]"))
+        names = [str(file.relative_to(package)) for file in files]
+        lines += [f"  {name:<{max(map(len, names))}}  {first_line(file)}" for name, file in zip(names, files, strict=True)]
     return "\n".join(lines).lstrip("\n") + "\n"
 
 

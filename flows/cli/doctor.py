@@ -21,9 +21,11 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
+from configs.addresses import shown
 from configs.errors import UserError
 from tasks.servers.running import running_dashboard
 from tasks.servers.server_process import is_free
+from tasks.workspace.elsewhere import mlflow_database, prefect_database, require_answer
 from tasks.workspace.folders import Workspace
 
 OLDEST_PYTHON = (3, 11)
@@ -62,6 +64,7 @@ def examine() -> Iterator[Finding]:
     yield from _workspace(workspace)
     yield from _ports(workspace)
     yield from _servers()
+    yield from _databases()
     yield from _aliased_versions(workspace)
 
 
@@ -259,6 +262,19 @@ def _servers() -> Iterator[Finding]:
             yield Finding(variable, f"{address}: {problem}", "missing", f"start that server, or unset {variable}")
         else:
             yield Finding(variable, f"{address} answers")
+
+
+def _databases() -> Iterator[Finding]:
+    """Databases that the environment names must answer too."""
+    for name, address in (("Prefect", prefect_database()), ("MLflow", mlflow_database())):
+        if address is None:
+            continue
+        try:
+            require_answer(address)
+        except OSError as error:
+            yield Finding(f"database of {name}", f"{shown(address)}: {error}", "missing", "start it, or put its address right")
+        else:
+            yield Finding(f"database of {name}", f"{shown(address)} answers")
 
 
 def _does_not_answer(url: str) -> str | None:

@@ -41,8 +41,11 @@ def generate(
     model
         A run's id or name, a folder of weights, or models:/NAME@ALIAS; the latest run unless given.
     """
-    if "include_prefix" in settings.model_fields_set or "log_probabilities" in settings.model_fields_set:
-        raise UserError("generate always writes prompts and log-probabilities: leave include_prefix and log_probabilities out.")
+    if settings.model_fields_set & {"include_prefix", "log_probabilities", "alternatives"}:
+        raise UserError(
+            "generate always writes prompts and log-probabilities, and no others: leave include_prefix, log_probabilities and "
+            "alternatives out."
+        )
     require_place(out)
     print("gpt2flow: starting PyTorch and Prefect ...", flush=True)
     with prefect_starting(Workspace.current().create()):

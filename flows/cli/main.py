@@ -28,9 +28,12 @@ from flows.cli.app import app
 def main() -> None:
     """Entry point: mistakes become one sentence and exit code 2, signals become 130 and 143."""
     from tasks.terminal.stop_signals import advised, received, stopping_on_signals
+    from tasks.workspace.elsewhere import require_sound_settings
+    from tasks.workspace.folders import Workspace
 
     try:
         with stopping_on_signals():
+            require_sound_settings(Workspace.current())
             app(exit_on_error=False, print_error=False)
     except (UserError, CycloptsError) as error:
         print(f"gpt2flow: {_sentence(error)}", file=sys.stderr)

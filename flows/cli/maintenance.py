@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from cyclopts import Parameter
 from rich.console import Console
 
+from configs.retention import RetentionSettings
 from flows.cli.app import app
+from gpt2core.machine.quantities import bytes_text
 from tasks.workspace.folders import Workspace
 
 
@@ -57,3 +60,37 @@ def restore(file: Path, /) -> None:
     restored = put_back(workspace, file)
     if not print_restored(Console(highlight=False), workspace, restored):
         sys.exit(1)
+
+
+@app.command
+def gc(
+    *,
+    dry_run: Annotated[bool, Parameter(name=["--dry_run", "--dry-run"])] = False,
+    settings: Annotated[RetentionSettings, Parameter(name="*")] = RetentionSettings(),
+) -> None:
+    """Remove what no alias, version, unfinished or pinned run, open decision or lineage needs, after showing its size.
+
+    Token stores, checkpoints of finished runs, versions beyond those that stay, files that MLflow has left. The latest finished
+    run of each name and everything younger than --older_than stay. An alias keeps a version, `checkpoints --pin` a run.
+
+    Example: `gpt2flow gc --dry_run`, then `gpt2flow gc --keep_versions 5 --older_than 30d`
+
+    Parameters
+    ----------
+    dry_run
+        Only show what would go.
+    """
+    workspace, console = Workspace.current().require(), Console(highlight=False)
+    print(f"Looking through {workspace.root} and the registry ...", flush=True)
+    from flows.pages.maintenance import print_leftovers
+    from tasks.maintenance.collection import collect, find_leftovers
+    from tasks.workspace.databases import prepare_databases
+
+    prepare_databases(workspace)
+    if dry_run:
+        print_leftovers(console, find_leftovers(settings))
+        console.print("Nothing was removed: this was a dry run.")
+        return
+    gone = collect(settings, show=lambda found: print_leftovers(console, found))
+    if gone.rows:
+        console.print(f"[green]✓[/] Removed: {bytes_text(gone.bytes)}.")

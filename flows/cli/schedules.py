@@ -25,6 +25,8 @@ def up(
     detach: bool = False,
     mlflow_port: int = 5000,
     prefect_port: int = 4200,
+    host: str = "127.0.0.1",
+    unprotected: bool = False,
     at_once: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
 ) -> None:
     """Start Prefect's and MLflow's servers and the worker that takes what is due, and keep them alive until Ctrl-C.
@@ -41,16 +43,22 @@ def up(
         Port of the MLflow page.
     prefect_port
         Port of the Prefect page.
+    host
+        Address that the servers listen on. Where others reach it, MLFLOW_AUTH_ADMIN_PASSWORD and PREFECT_SERVER_API_AUTH_STRING
+        must be set.
+    unprotected
+        Let others in without a password.
     at_once
         Evaluations of checkpoints at the same time.
     """
     from tasks.scheduling.supervisor import bring_up, bring_up_detached
+    from tasks.servers.pages import Listening
 
+    listening = Listening(mlflow_port, prefect_port, host, unprotected)
     if not detach:
-        bring_up(mlflow_port, prefect_port, at_once)
+        bring_up(listening, at_once)
         return
-    ports = ["--mlflow_port", str(mlflow_port), "--prefect_port", str(prefect_port), "--at_once", str(at_once)]
-    for name, address in bring_up_detached(ports).items():
+    for name, address in bring_up_detached(listening, at_once).items():
         print(f"  {name:<8} {address or 'takes nights and evaluations'}")
     print("gpt2flow down stops everything.")
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from configs.addresses import shown
 from gpt2core.machine.quantities import bytes_text
 from tasks.maintenance.backup import Backup, Restored
+from tasks.maintenance.collection import Leftovers
 from tasks.workspace.databases import prepare_databases
+from tasks.workspace.elsewhere import artifact_root
 from tasks.workspace.folders import Workspace
 
 NAMES = {"prefect": "Prefect", "mlflow": "MLflow"}
@@ -19,6 +22,9 @@ def print_backup(console: Console, backup: Backup) -> None:
     size = bytes_text(backup.file.stat().st_size)
     console.print(f"[green]✓[/] {backup.file}: {size}, read back and whole. gpt2flow restore puts it back.", soft_wrap=True)
     _warn_elsewhere(console, backup)
+    root = artifact_root(Workspace.current())
+    if not root.startswith("file:"):
+        console.print(f"[yellow]![/] MLflow's files are not in it: {shown(root)} has them.", soft_wrap=True)
 
 
 def print_restored(console: Console, workspace: Workspace, restored: Restored) -> bool:
@@ -30,6 +36,23 @@ def print_restored(console: Console, workspace: Workspace, restored: Restored) -
         console.print(f"  What was there before is kept until you delete it: {restored.before.parent}", soft_wrap=True)
     _warn_elsewhere(console, restored.backup)
     return _print_registry(console, workspace, restored.backup)
+
+
+def print_leftovers(console: Console, found: Leftovers) -> None:
+    """What nothing needs, why, and what it takes; then what a person could give up."""
+    table = Table("", "", "may go because", "size", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.columns[3].justify = "right"
+    for row in found.rows:
+        table.add_row(row.kind, row.name, row.why, bytes_text(row.bytes))
+    if found.rows:
+        console.print(table)
+        console.print(f"{len(found.rows):,} in all: {bytes_text(found.bytes)}")
+    else:
+        console.print("[green]✓[/] There is nothing that nothing needs.")
+    if found.unfinished:
+        stay = "1 unfinished run stays" if len(found.unfinished) == 1 else f"{len(found.unfinished)} unfinished runs stay"
+        remedy = "gpt2flow resume goes on, --abandoned_after 30d gives up what was left so long"
+        console.print(f"  {stay}, with {bytes_text(found.held_by_unfinished)} of checkpoints: {remedy}.", soft_wrap=True)
 
 
 def _print_parts(console: Console, backup: Backup) -> None:

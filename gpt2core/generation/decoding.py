@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,6 +27,17 @@ from gpt2core.model.key_value_cache import KeyValueCache
 
 UNIFORMS = 256
 """Random numbers drawn at once; how many does not change them."""
+Alternatives = list[tuple[int, float]]
+"""Ids with their log-probabilities, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What the model itself, before temperature and filters, gave a token that stands in a text. In nats."""
+
+    log_probability: float
+    alternatives: Alternatives
+    """The likeliest tokens at that place, with or without the one that stands there."""
 
 
 class TokenRow:
@@ -87,8 +99,8 @@ class Continuation:
                 self._cache.copy_row(reader, number)
 
     @torch.inference_mode()
-    def step(self, log_probabilities: bool = False) -> list[float]:
-        """Add a token to each row; returns their log-probabilities (the model's own, before any filter) if asked to."""
+    def step(self, alternatives: int | None = None) -> list[Draw]:
+        """Add a token to each row; returns what the model gave each, with so many alternatives; nothing if that is None."""
         for number in (self._cache.lengths == self._n_ctx).nonzero().flatten().tolist():
             self._read(number, self.rows[number].tokens[-max(1, self._n_ctx // 2) : -1])
         logits = self._logits()  # [B, V]
@@ -97,10 +109,7 @@ class Continuation:
         for row, memory, token in zip(self.rows, self._memories, chosen.tolist(), strict=True):
             row.tokens.append(token)
             memory.add(token)
-        if not log_probabilities:
-            return []
-        found: list[float] = logits.log_softmax(-1).gather(-1, chosen[:, None]).squeeze(-1).tolist()
-        return found
+        return [] if alternatives is None else draws(logits, chosen, alternatives)
 
     @torch.inference_mode()
     def keep(self, numbers: list[int]) -> None:
@@ -165,6 +174,15 @@ class _Memory:
 
     def forbidden(self) -> list[int]:
         return [] if self._ngrams is None else self._ngrams.forbidden()
+
+
+def draws(logits: Tensor, chosen: Tensor, alternatives: int) -> list[Draw]:
+    """What logits float32 [N, V] give the ids `chosen` int64 [N], with so many alternatives each."""
+    logs = logits.log_softmax(-1)
+    best = logs.topk(min(alternatives, logs.shape[-1]))  # [N, alternatives]
+    own = logs.gather(-1, chosen[:, None]).squeeze(-1).tolist()
+    others = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [Draw(log, list(zip(*other, strict=True))) for log, other in zip(own, others, strict=True)]
 
 
 @contextmanager

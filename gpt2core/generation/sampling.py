@@ -5,6 +5,8 @@ The loop is in `decoding`, the choice of a token in `token_choice`, everything a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -53,14 +55,22 @@ def generate(
 
 
 def generate_response(
-    model: GPT2, tokenizer: Tokenizer, prompt: str, length: int = 20, temperature: float = 0.7, *, seed: int = 0
+    model: GPT2,
+    tokenizer: Tokenizer,
+    prompt: str,
+    length: int = 20,
+    temperature: float = 0.7,
+    *,
+    seed: int = 0,
+    after_step: Callable[[], None] | None = None,
 ) -> str:
     """What the model answers to a prompt: only the new text, of at most `length` tokens, up to the end of text.
 
-    The 40 likeliest tokens are drawn from, as `gpt2flow sample` does. Raises UserError on values out of range.
+    The 40 likeliest tokens are drawn from, as `gpt2flow sample` does. `after_step` is called behind each token, and ends the
+    work by raising. Raises UserError on values out of range.
     """
     if length < 1:
         raise UserError(f"length is {length}: give at least 1 token.")
     choice = TokenChoice(temperature, top_k=CompletionSettings().top_k)
     settings = CompletionSettings(max_new_tokens=length, temperature=choice.temperature, top_k=choice.top_k, seed=seed)
-    return next(complete(model, tokenizer, [prompt], settings)).text
+    return next(complete(model, tokenizer, [prompt], settings, after_step=after_step)).text

@@ -21,6 +21,7 @@ from torch import Tensor
 from gpt2core.machine.kernel_level import FLAGS as LEVEL_FLAGS
 from gpt2core.machine.kernel_level import Level, level, reaches
 
+SOURCES = Path(__file__).with_name("c")
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 COUNTED = ("_size", "_bytes")
 """How functions are called that return a count; the others return nothing."""
@@ -28,7 +29,7 @@ POINTER, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
 class CLibrary:
-    """The functions of `name`.c, whose arguments are given, for a level from `least` on.
+    """The functions of c/`name`.c, whose arguments are given, for a level from `least` on.
 
     `defined` are macros that the preprocessor finds defined. Called, it gives the functions as they are compiled for the
     level of this process; None where that is too low, or there is no compiler. OpenMP's functions are those that PyTorch has
@@ -54,7 +55,7 @@ class CLibrary:
         self._loaded.clear()
 
     def _load(self, allowed: Level) -> ctypes.CDLL | None:
-        source = Path(__file__).with_name(f"{self._name}.c")
+        source = SOURCES / f"{self._name}.c"
         for openmp in ("-fopenmp", "-fopenmp-simd"):
             try:
                 loaded = ctypes.CDLL(str(_compiled(source, (*FLAGS, *LEVEL_FLAGS[allowed], *self._defined, openmp))))

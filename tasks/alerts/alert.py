@@ -18,6 +18,8 @@ Kind = Literal[
     "memorised",
     "test",
 ]
+STATES: frozenset[Kind] = frozenset({"no success", "disk low"})
+"""Kinds of alert about something that lasts and is looked at every minute: that it is still so is nothing that came again."""
 
 
 def now() -> str:

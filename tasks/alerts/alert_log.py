@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gpt2core.machine.lock import locked
 from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, write_sealed
-from tasks.alerts.alert import Alert, Kind
+from tasks.alerts.alert import STATES, Alert, Kind
 from tasks.workspace.folders import Workspace
 
 MOST_KEPT = 200
@@ -66,7 +66,7 @@ class AlertLog:
             number = _newest(entries, alert)
             before = entries[number] if number is not None else None
             if number is not None and before and _moment(alert.time) < _moment(before.time) + timedelta(seconds=repeat_after):
-                entries[number] = replace(before, repeats=before.repeats + 1, last=alert.time)
+                entries[number] = replace(before, repeats=before.repeats + (alert.kind not in STATES), last=alert.time)
                 return None
             told = replace(alert, more=before.repeats, since=before.time) if before else alert
             if number is not None and before:

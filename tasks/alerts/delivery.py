@@ -33,8 +33,12 @@ def append_to_file(path: Path, alert: Alert) -> str | None:
 
 def run_command(command: str, alert: Alert, timeout: float) -> str | None:
     """Run a shell command; it gets the alert as JSON on its standard input, which no list of processes shows."""
-    environment = {**os.environ, "GPT2FLOW_ALERT": alert.sentence}
-    body = json.dumps(alert.as_json())
+    return run_with_input(command, json.dumps(alert.as_json()), timeout, {"GPT2FLOW_ALERT": alert.sentence})
+
+
+def run_with_input(command: str, body: str, timeout: float, variables: dict[str, str]) -> str | None:
+    """Run a shell command with this standard input and these variables beside those of this process."""
+    environment = {**os.environ, **variables}
     try:
         done = subprocess.run(
             command, shell=True, input=body, text=True, capture_output=True, timeout=timeout, env=environment, check=False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,11 @@ from configs.schema import DataSettings
 from gpt2core.store.document_stream import split_of_store
 from gpt2core.store.report import resembling
 from gpt2core.store.splitting import Split
-from gpt2core.store.token_store import TokenStore, open_store
+from gpt2core.store.token_store import TokenStore
 from gpt2core.text.documents import Document, find_files, read_documents
 from gpt2core.text.tokenizer import Tokenizer, load_tokenizer
 from tasks.evidence.evidence import DecidingText
-from tasks.workspace.folders import Workspace
+from tasks.evidence.learnt_text import hashes_of, learnt_hashes, store_here
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Learner:
 
     def hashes(self, split: Split) -> set[str]:
         """Of the documents of one side of its own store."""
-        return _hashes(self.own_store, split) if self.own_store else set()
+        return hashes_of(self.own_store, split) if self.own_store else set()
 
     def learnt_from(self) -> set[str]:
-        """Hashes of the documents that it or an ancestor was trained on, as far as their stores are here."""
-        return self.hashes("train").union(*(_hashes(store, "train") for store in map(store_here, self.ancestors) if store))
+        """Hashes of the documents that it or an ancestor was trained on, as far as that is known here."""
+        return self.hashes("train").union(*map(learnt_hashes, self.ancestors))
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,6 @@ class FrozenText:
 
 class NoTextError(UserError):
     """There is no text to decide on; the sentence says why and what helps."""
-
-
-def store_here(name: str | None) -> TokenStore | None:
-    """The token store of that hash, if this workspace has it."""
-    folder = Workspace.current().stores / (name or "unknown")
-    return open_store(folder, verify=False) if folder.is_dir() else None
 
 
 def freeze_text(
@@ -160,9 +154,3 @@ def _near(chosen: Sequence[tuple[str, Document]], learner: Learner) -> int:
     assert learner.own_store
     ids = (learner.tokenizer.encode(document.text, special=False) for _, document in chosen)
     return sum(resembling(learner.own_store, ids))
-
-
-def _hashes(store: TokenStore, split: Split) -> set[str]:
-    table = store.documents()
-    column: Iterable[str] = table.filter(pc.equal(table["split"], split))["sha256"].to_pylist()
-    return set(column)

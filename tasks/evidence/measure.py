@@ -29,9 +29,9 @@ from gpt2core.text.documents import Document
 from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.weights.model_folder import weight_files
 from tasks.evaluation.copied_passages import CopiedText, CopySearch
-from tasks.evidence.deciding_text import store_here
 from tasks.evidence.entrant import Entrant
 from tasks.evidence.evidence import Contender, EvidenceSample, SourceFigure
+from tasks.evidence.learnt_text import store_here
 
 BATCH = 4
 """Windows scored together."""

@@ -60,8 +60,7 @@ def back_up(workspace: Workspace, file: Path, scope: Scope) -> Backup:
 
     Raises UserError where there is no workspace, the file lies inside it, or the disk is full.
     """
-    if not workspace.runs.is_dir():
-        raise UserError(f"There is no workspace at {workspace.root}: set GPT2FLOW_HOME to where yours lies.")
+    workspace.require()
     target = file.absolute()
     if workspace.root in target.resolve().parents:
         raise UserError(f"{file} lies inside the workspace and would be lost with it: choose a place on another disk.")

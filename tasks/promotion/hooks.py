@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import time
 from collections.abc import Sequence
 
@@ -13,7 +11,10 @@ from mlflow import MlflowClient
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from configs.errors import UserError
 from configs.promotion import HookSettings, PromotionSettings
+from tasks.alerts.delivery import run_with_input
+from tasks.alerts.secret_addresses import read_addresses, without_secrets
 from tasks.promotion.ledger import Decision, Ledger
 from tasks.terminal.console import say, warn
 
@@ -58,17 +59,22 @@ def _try(hook: str, decision: Decision, settings: HookSettings) -> str | None:
 
 def _call(hook: str, decision: Decision, timeout: float) -> str | None:
     body = json.dumps(decision.in_short().model_dump(mode="json"))
+    if hook.startswith(("env:", "file:")):
+        return _post_secretly(hook, body, timeout)
     if hook.startswith(("http://", "https://")):
         return _post(hook, body, timeout)
     told = {"MODEL": decision.model, "VERSION": decision.after.champion or "", "VERDICT": decision.verdict}
-    environment = {**os.environ, **{f"GPT2FLOW_{name}": value for name, value in told.items()}}
+    return run_with_input(hook, body, timeout, {f"GPT2FLOW_{name}": value for name, value in told.items()})
+
+
+def _post_secretly(place: str, body: str, timeout: float) -> str | None:
+    """To all addresses that are found there, which no sentence repeats."""
     try:
-        done = subprocess.run(
-            hook, shell=True, input=body, text=True, capture_output=True, timeout=timeout, env=environment, check=False
-        )
-    except (subprocess.TimeoutExpired, OSError) as error:
-        return str(error)[:LONGEST_REASON]
-    return None if done.returncode == 0 else f"exit code {done.returncode} {done.stderr.strip()[-LONGEST_REASON:]}".strip()
+        addresses = read_addresses(place)
+    except UserError as error:
+        return str(error)
+    problems = ((address, _post(address, body, timeout)) for address in addresses)
+    return next((without_secrets(problem, address) for address, problem in problems if problem), None)
 
 
 def _post(address: str, body: str, timeout: float) -> str | None:

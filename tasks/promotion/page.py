@@ -18,6 +18,7 @@ from tasks.promotion.ledger import MOVING, Decision
 from tasks.promotion.rules import LIMITED
 from tasks.registry.lookup import CANDIDATE, CHAMPION, PREVIOUS
 from tasks.reports.charts import Chart, chart, series
+from tasks.terminal.prefect_page import shown_if_served
 
 FOLDERS = (Path(__file__).parent, Path(reports.__file__).parent)
 MARKS = {"held": "✓", "broken": "✗", "open": "?", "not measured": "–"}
@@ -88,7 +89,8 @@ def show_in_prefect(decision: Decision) -> None:
     """Put the short form among the artifacts of the flow that runs, if one does."""
     if FlowRunContext.get():
         key = re.sub(r"[^a-z0-9]+", "-", f"promotion-{decision.model}".lower())  # Prefect allows nothing else
-        create_markdown_artifact(markdown=decision_in_short(decision), key=key)
+        with shown_if_served("the decision"):
+            create_markdown_artifact(markdown=decision_in_short(decision), key=key)
 
 
 def moves_of(decision: Decision) -> list[tuple[str, str | None, str | None]]:

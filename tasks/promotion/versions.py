@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -18,8 +16,9 @@ from gpt2core.store.manifest import Manifest
 from gpt2core.text.tokenizer import load_tokenizer
 from gpt2core.weights.loading import load_model
 from gpt2core.weights.model_folder import weight_files
-from tasks.evidence.deciding_text import store_here
+from tasks.evidence.learnt_text import store_here
 from tasks.registry.alias_lock import moving_aliases
+from tasks.registry.deletion import forget_version, remove_logged_model
 from tasks.registry.lookup import (
     Version,
     aliases_of,
@@ -119,13 +118,9 @@ def delete_version(reference: str) -> str:
         version = find_version(client, version.name, version.number)
         if needed := _needed_by(client, version):
             raise UserError(f"{version.uri} is needed: {needed}. Nothing was deleted.")
-        files, logged = _files(version), version.tags.get("model_id")
-        client.delete_model_version(version.name, version.number)
-        if logged:
-            with suppress(MlflowException):  # deleted before
-                client.delete_logged_model(logged)
-        if files:
-            shutil.rmtree(files, ignore_errors=True)
+        forget_version(client, version)
+        if logged := version.logged_model:
+            remove_logged_model(client, logged)
     return version.uri
 
 
@@ -156,19 +151,11 @@ def _needed_by(client: MlflowClient, version: Version) -> str | None:
         for other in versions_of(client, name):
             if other.base == version.uri and other.aliases:
                 return f"{other.uri} ({', '.join(other.aliases)}) was trained from it"
-            if other.uri != version.uri and other.tags.get("model_id") == version.tags.get("model_id", ""):
+            if other.uri != version.uri and (other.logged_model or "") == version.logged_model:
                 return f"{other.uri} has the same files"
+            if other.source == version.uri:
+                return f"{other.uri} is a copy of it"
     return None
-
-
-def _files(version: Version) -> Path | None:
-    """The folder of the logged model, if it lies in this workspace."""
-    try:
-        folder = version.folder.parents[1]
-    except UserError:
-        return None
-    inside = Workspace.current().mlflow_artifacts in folder.parents
-    return folder if inside and (folder / "MLmodel").is_file() else None
 
 
 def _figures(client: MlflowClient, version: Version) -> dict[str, float]:

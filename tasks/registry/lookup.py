@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from configs.addresses import shown
 from configs.errors import UserError
 from gpt2core.machine.durable import file_hash
 from gpt2core.weights.model_folder import weight_files
@@ -26,9 +28,10 @@ NOT_A_MODEL = "gpt2flow.lock"
 """Tag of entries in the registry that are no models."""
 URI = re.compile(r"models:/([^/@]+)(?:@([^/]+)|/(\d+))")
 PINNED = re.compile(r"models:/([^/@]+)/(\d+)")
+LOGGED = re.compile(r"\bm-[0-9a-f]{32}\b")
 ADDRESS = re.compile(r"([^/@:]+)(?:[@/]([^/@]+))?")
-ENDLESS = 100
-"""More ancestors than a lineage has."""
+GONE = "gpt2flow.gone."
+"""Beginning of a registered model's tags: what is remembered of versions that were deleted, by their numbers."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,14 @@ class Version:
     """Milliseconds since 1970."""
     tags: dict[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    source: str = ""
+    """What it was made from, as MLflow says it."""
+
+    @property
+    def logged_model(self) -> str | None:
+        """Id of the logged model whose files it has, also where somebody has registered that by hand."""
+        match = LOGGED.search(self.source)
+        return self.tags.get("model_id") or (match[0] if match else None)
 
     @property
     def uri(self) -> str:
@@ -150,17 +161,36 @@ def alias_version(client: MlflowClient, name: str, alias: str) -> Version | None
     return find_version(client, name, number) if number else None
 
 
-def lineage(client: MlflowClient, version: Version) -> Iterator[Version]:
-    """The registered versions that this one comes from, its own base first."""
-    for _ in range(ENDLESS):
-        match = PINNED.fullmatch(version.base or "")
-        if match is None:
+Known = dict[str, dict[str, Version]]
+"""Versions by model and number, deleted ones too."""
+
+
+def lineage(client: MlflowClient, version: Version, known: Known | None = None) -> Iterator[Version]:
+    """The registered versions that this one comes from, its own base first, deleted ones too.
+
+    `known` keeps what was read, for those who ask about many versions.
+    """
+    known, passed = {} if known is None else known, {version.uri}
+    while match := PINNED.fullmatch(version.base or ""):
+        name, number = match.groups()
+        if name not in known:
+            known[name] = _ever_registered(client, name)
+        if number not in known[name] or known[name][number].uri in passed:
             return
-        try:
-            version = find_version(client, match[1], match[2])
-        except UserError:  # deleted meanwhile
-            return
+        version = known[name][number]
+        passed.add(version.uri)
         yield version
+
+
+def _ever_registered(client: MlflowClient, name: str) -> dict[str, Version]:
+    """All versions of a model and what is remembered of those that were deleted; nothing where there is no such model."""
+    try:
+        present = {version.number: version for version in versions_of(client, name)}
+    except UserError:
+        return {}
+    tags = client.get_registered_model(name).tags
+    gone = {key.removeprefix(GONE): json.loads(value) for key, value in tags.items() if key.startswith(GONE)}
+    return {number: Version(name, number, "", 0, about) for number, about in gone.items()} | present
 
 
 def content_hash(folder: Path) -> str:
@@ -174,10 +204,11 @@ def content_hash(folder: Path) -> str:
 
 def server() -> str:
     """Where the registry is, for sentences."""
-    return str(mlflow.get_tracking_uri())
+    return shown(mlflow.get_tracking_uri())
 
 
 def _version(found: ModelVersion, aliases: dict[str, str]) -> Version:
     number = str(found.version)
     own = tuple(sorted(alias for alias, target in aliases.items() if target == number))
-    return Version(found.name, number, found.run_id or "", found.creation_timestamp, dict(found.tags or {}), own)
+    tags, source = dict(found.tags or {}), found.source or ""
+    return Version(found.name, number, found.run_id or "", found.creation_timestamp, tags, own, source)

@@ -10,10 +10,11 @@ from tasks.workspace.folders import Workspace
 def all_runs(workspace: Workspace) -> list[RunFolder]:
     """The workspace's runs, the one that was worked on last first."""
     folders = [RunFolder(path.parent) for path in workspace.runs.glob("*/run.json")]
-    return sorted((run for run in folders if run.read_record()), key=_last_worked_on, reverse=True)
+    return sorted((run for run in folders if run.read_record()), key=last_worked_on, reverse=True)
 
 
-def _last_worked_on(run: RunFolder) -> float:
+def last_worked_on(run: RunFolder) -> float:
+    """When somebody has taken the run's lock last, in seconds since 1970."""
     lock = run.path / "lock"  # a folder that was copied from elsewhere may have none
     return (lock if lock.exists() else run.path).stat().st_mtime
 

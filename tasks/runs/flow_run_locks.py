@@ -81,10 +81,15 @@ class FlowRunLock:
 
     @contextmanager
     def taken(self) -> Iterator[int | None]:
-        """Hold the lock inside; gives its file descriptor, which a child may inherit and then holds it too; None if held."""
+        """Hold the lock inside; gives its file descriptor, which a child may inherit and then holds it too; None if held.
+
+        Waits while somebody holds the folder of the locks (see `none_may_begin`).
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            yield self._take(stack)
+            with locked(self.path.parent):
+                descriptor = self._take(stack)
+            yield descriptor
 
     def remove(self) -> None:
         """The flow run has come to its end. Only the holder may; of what flow runs wrote the latest is kept."""
@@ -111,6 +116,14 @@ class FlowRunLock:
 def all_locks(workspace: Workspace) -> list[FlowRunLock]:
     """Of all flow runs of this workspace that have not come to their end."""
     return [FlowRunLock(path) for path in sorted(workspace.flow_runs.glob("*.lock"))]
+
+
+@contextmanager
+def none_may_begin(workspace: Workspace) -> Iterator[None]:
+    """Inside, no flow run of this workspace begins: each waits before it takes its lock, so `all_locks` stays true."""
+    workspace.flow_runs.mkdir(parents=True, exist_ok=True)
+    with locked(workspace.flow_runs):
+        yield
 
 
 _current: list[FlowRunLock] = []

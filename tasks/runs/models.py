@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from configs.addresses import shown
 from configs.errors import UserError
 from configs.schema import EvaluateSettings, ModelSettings
 from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
@@ -66,6 +67,10 @@ def best_checkpoint(run: RunFolder) -> Path:
     for checkpoint in ranked:
         if not find_damage(checkpoint):
             return checkpoint.path
+    if version := (result := run.read("result")).get("version"):
+        raise UserError(
+            f"Run {run.id} has no checkpoint any more: use what it registered, models:/{result['model']}/{version}."
+        )
     raise UserError(f"Run {run.id} has no checkpoint yet: wait for its first one, or choose another run.")
 
 
@@ -73,12 +78,15 @@ def _from_registry(uri: str) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    from tasks.runs.fetched_models import registered_model_folder
+
     follow_move(Workspace.current())
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(uri))
+        folder = registered_model_folder(Workspace.current(), uri)
     except (MlflowException, OSError) as error:
         reason = str(error).splitlines()[0].removeprefix("RESOURCE_DOES_NOT_EXIST: ")
-        raise UserError(f"{uri} is not in the registry at {mlflow.get_tracking_uri()} ({reason}): see gpt2flow runs.") from None
+        place = shown(mlflow.get_tracking_uri())
+        raise UserError(f"{uri} is not in the registry at {place} ({reason}): see gpt2flow runs.") from None
     model = folder / "artifacts" / "model"
     if not model.is_dir():
         raise UserError(f"{uri} was not registered by gpt2flow: give the folder of its weights instead.")

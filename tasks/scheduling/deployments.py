@@ -35,6 +35,8 @@ from configs.schedule import ScheduleSettings
 from configs.schema import RunConfig
 from tasks.scheduling.worker import TAG
 
+NO_LABEL = "gpt2flow.label-of-no-resource"
+
 
 @dataclass(frozen=True)
 class Deployment:
@@ -159,12 +161,14 @@ def _prefect_schedule(settings: ScheduleSettings) -> CronSchedule | IntervalSche
 def _event_triggers(settings: ScheduleSettings) -> list[DeploymentEventTrigger]:
     """One that fires when the event has come and then, for as long as `settle` says, not come again.
 
-    Prefect begins to count anew with each event that is both what it waits after and what it expects.
+    Prefect begins to count anew with each event that is both what it waits after and what it expects. A trigger that tells no
+    resources apart begins to count without any event, though, and fires for ever; one that asks for a label which no resource
+    has counts the events of all of them together.
     """
     if settings.on_event is None:
         return []
     event, within = {settings.on_event}, timedelta(seconds=settings.settle)
-    return [DeploymentEventTrigger(posture=Posture.Proactive, after=event, expect=event, within=within)]
+    return [DeploymentEventTrigger(posture=Posture.Proactive, after=event, expect=event, within=within, for_each={NO_LABEL})]
 
 
 def _find(client: SyncPrefectClient, names: list[str] | None = None) -> list[DeploymentResponse]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from configs.errors import UserError
 from tasks.servers.dashboard import START_LIMIT, StopRequest, announce, stop_request
-from tasks.servers.pages import page_servers
+from tasks.servers.pages import Listening, page_servers, require_protected_pages
 from tasks.servers.running import (
     forget,
     read_record,
@@ -22,7 +22,7 @@ from tasks.servers.running import (
     stop_leftovers,
     stopped_at_the_end,
 )
-from tasks.servers.server_process import HOST, Identity, ServerProcess, ServerSpec, stop_all, stop_leftover
+from tasks.servers.server_process import Identity, ServerProcess, ServerSpec, stop_all, stop_leftover
 from tasks.tracking.reconciliation import reconcile
 from tasks.workspace.databases import prepare_databases
 from tasks.workspace.folders import Workspace
@@ -93,11 +93,13 @@ class Supervisor:
         record(self._workspace, self._servers)
 
 
-def bring_up(mlflow_port: int, prefect_port: int, at_once: int) -> None:
+def bring_up(listening: Listening, at_once: int) -> None:
     """Serve both pages and take what is due until a signal, then stop everything, the worker first.
 
-    Raises UserError if the workspace cannot be written, its servers run already, or no port is free.
+    Raises UserError if others would get in without a password, the workspace cannot be written, its servers run already,
+    or no port is free.
     """
+    require_protected_pages(listening)
     workspace = Workspace.current().create()
     refuse_second(workspace)
     _say(f"Starting the servers of {workspace.root} ...")
@@ -106,7 +108,7 @@ def bring_up(mlflow_port: int, prefect_port: int, at_once: int) -> None:
     prepare_databases(workspace)
     reconcile(workspace)
     with stop_request() as stop, stopped_at_the_end(workspace) as servers:
-        for spec in page_servers(workspace, mlflow_port, prefect_port):
+        for spec in page_servers(workspace, listening):
             servers.append(ServerProcess(spec))
         record(workspace, servers)
         announce(servers, stop)
@@ -119,13 +121,14 @@ def bring_up(mlflow_port: int, prefect_port: int, at_once: int) -> None:
     _say("Everything is stopped.")
 
 
-def bring_up_detached(arguments: list[str]) -> dict[str, str]:
+def bring_up_detached(listening: Listening, at_once: int) -> dict[str, str]:
     """As `bring_up` in a process of its own; returns the addresses once it is up; raises UserError if it fails."""
+    require_protected_pages(listening)
     workspace = Workspace.current().create()
     refuse_second(workspace)
     log = workspace.root / "up.log"
     with log.open("wb") as output:
-        command = [sys.executable, "-m", "flows.cli", "up", *arguments]
+        command = [sys.executable, "-m", "flows.cli", "up", "--at_once", str(at_once), *listening.arguments()]
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -177,8 +180,8 @@ def _supervise(supervisor: Supervisor, stop: StopRequest) -> None:
 
 
 def _worker(workspace: Workspace, servers: list[ServerProcess], at_once: int) -> ServerSpec:
-    ports = {server.spec.name: server.spec.port for server in servers}
-    url = f"http://{HOST}:{ports['Prefect']}/api" if "Prefect" in ports else os.environ["PREFECT_API_URL"]
+    pages = {server.spec.name: server.spec.page for server in servers}
+    url = f"{pages['Prefect']}/api" if "Prefect" in pages else os.environ["PREFECT_API_URL"]
     return ServerSpec(
         name=WORKER,
         command=[sys.executable, "-m", "flows.cli", "worker", "--at_once", str(at_once)],

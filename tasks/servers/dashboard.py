@@ -1,4 +1,4 @@
-"""The MLflow and Prefect pages of the workspace, served on 127.0.0.1 until Ctrl-C.
+"""The MLflow and Prefect pages of the workspace, served until Ctrl-C.
 
 Runs need neither: they write to the databases that these servers read, so the pages may come and go while a run goes on.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from configs.errors import UserError
-from tasks.servers.pages import page_servers
+from tasks.servers.pages import Listening, page_servers, require_protected_pages
 from tasks.servers.running import record, refuse_second, stop_leftovers, stopped_at_the_end
 from tasks.servers.server_process import ServerProcess
 from tasks.tracking.reconciliation import reconcile
@@ -36,20 +36,21 @@ class StopRequest:
         self.received = True
 
 
-def serve_dashboard(mlflow_port: int = 5000, prefect_port: int = 4200) -> None:
+def serve_dashboard(listening: Listening) -> None:
     """Serve both pages until Ctrl-C, SIGTERM or SIGHUP, then stop both and everything that they started.
 
     A taken port is replaced by the next free one. A server that the environment names (MLFLOW_TRACKING_URI,
-    PREFECT_API_URL) is shown and not started. Raises UserError if the workspace cannot be written, its dashboard runs
-    already, no port is free, or a server ends by itself.
+    PREFECT_API_URL) is shown and not started. Raises UserError if others would get in without a password, the workspace
+    cannot be written, its dashboard runs already, no port is free, or a server ends by itself.
     """
+    require_protected_pages(listening)
     workspace = Workspace.current().create()
     refuse_second(workspace)
     _say(f"Starting the dashboard of {workspace.root} ...")
     stop_leftovers(workspace)
     prepare_databases(workspace)
     reconcile(workspace)
-    specs = page_servers(workspace, mlflow_port, prefect_port)
+    specs = page_servers(workspace, listening)
     if not specs:
         return
     with stop_request() as stop, stopped_at_the_end(workspace) as servers:

@@ -19,7 +19,6 @@ from configs.errors import UserError
 from tasks.servers.addresses import PREFECT_PAGE
 from tasks.servers.running import read_record
 from tasks.servers.server_process import HOST, PORTS_TRIED, ServerProcess, ServerSpec, free_port, stop_all
-from tasks.workspace.databases import PREFECT_URL_VARIABLES
 from tasks.workspace.folders import Workspace
 
 FIRST_PORT, RANGES = 8342, 1000  # up to 28,342, below the ports that the system gives to connections
@@ -33,7 +32,7 @@ def start_prefect_server(workspace: Workspace) -> bool:
     The server comes up beside what is done next, and ends with this process, after Prefect's own last words to it. Returns
     False where none is started: the environment names another server or home, or one serves the workspace already.
     """
-    elsewhere = any(os.environ.get(name) for name in (*PREFECT_URL_VARIABLES, "PREFECT_PROFILE"))
+    elsewhere = any(os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_PROFILE"))
     if elsewhere or os.environ["PREFECT_HOME"] != str(workspace.prefect_home):
         return False
     if served := _served(workspace):
@@ -49,7 +48,7 @@ def start_prefect_server(workspace: Workspace) -> bool:
 
 
 def wait_for_prefect(starting: bool) -> None:
-    """Return when the server that the environment names answers; raises UserError if it does not.
+    """Return when the server that the environment names answers; raises UserError if it does not, or not to us.
 
     Only one that is `starting` is waited for: the user's own should be there.
     """
@@ -61,6 +60,8 @@ def wait_for_prefect(starting: bool) -> None:
                 f"Prefect's server {url} does not answer: {own if starting else 'start it, or unset PREFECT_API_URL'}."
             )
         time.sleep(0.1)
+    if url:
+        _require_admission(url)
 
 
 @contextmanager
@@ -97,6 +98,17 @@ def _answers(url: str) -> bool:
         return httpx.get(f"{url.rstrip('/')}/health", timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def _require_admission(url: str) -> None:
+    """Its health may be asked by everybody; this asks for something that a password may protect."""
+    import httpx
+
+    name, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    answer = httpx.get(f"{url.rstrip('/')}/admin/version", auth=(name, password) if name else None, timeout=PATIENCE)
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        wrong = "another one than PREFECT_API_AUTH_STRING holds" if name else "one"
+        raise UserError(f"Prefect's server {url} wants a password, {wrong}: set PREFECT_API_AUTH_STRING to USER:PASSWORD.")
 
 
 def _spec(workspace: Workspace, port: int) -> ServerSpec:

@@ -31,11 +31,13 @@ class ServerSpec:
     environment: dict[str, str] = field(default_factory=dict)
     front_page: str = ""
     stop_limit: float = STOP_LIMIT
+    host: str = HOST
+    """Where it is reached from this machine."""
 
     @property
     def page(self) -> str:
         """URL for a browser on this machine; empty for a process that listens nowhere."""
-        return f"http://{HOST}:{self.port}{self.front_page}" if self.port else ""
+        return f"{web_address(self.host, self.port)}{self.front_page}" if self.port else ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class ServerProcess:
         """Whether its health page says that it is up."""
         if not self.spec.port:
             return self.exit_code() is None
-        connection = HTTPConnection(HOST, self.spec.port, timeout=2)
+        connection = HTTPConnection(self.spec.host, self.spec.port, timeout=2)
         try:
             connection.request("GET", self.spec.health_path)
             return connection.getresponse().status == 200
@@ -132,6 +134,11 @@ def stop_leftover(identity: Identity, patience: float = STOP_LIMIT) -> None:
     while identity.is_alive() and time.monotonic() < deadline:
         time.sleep(0.05)
     _signal_group(identity.pid, signal.SIGKILL)
+
+
+def web_address(host: str, port: int) -> str:
+    """URL of what listens there."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def free_port(wanted: int, avoid: Iterable[int] = ()) -> int | None:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
 from configs.schema import CompletionSettings
+from tasks.serving.refusal import RefusedRequestError
+from tasks.serving.request_body import Body, read_fields
 
 MOST_TOKENS = 4096
 MOST_COMPLETIONS = 64
 """Completions that one request may ask for, of all its prompts together."""
-SAID = 60
-"""Characters of a wrong value that are repeated."""
+MOST_ALTERNATIVES = 5
 
 Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
-class CompletionRequest(BaseModel):
+class CompletionRequest(Body):
     """The body of a request for completions."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     model: str | None = None
     """The model by the name that /v1/models gives; what is served unless given."""
@@ -40,10 +39,10 @@ class CompletionRequest(BaseModel):
     """Texts that end a completion."""
     seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
     """The same seed gives the same text; drawn anew for each request unless given."""
-    logprobs: Annotated[int | None, Field(ge=0, le=1)] = None
-    """0 or 1: give the log-probability of each token, in nats, before temperature and filters."""
+    logprobs: Annotated[int | None, Field(ge=0, le=MOST_ALTERNATIVES)] = None
+    """Give the log-probability of each token, in nats, before temperature and filters, and of so many of the likeliest ones."""
     echo: bool = False
-    """Whether the prompt stands before the text."""
+    """Whether the prompt, with logprobs its tokens too, stands before the text."""
     user: str | None = None
     """Is read by nobody here; OpenAI's clients may send it."""
     top_k: Annotated[int, Field(ge=0)] = 0
@@ -68,49 +67,17 @@ class CompletionRequest(BaseModel):
             stop=self.stop or [],
             seed=seed if self.seed is None else self.seed,
             log_probabilities=self.logprobs is not None,
+            alternatives=self.logprobs or 0,
             batch_size=MOST_COMPLETIONS,
         )
 
 
-class RefusedRequestError(Exception):
-    """A request that is not answered, with HTTP's status and the parameter concerned."""
-
-    def __init__(self, message: str, status: int = 400, parameter: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.parameter = parameter
-
-    def as_json(self) -> dict[str, Any]:
-        """As OpenAI's clients expect it."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        return {"error": {"message": str(self), "type": kind, "param": self.parameter, "code": None}}
-
-
 def read_request(body: object) -> CompletionRequest:
     """The request in a body that was JSON; raises RefusedRequestError that names the parameter."""
-    if not isinstance(body, dict):
-        raise RefusedRequestError('The body is no JSON object: send {"prompt": "..."}.')
-    try:
-        request = CompletionRequest.model_validate(body)
-    except ValidationError as error:
-        raise _refusal(error) from None
+    request = read_fields(CompletionRequest, body)
     asked = len(request.prompt) * request.n
     if asked > MOST_COMPLETIONS:
         raise RefusedRequestError(f"{asked} completions are asked for: ask for at most {MOST_COMPLETIONS}.", parameter="n")
     if request.stream and asked > 1:
         raise RefusedRequestError("stream is for one prompt and one completion: leave it out.", parameter="stream")
-    if request.stream and request.logprobs is not None:
-        raise RefusedRequestError("logprobs come with whole completions only: leave stream out.", parameter="logprobs")
     return request
-
-
-def _refusal(error: ValidationError) -> RefusedRequestError:
-    first = error.errors(include_url=False)[0]
-    name = str(first["loc"][0]) if first["loc"] else ""
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(CompletionRequest.model_fields)
-        return RefusedRequestError(f"{name[:SAID]!r} is not a parameter: known are {known}.", parameter=name[:SAID])
-    if first["type"] == "missing":
-        return RefusedRequestError(f"{name} is missing: give it.", parameter=name)
-    wanted = first["msg"].removeprefix("Input should be ")
-    return RefusedRequestError(f"{name} is {ascii(first['input'])[:SAID]}, but should be {wanted}.", parameter=name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from mlflow.exceptions import MlflowException
 from configs.errors import UserError
 from configs.schema import CompletionSettings
 from gpt2core.generation import completion
-from gpt2core.generation.completion import Completion, encode_prompt
+from gpt2core.generation.completion import Completion, Step, encode_prompt
+from gpt2core.generation.decoding import Draw
 from gpt2core.generation.inference import for_inference
+from gpt2core.generation.prompt_draws import prompt_draws
 from gpt2core.machine.devices import choose_device, choose_threads
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.text.tokenizer import Tokenizer, load_tokenizer
@@ -34,18 +36,25 @@ class LoadedModel:
     name: str
     model: GPT2
     tokenizer: Tokenizer
+    folder: Path
 
-    def complete(self, prompts: Sequence[str], settings: CompletionSettings) -> Iterator[Completion]:
+    def complete(
+        self, prompts: Sequence[str], settings: CompletionSettings, after_step: Callable[[], None]
+    ) -> Iterator[Completion]:
         """Completions of each prompt in turn."""
-        return completion.complete(self.model, self.tokenizer, prompts, settings)
+        return completion.complete(self.model, self.tokenizer, prompts, settings, after_step=after_step)
 
-    def stream(self, prompt: str, settings: CompletionSettings) -> Iterator[str]:
-        """One completion, piece by piece."""
-        return completion.stream(self.model, self.tokenizer, prompt, settings)
+    def steps(self, prompt: str, settings: CompletionSettings) -> Iterator[Step]:
+        """One completion, token by token."""
+        return completion.steps(self.model, self.tokenizer, prompt, settings)
 
-    def count(self, prompt: str) -> int:
+    def prompt_draws(self, tokens: list[int], alternatives: int) -> list[Draw | None]:
+        """How likely each token of a prompt is."""
+        return prompt_draws(self.model, tokens, alternatives)
+
+    def encode(self, prompt: str) -> list[int]:
         """Tokens of a prompt; raises UserError where it is no text."""
-        return len(encode_prompt(self.tokenizer, prompt))
+        return encode_prompt(self.tokenizer, prompt)
 
 
 class ServedModel:
@@ -94,4 +103,5 @@ class ServedModel:
         folder = resolve_model(name if self._followed else self.reference)
         model = load_model(folder).to(choose_device("auto"))
         choose_threads(model.config.n_embd)
-        return LoadedModel(name, for_inference(model, self._weights), load_tokenizer(folder))  # type: ignore[arg-type]
+        small = for_inference(model, self._weights)  # type: ignore[arg-type]
+        return LoadedModel(name, small, load_tokenizer(folder), folder)

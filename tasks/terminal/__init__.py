@@ -1,4 +1,4 @@
 """What a person sees while something runs, and how they stop it.
 
-Not for the command line's tables (`flows.pages`). From outside: `console`, `stop_signals`.
+Not for the command line's tables (`flows.pages`). From outside: every module.
 """

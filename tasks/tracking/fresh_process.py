@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,9 @@ def problem_in_fresh_process(uri: str, prompt: str) -> str | None:
     """Load the model in another interpreter and generate; returns why that does not work, None where it does."""
     return_freed_memory()  # which the other process needs
     command = [sys.executable, "-c", FRESH_PROCESS, uri, prompt]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tempfile.gettempdir())
+    with tempfile.TemporaryDirectory() as scratch:  # MLflow never removes what it fetches there from S3 or its server
+        environment = {**os.environ, "TMPDIR": scratch}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=scratch)
     if not done.returncode:
         return None
     return done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"

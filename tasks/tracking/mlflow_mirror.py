@@ -19,10 +19,13 @@ from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-
 from mlflow.entities import DatasetInput, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
+from configs.addresses import shown
 from configs.errors import UserError
 from tasks.runs.metrics_log import MetricsLog
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import warn
+from tasks.tracking.away import AWAY
+from tasks.workspace.elsewhere import artifact_location, mlflow_database, require_answer
 from tasks.workspace.folders import Workspace
 
 DELIVERY_INTERVAL = 5.0  # seconds
@@ -69,9 +72,11 @@ class Tracking:
             warn("tracking", f"MLflow did not take the last figures ({problem}); gpt2flow runs --sync delivers them later")
 
     def connect(self) -> str:
-        """The id of the MLflow run, found or created; raises MlflowException where MLflow does not answer."""
+        """The id of the MLflow run, found or created; raises one of `AWAY` where MLflow does not answer."""
         with self._connecting:
             if self._run_id is None:
+                if database := mlflow_database():
+                    require_answer(database)  # MLflow itself would wait for minutes
                 run = self._find_run() or self._create_run()
                 self._client.update_run(run.info.run_id, status="RUNNING")
                 for name, value in self._tags.items():
@@ -87,10 +92,11 @@ class Tracking:
         """As `connect`; raises UserError where MLflow does not answer."""
         try:
             return self.connect()
-        except (MlflowException, OSError) as error:
+        except AWAY as error:
+            place = shown(mlflow.get_tracking_uri())
             raise UserError(
-                f"MLflow at {mlflow.get_tracking_uri()} does not answer ({_sentence(error)}): the model is not registered yet; "
-                "run the same command again when it is back, nothing is trained twice."
+                f"MLflow at {place} does not answer ({_sentence(error)}): the model is not registered yet; run the same "
+                "command again when it is back, nothing is trained twice."
             ) from error
 
     def begin_again(self) -> None:
@@ -108,7 +114,7 @@ class Tracking:
             return problem
         try:
             self._client.set_terminated(self.connect(), status)
-        except (MlflowException, OSError) as error:
+        except AWAY as error:
             return _sentence(error)
         self._folder.write("tracking", {"status": status})
         return None
@@ -164,7 +170,7 @@ class Tracking:
                 while rows := feed.read():
                     self._send(run_id, feed, rows)
             self._deliver_files(run_id)
-        except (MlflowException, OSError) as error:
+        except AWAY as error:
             return _sentence(error)
         return None
 
@@ -256,14 +262,14 @@ def is_our_note(note: str | None) -> bool:
 
 
 def _sentence(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return shown((str(error).splitlines() or [type(error).__name__])[0])[:120]
 
 
 def create_experiment(client: MlflowClient, name: str) -> str:
-    """A new experiment; with the local database its artifacts go to the workspace, with a server where the server says."""
+    """A new experiment; its files go where the workspace says, or, with a server of MLflow's, where that says."""
     workspace = Workspace.current()
-    local = mlflow.get_tracking_uri() == workspace.mlflow_database
-    location = (workspace.mlflow_artifacts / name).as_uri() if local else None
+    database = mlflow.get_tracking_uri() == workspace.mlflow_database or mlflow_database()
+    location = artifact_location(workspace, name) if database else None
     experiment_id: str = client.create_experiment(name, artifact_location=location)
     return experiment_id
 

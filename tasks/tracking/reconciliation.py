@@ -26,7 +26,7 @@ def reconcile(workspace: Workspace, everything: bool = False) -> dict[str, str]:
             continue
         with suppress(UserError):  # somebody started to work on it just now
             done[run.id] = _settle(run)
-            if done[run.id].startswith(AWAY):
+            if done[run.id].startswith(AWAY) and not _mlflow_answers():
                 break  # the others would wait for it in vain as well
     return done
 
@@ -39,3 +39,14 @@ def _settle(run: RunFolder) -> str:
         run.write("tracking", {"status": "RUNNING"})
         problem = Tracking(run).settle(outcome)
     return f"{AWAY}: {problem}" if problem else outcome
+
+
+def _mlflow_answers() -> bool:
+    """Whether the reason lies in the one run, of which a file may be lost."""
+    from mlflow import MlflowClient, MlflowException
+
+    try:
+        MlflowClient().search_experiments(max_results=1)
+    except (MlflowException, OSError):
+        return False
+    return True

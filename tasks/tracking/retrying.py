@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import httpx
 import requests
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
+from sqlalchemy.exc import InterfaceError, OperationalError
 
-CURABLE = (ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout, httpx.TransportError)
+NETWORK = (ConnectionError, TimeoutError, requests.ConnectionError, requests.Timeout, httpx.TransportError)
+CURABLE = (*NETWORK, OperationalError, InterfaceError)
 DELAYS = [2.0, 10.0]  # seconds before the second and the third attempt
 
 
@@ -20,7 +23,17 @@ def is_curable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """
     error = state.result(raise_on_failure=False)
     while isinstance(error, BaseException):
-        if isinstance(error, CURABLE):
+        if isinstance(error, (*CURABLE, *_of_s3())):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _of_s3() -> tuple[type[Exception], ...]:
+    """An error of a library that was never imported cannot be there."""
+    if "botocore" not in sys.modules:
+        return ()
+    from botocore.exceptions import ConnectionError as NoConnection
+    from botocore.exceptions import HTTPClientError
+
+    return NoConnection, HTTPClientError

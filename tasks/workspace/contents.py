@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from tasks.workspace.folders import Workspace
+from tasks.workspace.team_file import NAME as TEAM_FILE
 
 Part = Literal["records", "checkpoints", "token stores", "databases", "models and artifacts"]
 Scope = Literal["everything", "records", "databases"]
@@ -34,8 +35,10 @@ PASSING = (
     "backup",
     "restore",
     "restore.ready",
+    "fetched-models",
+    TEAM_FILE,
 )
-"""What is made again by itself, or is true of this moment alone."""
+"""What is made again by itself, is true of this moment alone, or holds passwords, which no backup should."""
 KEPT_BEFORE = "before-restore-"
 INDEX = ".index.sqlite"
 """Of files that were read, beside the token stores; a lost one is made again."""

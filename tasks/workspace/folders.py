@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import UserError
+from tasks.workspace.team_file import read_team_file
 
 LEAST_FREE = 10_000_000  # bytes; two new databases take 3 MB
 
@@ -50,9 +52,24 @@ class Workspace:
         return self.root / "stores"
 
     @property
+    def fetched_models(self) -> Path:
+        """Copies of registered models whose files lie elsewhere."""
+        return self.root / "fetched-models"
+
+    @property
     def copy_indexes(self) -> Path:
         """Indexes in which copied passages are looked up, a folder for each token store."""
         return self.root / "copy-indexes"
+
+    @property
+    def learnt(self) -> Path:
+        """Hashes of the documents that models have learnt from whose token stores are gone."""
+        return self.root / "learnt"
+
+    @property
+    def trash(self) -> Path:
+        """What was removed and whose files are going."""
+        return self.root / "trash"
 
     @property
     def promotions(self) -> Path:
@@ -79,6 +96,12 @@ class Workspace:
         """What somebody was told of."""
         return self.root / "alerts"
 
+    def require(self) -> Workspace:
+        """The workspace, if it is there; raises UserError where it is not."""
+        if not self.runs.is_dir():
+            raise UserError(f"There is no workspace at {self.root}: set GPT2FLOW_HOME to where yours lies.")
+        return self
+
     def create(self) -> Workspace:
         """Make the folders; raises UserError where that is not allowed or the disk is full."""
         try:
@@ -98,8 +121,12 @@ class Workspace:
 def point_environment(workspace: Workspace) -> None:
     """Send Prefect's and MLflow's state to the workspace and switch telemetry off; what the user has set stays.
 
-    Must run before either library is imported.
+    Must run before either library is imported. What is wrong with the workspace's team.env, the command line says later.
     """
+    with suppress(UserError):
+        _set_where_unset(read_team_file(workspace.root))
+    if password := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", password)  # of a server that is started here
     defaults = {
         "PREFECT_HOME": str(workspace.prefect_home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -121,5 +148,9 @@ def point_environment(workspace: Workspace) -> None:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "GIT_PYTHON_REFRESH": "quiet",
     }
-    for name, value in defaults.items():
+    _set_where_unset(defaults)
+
+
+def _set_where_unset(values: dict[str, str]) -> None:
+    for name, value in values.items():
         os.environ.setdefault(name, value)

@@ -192,3 +192,11 @@ def test_an_address_in_the_config_itself_is_refused_and_not_repeated() -> None:
         load_config(Path("demo"), {"alerts": {"addresses": "https://hooks.example/t0ken"}})
     assert "t0ken" not in str(refused.value)
     assert load_config(Path("demo"), {"alerts": {"addresses": "env:HOOK"}}).alerts.addresses == ["env:HOOK"]
+
+
+@pytest.mark.parametrize("key", ["source", "validation_source"])
+def test_a_text_s_address_with_a_password_is_refused_and_not_repeated(key: str) -> None:
+    for address in ("https://ann:s3cret@host/a.txt", "https://host/a.txt?X-Amz-Signature=s3cret"):
+        with pytest.raises(UserError, match=rf"data\.{key} holds a password or a token, .* environment variables") as raised:
+            load_config(Path("demo"), {"data": {key: [address]}})
+        assert "s3cret" not in str(raised.value)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
+import dockerfile
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -74,6 +76,35 @@ def test_the_service_starts_up_and_waits_for_the_last_checkpoint() -> None:
     unit.read(PROJECT / "deploy" / "systemd" / "gpt2flow.service")
     assert shlex.split(unit["Service"]["ExecStart"])[-1] == "up"
     assert int(unit["Service"]["TimeoutStopSec"]) > 660  # tasks.scheduling.supervisor.STOP_LIMIT
+
+
+def test_systemd_takes_the_service(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not here; test_the_service_starts_up reads the unit without it")
+    unit = (PROJECT / "deploy" / "systemd" / "gpt2flow.service").read_text()
+    program = tmp_path / "gpt2flow"
+    program.touch(0o755)
+    (tmp_path / "gpt2flow.service").write_text(unit.replace("%h/.local/bin/gpt2flow", str(program)))
+    command = ["systemd-analyze", "--user", "verify", str(tmp_path / "gpt2flow.service")]
+    done = subprocess.run(
+        command, env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    said = [line for line in done.stderr.splitlines() if "gpt2flow" in line]
+    assert (done.returncode, said) == (0, []), done.stderr
+
+
+def test_docker_s_own_parser_takes_the_dockerfile_and_it_runs_as_nobody_special() -> None:
+    parsed = dockerfile.parse_file(str(PROJECT / "deploy" / "Dockerfile"))
+    names = [command.cmd.upper() for command in parsed]
+    assert names[0] == "FROM"
+    assert ":" in parsed[0].value[0], "an image without a tag changes by itself"
+    assert [command.value for command in parsed if command.cmd.upper() == "USER"] == [("gpt2flow",)]
+    assert not any("ADD" in name for name in names)
+    installed = next(command.value[0] for command in parsed if "pip install" in command.value[0])
+    assert "-c constraints.txt" in installed and ".[team]" in installed
+    shell = [command.value[0] for command in parsed if command.cmd.upper() == "RUN"]
+    for line in shell:
+        subprocess.run(["sh", "-n", "-c", line], check=True)
 
 
 def test_everything_that_the_image_copies_is_there_and_no_package_is_left_out() -> None:

@@ -15,6 +15,8 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 import yaml
+from databases import with_databases
+from mlflow import MlflowClient
 from tiny import tiny_values
 
 from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
@@ -39,14 +41,15 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Up:
     """`gpt2flow up` of a workspace of its own, and what there is to ask and to kill."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database_cache: Path) -> None:
         self.folder = folder
-        self.workspace = Workspace(folder / "workspace")
+        self.workspace = with_databases(Workspace(folder / "workspace"), database_cache)
         self.ports = [free_port(first) or first for first in (5500 + os.getpid() % 400, 4500 + os.getpid() % 400)]
         self.environment = {**os.environ, "GPT2FLOW_HOME": str(self.workspace.root), "GPT2FLOW_LOCKS": str(folder / "locks")}
         for name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI", "GPT2FLOW_OWNER"):
             self.environment.pop(name, None)
         self.process: subprocess.Popen[bytes] | None = None
+        self.headers = {"Content-Type": "application/json"}
 
     def start(self) -> None:
         ports = ["--mlflow_port", str(self.ports[0]), "--prefect_port", str(self.ports[1])]
@@ -75,6 +78,16 @@ class Up:
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
+    def trigger(self, deployment: str) -> None:
+        """As `gpt2flow trigger`, which takes seconds to start."""
+        (found,) = self.ask("/deployments/filter", {"deployments": {"name": {"any_": [deployment]}}})
+        self.ask(f"/deployments/{found['id']}/create_flow_run", {})
+
+    @property
+    def mlflow(self) -> MlflowClient:
+        """What MLflow's server says."""
+        return MlflowClient(f"http://127.0.0.1:{self.ports[0]}")
+
     def pids(self) -> dict[str, int]:
         """Process ids of living servers and worker by name, and that of the supervisor."""
         try:
@@ -85,12 +98,15 @@ class Up:
         return {name: pid for name, pid in {**named, "up": found["process"]["pid"]}.items() if psutil.pid_exists(pid)}
 
     def kill(self, *names: str) -> None:
-        """As by kill -9: servers with everything that they have started, `training` is the process of every flow run."""
+        """As by kill -9: servers with everything that they have started, `training` is the process of every flow run.
+
+        `hang` stops that process instead, and lets it live.
+        """
         pids = self.pids()
         for name in names:
-            if name == "training":
+            if name in ("training", "hang"):
                 for lock in self.alive():
-                    os.kill(lock.read().process, signal.SIGKILL)
+                    os.kill(lock.read().process, signal.SIGKILL if name == "training" else signal.SIGSTOP)
             elif name in ("MLflow", "Prefect"):
                 os.killpg(pids[name], signal.SIGKILL)
             else:
@@ -106,7 +122,7 @@ class Up:
     def ask(self, path: str, body: dict[str, object] | None = None) -> Any:
         """Prefect's API."""
         data = json.dumps(body).encode() if body is not None else None
-        request = Request(f"http://127.0.0.1:{self.ports[1]}/api{path}", data, {"Content-Type": "application/json"})
+        request = Request(f"http://127.0.0.1:{self.ports[1]}/api{path}", data, self.headers)
         with urlopen(request, timeout=30) as answer:
             return json.loads(answer.read())
 
@@ -153,10 +169,16 @@ class Up:
         return str(file)
 
 
+@pytest.fixture(scope="session")
+def up_class() -> type[Up]:
+    """For tests whose servers are not as usual."""
+    return Up
+
+
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def up(tmp_path_factory: pytest.TempPathFactory, database_cache: Path) -> Iterator[Up]:
     """Servers and worker of a workspace of its own."""
-    started = Up(tmp_path_factory.mktemp("up"))
+    started = Up(tmp_path_factory.mktemp("up"), database_cache)
     started.start()
     yield started
     for lock in started.alive():

@@ -102,10 +102,11 @@ def command(config: RunConfig, folder: Path) -> list[str]:
     return ["run", str(file)]
 
 
-def run_and_die(place: str, arguments: list[str]) -> None:
-    started = [sys.executable, "-c", KILL_AT, place, os.environ["GPT2FLOW_HOME"], *arguments]
+def run_and_die(place: str, arguments: list[str], **more: str) -> None:
+    """`more` is added to the environment."""
+    started, environment = [sys.executable, "-c", KILL_AT, place, os.environ["GPT2FLOW_HOME"], *arguments], os.environ | more
     with tempfile.TemporaryFile("w+") as output:  # not a pipe, which a server that outlives its owner would hold open
-        died = subprocess.run(started, stdout=output, stderr=subprocess.STDOUT, check=False, timeout=300)
+        died = subprocess.run(started, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False, timeout=600)
         output.seek(0)
         assert died.returncode == -signal.SIGKILL, output.read()
 
@@ -165,8 +166,16 @@ def check(config: RunConfig, places: list[str], undisturbed: Path, tmp_path: Pat
     finish_and_check(config, undisturbed)
 
 
-def test_a_run_that_was_killed_again_and_again_ends_as_if_nobody_had(text: Path, undisturbed: Path, tmp_path: Path) -> None:
-    check(config_of("killed", text), IN_CI, undisturbed, tmp_path)
+def test_a_run_that_was_killed_again_and_again_ends_as_if_nobody_had(
+    text: Path, undisturbed: Path, tmp_path: Path, prefect_url: str
+) -> None:
+    """The first process leaves a server behind, the second one uses that of the tests."""
+    config = config_of("killed", text)
+    arguments = command(config, tmp_path)
+    forget_text()
+    run_and_die(IN_CI[0], arguments)
+    run_and_die(IN_CI[1], arguments, PREFECT_API_URL=prefect_url)
+    finish_and_check(config, undisturbed)
 
 
 @pytest.mark.slow

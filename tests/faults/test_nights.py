@@ -1,8 +1,6 @@
 """Nights under `gpt2flow up`: they come by themselves, know what is new, go on from the champion, and survive kill -9."""
 
 import json
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,20 +10,19 @@ from uuid import uuid4
 
 import pytest
 
-REGISTRY = """
-import json, sys
-import tasks
-from mlflow import MlflowClient
-client, name = MlflowClient(), sys.argv[1]
-versions = {str(version.version): version.tags["run"] for version in client.search_model_versions(f"name = '{name}'")}
-print(json.dumps({"versions": versions, "aliases": {k: str(v) for k, v in client.get_registered_model(name).aliases.items()}}))
-"""
+from configs.loading import load_config
+from flows.finetune import finetune
+from tasks.runs.run_folder import RunFolder
 
 
-def registry(up: Any, name: str) -> dict[str, Any]:
-    command = [sys.executable, "-c", REGISTRY, name]
-    done = subprocess.run(command, env=up.environment, capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
+def registry(up: Any, name: str) -> dict[str, dict[str, str]]:
+    """What MLflow's server says: versions with their runs, aliases with their versions."""
+    versions = up.mlflow.search_model_versions(f"name = '{name}'")
+    aliases = up.mlflow.get_registered_model(name).aliases
+    return {
+        "versions": {str(version.version): version.tags["run"] for version in versions},
+        "aliases": {alias: str(version) for alias, version in aliases.items()},
+    }
 
 
 def nights(up: Any, name: str) -> list[dict[str, Any]]:
@@ -51,14 +48,14 @@ def test_an_interval_deployment_fires_twice_and_the_second_time_finds_nothing_ne
     up: Any, wait_until: Any, folder: Path
 ) -> None:
     config = up.config("twice", folder, registry={"enabled": True})
-    assert "every 0:00:05" in up.gpt2flow("deploy", config, "--every", "5s")
+    assert "every 0:00:10" in up.gpt2flow("deploy", config, "--every", "10s")
     wait_until(lambda: len(up.ended("twice")) >= 2)
+    assert "twice" in up.gpt2flow("pause", "twice")
     first, second = up.ended("twice")[:2]
     assert (first["state_type"], first["state_name"]) == ("COMPLETED", "Completed")
     assert (second["state_type"], second["state_name"]) == ("COMPLETED", "Skipped")
     assert "nothing new" in second["state"]["message"]
     assert registry(up, "twice")["aliases"]["champion"] == "1"
-    assert "twice" in up.gpt2flow("pause", "twice")
 
 
 def test_new_text_is_trained_from_the_champion_on_and_only_it_is_encoded(up: Any, wait_until: Any, folder: Path) -> None:
@@ -77,27 +74,24 @@ def test_new_text_is_trained_from_the_champion_on_and_only_it_is_encoded(up: Any
 def test_everything_killed_at_once_is_found_and_ends_with_the_same_weights(
     up: Any, wait_until: Any, final_weights: Any, folder: Path
 ) -> None:
-    train = {"train": {"steps": 6000, "checkpoint_every": 300}}
-    up.gpt2flow("deploy", up.config("undisturbed", folder, **train))
-    up.gpt2flow("deploy", up.config("killed", folder, **train))
-    up.gpt2flow("trigger", "killed")
-    wait_until(lambda: up.step("killed") > 700)
+    config = up.config("killed", folder, train={"steps": 3000, "checkpoint_every": 200})
+    up.gpt2flow("deploy", config)
+    up.trigger("killed")
+    wait_until(lambda: up.step("killed") > 500)
     up.kill("up", "worker", "Prefect", "MLflow", "training")
     wait_until(lambda: up.run_of("killed").state() == "stopped")
     up.start()
+    undisturbed = RunFolder(Path(finetune(load_config(Path(config))).folder))  # in the tests' own workspace
     wait_until(lambda: up.ended("killed"))
     (night,) = up.ended("killed")
     assert (night["state_name"], night["run_count"]) == ("Completed", 2)
-    up.gpt2flow("trigger", "undisturbed")
-    wait_until(lambda: up.ended("undisturbed"))
-    assert up.ended("undisturbed")[0]["run_count"] == 1
-    assert final_weights(up.run_of("killed")) == final_weights(up.run_of("undisturbed"))
+    assert final_weights(up.run_of("killed")) == final_weights(undisturbed)
 
 
-def emit(up: Any, event: str) -> float:
+def emit(up: Any, event: str, resource: str) -> float:
     """Send an event to Prefect's server; returns when it took place, as seconds since 1970."""
     now = datetime.now(UTC)
-    told = {"id": str(uuid4()), "event": event, "occurred": now.isoformat(), "resource": {"prefect.resource.id": "my-texts"}}
+    told = {"id": str(uuid4()), "event": event, "occurred": now.isoformat(), "resource": {"prefect.resource.id": resource}}
     request = Request(f"http://127.0.0.1:{up.ports[1]}/api/events", json.dumps([told]).encode())
     request.add_header("Content-Type", "application/json")
     with urlopen(request, timeout=30) as answer:
@@ -107,23 +101,30 @@ def emit(up: Any, event: str) -> float:
 
 @pytest.mark.slow
 def test_many_events_begin_one_night_once_they_have_ceased(up: Any, wait_until: Any, folder: Path) -> None:
-    config = up.config("event", folder, schedule={"settle": 10})
+    settle = 10
+    config = up.config("event", folder, schedule={"settle": settle})
     assert "on text.arrived" in up.gpt2flow("deploy", config, "--on_event", "text.arrived")
+    time.sleep(2.5 * settle)  # Prefect looks every five seconds
+    assert up.flow_runs("event") == []
     last = 0.0
-    for _ in range(3):
-        last = emit(up, "text.arrived")
-        time.sleep(1)
+    for number in range(5):
+        last = emit(up, "text.arrived", f"text-{number % 2}")
+        time.sleep(settle / 3)
     wait_until(lambda: up.ended("event"))
+    time.sleep(2.5 * settle)
     (night,) = up.flow_runs("event")
     assert night["created_by"]["type"] == "AUTOMATION"
-    assert datetime.fromisoformat(night["created"]).timestamp() - last >= 10
+    assert settle <= datetime.fromisoformat(night["created"]).timestamp() - last < 3 * settle
     assert night["state_name"] == "Completed"
+    emit(up, "text.arrived", "text-0")
+    wait_until(lambda: len(up.ended("event")) == 2)
+    assert up.ended("event")[1]["state_name"] == "Skipped"
 
 
 @pytest.mark.slow
 def test_ctrl_c_stops_everything_and_what_trains_goes_on_at_the_next_start(up: Any, wait_until: Any, folder: Path) -> None:
     up.gpt2flow("deploy", up.config("stopped", folder, train={"steps": 8000, "checkpoint_every": 4000}))
-    up.gpt2flow("trigger", "stopped")
+    up.trigger("stopped")
     wait_until(lambda: up.step("stopped") > 300)
     up.stop()
     assert not up.alive()

@@ -3,11 +3,8 @@
 Its short form, everything killed in the middle of training, is in test_nights.py and runs always.
 """
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +12,18 @@ from typing import Any
 
 import pytest
 
+from configs.loading import load_config
+from flows.finetune import finetune
+from tasks.runs.run_folder import RunFolder
+
 pytestmark = pytest.mark.slow
 
 STEPS = 3000
+TRAIN = {"steps": STEPS, "checkpoint_every": 200, "keep_checkpoints": 2}
+STALLED_AFTER = 30  # seconds; also the first imports of a flow run must be through by then
 EVERYTHING = ("up", "worker", "Prefect", "MLflow", "training")
 MATRIX = [
-    # when, what is killed, how often the flow run begins then
+    # when, what is killed, how often the flow run begins then; "hang" stops the training process and lets it live
     ("submitting", ("training",), 1),
     ("submitting", ("worker", "training"), 1),
     ("submitting", EVERYTHING, 1),
@@ -32,19 +35,10 @@ MATRIX = [
     ("training", ("Prefect", "training"), 2),
     ("training", ("up",), 1),
     ("training", EVERYTHING, 2),
+    ("training", ("hang",), 2),
     ("registering", ("training",), 2),
     ("registering", EVERYTHING, 2),
 ]
-MLFLOW = """
-import json, sys
-import tasks
-from mlflow import MlflowClient
-client, name = MlflowClient(), sys.argv[1]
-runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
-versions = client.search_model_versions(f"name = '{name}'")
-steps = [metric.step for metric in client.get_metric_history(runs[0].info.run_id, "loss")]
-print(json.dumps({"runs": [run.info.status for run in runs], "versions": len(versions), "steps": steps}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +53,15 @@ def table(pytestconfig: pytest.Config) -> Iterator[list[tuple[str, ...]]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(up: Any, wait_until: Any, final_weights: Any, text: Path) -> bytes:
-    """The weights that a night ends with which nobody disturbs."""
-    deploy(up, "undisturbed", text)
-    up.gpt2flow("trigger", "undisturbed")
-    wait_until(lambda: up.ended("undisturbed"))
-    return bytes(final_weights(up.run_of("undisturbed")))
+def undisturbed(up: Any, final_weights: Any, text: Path) -> bytes:
+    """The weights that a run ends with which nobody disturbs, in the tests' own workspace."""
+    config = load_config(Path(up.config("undisturbed", text, train=TRAIN)))
+    return bytes(final_weights(RunFolder(Path(finetune(config).folder))))
 
 
 def deploy(up: Any, name: str, text: Path) -> None:
-    train = {"steps": STEPS, "checkpoint_every": 200, "keep_checkpoints": 2}
-    up.gpt2flow("deploy", up.config(name, text, train=train, registry={"enabled": True}))
+    schedule = {"stalled_after": STALLED_AFTER}
+    up.gpt2flow("deploy", up.config(name, text, train=TRAIN, schedule=schedule, registry={"enabled": True}))
 
 
 def has_come_to(up: Any, name: str, when: str) -> bool:
@@ -79,9 +71,11 @@ def has_come_to(up: Any, name: str, when: str) -> bool:
 
 
 def mlflow(up: Any, name: str) -> dict[str, Any]:
-    command = [sys.executable, "-c", MLFLOW, name]
-    done = subprocess.run(command, env=up.environment, capture_output=True, text=True, check=True)
-    return dict(json.loads(done.stdout))
+    """What MLflow's server knows of a night's runs and versions."""
+    runs = up.mlflow.search_runs([up.mlflow.get_experiment_by_name(name).experiment_id])
+    steps = [metric.step for metric in up.mlflow.get_metric_history(runs[0].info.run_id, "loss")]
+    versions = up.mlflow.search_model_versions(f"name = '{name}'")
+    return {"runs": [run.info.status for run in runs], "versions": len(versions), "steps": steps}
 
 
 @pytest.mark.parametrize("case", MATRIX, ids=lambda case: f"{case[0]}-{'+'.join(case[1])}")
@@ -91,7 +85,7 @@ def test_a_night_is_found_resumed_and_ends_as_if_nothing_had_happened(
     when, killed, begun = case
     name = f"night-{MATRIX.index(case)}"
     deploy(up, name, text)
-    up.gpt2flow("trigger", name)
+    up.trigger(name)
     wait_until(lambda: has_come_to(up, name, when))
     at, before = time.monotonic(), up.step(name)
     up.kill(*killed)
@@ -116,17 +110,31 @@ def cancel(up: Any, name: str) -> None:
     up.ask(f"/flow_runs/{up.flow_runs(name)[0]['id']}/set_state", {"state": {"type": "CANCELLING"}})
 
 
-def test_a_cancel_is_heard_by_a_night_whose_worker_is_dead(up: Any, wait_until: Any, text: Path) -> None:
-    deploy_long(up, "orphan", text)
+def note_cancelled(up: Any, wait_until: Any, name: str, killed: str, table: list[tuple[str, ...]]) -> None:
+    """Wait until the cancel is heard, and see that both pages say so."""
+    at = time.monotonic()
+    wait_until(lambda: up.flow_runs(name)[0]["state_type"] == "CANCELLED")
+    wait_until(lambda: not up.alive())
+    waited = time.monotonic() - at
+    wait_until(lambda: mlflow(up, name)["runs"] == ["KILLED"])
+    (night,) = up.flow_runs(name)
+    table.append(("training", killed, night["state_name"], str(night["run_count"]), "kept", "KILLED", f"{waited:.0f}"))
+    assert up.run_of(name).state() == "stopped"
+
+
+def test_a_cancel_is_heard_by_a_night_whose_worker_is_dead(
+    up: Any, wait_until: Any, table: list[tuple[str, ...]], text: Path
+) -> None:
+    deploy_long(up, wait_until, "orphan", text)
     up.kill("worker")
     cancel(up, "orphan")
-    wait_until(lambda: up.flow_runs("orphan")[0]["state_type"] == "CANCELLED")
-    wait_until(lambda: not up.alive())
-    assert up.run_of("orphan").state() == "stopped"
+    note_cancelled(up, wait_until, "orphan", "worker, then a cancel", table)
 
 
-def test_a_cancel_is_heard_after_the_server_was_away_for_45_seconds(up: Any, wait_until: Any, text: Path) -> None:
-    deploy_long(up, "away", text)
+def test_a_cancel_is_heard_after_the_server_was_away_for_45_seconds(
+    up: Any, wait_until: Any, table: list[tuple[str, ...]], text: Path
+) -> None:
+    deploy_long(up, wait_until, "away", text)
     os.kill(up.pids()["up"], signal.SIGSTOP)  # or it would start the server again at once
     up.kill("Prefect")
     before = up.step("away")
@@ -135,17 +143,27 @@ def test_a_cancel_is_heard_after_the_server_was_away_for_45_seconds(up: Any, wai
     os.kill(up.pids()["up"], signal.SIGCONT)
     wait_until(up.is_served)
     cancel(up, "away")
-    wait_until(lambda: up.flow_runs("away")[0]["state_type"] == "CANCELLED")
-    wait_until(lambda: not up.alive())
-    deploy_long(up, "after-it", text)  # the worker is as well as before
+    note_cancelled(up, wait_until, "away", "Prefect for 45 s, then a cancel", table)
+    deploy_long(up, wait_until, "after-it", text)  # the worker is as well as before
     cancel(up, "after-it")
-    wait_until(lambda: not up.alive())
+    note_cancelled(up, wait_until, "after-it", "nothing, a cancel after that", table)
 
 
-def deploy_long(up: Any, name: str, text: Path) -> None:
+def test_while_a_killed_night_waits_both_pages_say_so(up: Any, wait_until: Any, text: Path) -> None:
+    up.gpt2flow("deploy", up.config("waiting", text, train={"steps": STEPS}, schedule={"back_off": 40}))
+    up.trigger("waiting")
+    wait_until(lambda: up.step("waiting") > 500)
+    up.kill("training")
+    wait_until(lambda: up.flow_runs("waiting")[0]["state_name"] == "AwaitingRetry")
+    assert "died (attempt 1 of 5)" in up.flow_runs("waiting")[0]["state"]["message"]
+    wait_until(lambda: mlflow(up, "waiting")["runs"] == ["KILLED"])
+    assert up.flow_runs("waiting")[0]["state_name"] == "AwaitingRetry"
+    wait_until(lambda: up.ended("waiting"))
+    assert mlflow(up, "waiting")["runs"] == ["FINISHED"]
+
+
+def deploy_long(up: Any, wait_until: Any, name: str, text: Path) -> None:
+    """A night that does not end by itself, and is under way."""
     up.gpt2flow("deploy", up.config(name, text, train={"steps": 10**6, "checkpoint_every": 500, "keep_checkpoints": 1}))
-    up.gpt2flow("trigger", name)
-    deadline = time.monotonic() + 300
-    while up.step(name) < 100:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    up.trigger(name)
+    wait_until(lambda: up.step(name) > 100)

@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import yaml
+from databases import with_databases
 from mlflow import MlflowClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from tiny import tiny_run
@@ -36,10 +37,10 @@ def config_of(name: str, text: Path, steps: int = STEPS) -> RunConfig:
     return tiny_run(name, text, train=train, evaluate={"every": steps // 2})
 
 
-def prefect_server(folder: Path, port: int) -> ServerSpec:
+def prefect_server(workspace: Workspace, port: int) -> ServerSpec:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui"]
-    environment = {"PREFECT_HOME": str(folder), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    return ServerSpec("Prefect", command, port, "/api/health", folder / "server.log", environment)
+    environment = {"PREFECT_HOME": str(workspace.prefect_home), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    return ServerSpec("Prefect", command, port, "/api/health", workspace.root / "server.log", environment)
 
 
 def mlflow_server(folder: Path, port: int) -> ServerSpec:
@@ -115,13 +116,13 @@ def assert_goes_on_exactly(config: RunConfig, text: Path) -> None:
 
 
 @pytest.fixture
-def prefect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ServerProcess, str]]:
+def prefect(tmp_path: Path, database_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ServerProcess, str]]:
     """A Prefect server of the user's own, which the environment names, and its URL."""
     port = free_port(4600)
     assert port is not None
-    (tmp_path / "prefect").mkdir()
-    server = start(prefect_server(tmp_path / "prefect", port))
+    server = start(prefect_server(with_databases(Workspace(tmp_path / "elsewhere"), database_cache), port))
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
+    monkeypatch.setenv("PREFECT_RUNNER_POLL_FREQUENCY", "1")  # seconds between two looks of Prefect's `serve`
     yield server, f"http://127.0.0.1:{port}/api"
     stop_all([server])
 

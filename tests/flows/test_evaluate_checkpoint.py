@@ -57,11 +57,9 @@ def config_of(name: str, source: Path, where: str, **others: object) -> RunConfi
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[subprocess.Popen[bytes]]:
+def worker(prefect_url: str) -> Iterator[subprocess.Popen[bytes]]:
     """`gpt2flow worker`, which uses the Prefect server of this process."""
-    Workspace.current().create()
-    with get_client(sync_client=True) as client:
-        environment = {**os.environ, "PREFECT_API_URL": str(client.api_url)}
+    environment = {**os.environ, "PREFECT_API_URL": prefect_url}
     command = [sys.executable, "-m", "flows.cli", "worker"]
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
         wait_until(lambda: is_ready() or process.poll() is not None)

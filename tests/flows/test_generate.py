@@ -179,8 +179,8 @@ def test_an_output_of_another_request_is_left_as_it_is(model: Path, prompts: Pat
 
 def test_the_version_of_the_beginning_is_kept_when_the_alias_moves(model: Path, prompts: Path, tmp_path: Path) -> None:
     registry, tokenizer = MlflowClient(), load_tokenizer(model)
-    experiment = registry.create_experiment("pinned", (Workspace.current().root / "pinned").as_uri())
-    registry.create_registered_model("pinned")
+    experiment = registry.create_experiment("generates", (Workspace.current().root / "generates").as_uri())
+    registry.create_registered_model("generates")
     for number in (1, 2):
         folder = tmp_path / str(number) / "model"
         save_model(load_model(model).initialise(number), folder, end_of_text=tokenizer.end_of_text)
@@ -190,10 +190,10 @@ def test_the_version_of_the_beginning_is_kept_when_the_alias_moves(model: Path, 
             logged = mlflow.pyfunc.log_model(
                 name="model", python_model=code, artifacts={"model": str(folder)}, pip_requirements=[]
             )
-        registry.create_model_version("pinned", logged.model_uri)
-    registry.set_registered_model_alias("pinned", "champion", "1")
-    asked = (str(prompts), tmp_path / "out.parquet", "models:/pinned@champion", SETTINGS)
+        registry.create_model_version("generates", logged.model_uri)
+    registry.set_registered_model_alias("generates", "champion", "1")
+    asked = (str(prompts), tmp_path / "out.parquet", "models:/generates@champion", SETTINGS)
     plan_shards(*asked)
-    registry.set_registered_model_alias("pinned", "champion", "2")
+    registry.set_registered_model_alias("generates", "champion", "2")
     rows = pq.read_table(generate(*asked)).to_pylist()
-    assert {row["model_version"] for row in rows} == {"models:/pinned/1"}
+    assert {row["model_version"] for row in rows} == {"models:/generates/1"}

@@ -1,10 +1,9 @@
 """Every place that a person may name for what is written: one that cannot be written is one sentence, before any work."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_line import gpt2flow
 
 from configs.errors import UserError
 from gpt2core.machine.durable import require_folder, require_place
@@ -19,26 +18,28 @@ WRITERS = {
 
 @pytest.mark.parametrize("verb", WRITERS)
 @pytest.mark.parametrize("place", ["/proc/x", "file/x"])
-def test_a_place_that_cannot_be_written_is_one_sentence_and_exit_code_2(verb: str, place: str, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_one_sentence_and_exit_code_2(
+    verb: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
-    arguments = [argument.format(place) for argument in WRITERS[verb]]
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert "loading" not in done.stderr
-    assert "cannot be written" in done.stderr or "does not exist" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = gpt2flow(capsys, *(argument.format(place) for argument in WRITERS[verb]))
+    assert done.code == 2, done.err
+    assert len(done.err.splitlines()) == 1
+    assert "loading" not in done.err
+    assert "cannot be written" in done.err or "does not exist" in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("verb", ["plan", "encode", "data", "run"])
-def test_a_workspace_that_cannot_be_made_is_one_sentence(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workspace_that_cannot_be_made_is_one_sentence(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("GPT2FLOW_HOME", "/proc/x")
-    command = [sys.executable, "-m", "flows.cli", verb, "demo"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "The workspace /proc/x cannot be written" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = gpt2flow(capsys, verb, "demo")
+    assert done.code == 2, done.err
+    assert "The workspace /proc/x cannot be written" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_a_place_is_tried_out_and_left_as_it_was(tmp_path: Path) -> None:

@@ -116,6 +116,15 @@ def test_a_server_that_the_environment_names_must_answer(monkeypatch: pytest.Mon
     assert finding.remedy == "start that server, or unset PREFECT_API_URL"
 
 
+def test_a_database_that_the_environment_names_must_answer_and_its_password_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", "postgresql+asyncpg://ann:s3cret@127.0.0.1:9/prefect")
+    finding = findings()["database of Prefect"]
+    assert finding.verdict == "missing"
+    assert finding.value.startswith("postgresql+asyncpg://ann:***@127.0.0.1:9/prefect: nothing answers")
+
+
 def test_a_taken_port_of_the_dashboard_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import gpt2flow
 
 VERBS = [
     "run",
@@ -33,9 +34,9 @@ VERBS = [
 ]
 
 
-def gpt2flow(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def in_a_process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flows.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=cwd)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "demo", "--train.steps", "x"]], ids=" ".join)
@@ -54,15 +55,15 @@ def test_a_light_question_imports_nothing_heavy(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_an_example(verb: str) -> None:
-    done = gpt2flow(verb, "--help")
-    assert done.returncode == 0
-    assert f"gpt2flow {verb}" in done.stdout
-    assert "Example" in done.stdout
+def test_every_verb_has_help_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = gpt2flow(capsys, verb, "--help")
+    assert done.code == 0
+    assert f"gpt2flow {verb}" in done.out
+    assert "Example" in done.out
 
 
-def test_help_of_run_lists_every_setting_as_the_yaml_spells_it() -> None:
-    shown = gpt2flow("run", "--help").stdout
+def test_help_of_run_lists_every_setting_as_the_yaml_spells_it(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = gpt2flow(capsys, "run", "--help").out
     for setting in ("--data.source", "--train.batch_size", "--model.n_embd", "--evaluate.max_new_tokens", "--registry.alias"):
         assert setting in shown
 
@@ -88,28 +89,34 @@ def test_help_of_run_lists_every_setting_as_the_yaml_spells_it() -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str], sentence: str, tmp_path: Path) -> None:
-    done = gpt2flow(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = gpt2flow(capsys, *arguments)
+    assert done.code == 2
+    assert sentence in done.err
+    assert "Traceback" not in done.err + done.out
 
 
 def test_a_mistake_in_the_config_is_answered_in_about_a_second() -> None:
     started = time.perf_counter()
-    gpt2flow("run", "demo", "--train.steps", "-3")
+    done = in_a_process("run", "demo", "--train.steps", "-3")
     assert time.perf_counter() - started < 5  # a shared machine may be slow; importing PyTorch alone takes longer
+    assert (done.returncode, "--train.steps is '-3'" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
 
 
-def test_no_runs_yet_says_how_to_start_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_runs_yet_says_how_to_start_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("GPT2FLOW_HOME", str(tmp_path / "empty"))
-    assert "gpt2flow run configs/demo.yaml" in gpt2flow("runs").stdout
+    assert "gpt2flow run configs/demo.yaml" in gpt2flow(capsys, "runs").out
 
 
 def test_a_prefect_server_that_is_not_there_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     started = time.perf_counter()
-    done = gpt2flow("run", "demo", cwd=tmp_path)
+    done = in_a_process("run", "demo", cwd=tmp_path)
     assert time.perf_counter() - started < 60  # a server of our own is waited for twice as long
     assert done.returncode == 2
     assert "Prefect's server http://127.0.0.1:9/api does not answer: start it, or unset PREFECT_API_URL." in done.stderr
@@ -121,7 +128,7 @@ def test_a_plan_in_a_new_workspace_says_that_it_does_not_fit_and_warns_of_nothin
 ) -> None:
     monkeypatch.setenv("GPT2FLOW_HOME", str(tmp_path / "new"))
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "new" / "prefect"))
-    done = gpt2flow("plan", "demo", "--train.memory_limit", "100MB")
+    done = in_a_process("plan", "demo", "--train.memory_limit", "100MB")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "4 blocks of width 128" in done.stdout
     assert "Warning" not in done.stderr

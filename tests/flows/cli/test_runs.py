@@ -3,6 +3,8 @@
 Also tests `tasks.runs.checkpoints`, `tasks.runs.find`, `tasks.runs.run_control`, `tasks.tracking.reconciliation`.
 """
 
+import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -72,6 +74,19 @@ def test_mlflow_is_told_what_it_lacks_once(stopped: RunFolder, capsys: pytest.Ca
         assert f"{stopped.id}: KILLED" in capsys.readouterr().out
     history = MlflowClient().get_metric_history(stopped.read("run")["mlflow_run_id"], "loss")
     assert [(metric.step, metric.value) for metric in history] == [(row["step"], row["loss"]) for row in stopped.metrics.rows()]
+
+
+def test_a_run_that_lost_a_file_does_not_keep_the_others_from_mlflow(
+    stopped: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = RunFolder(shutil.copytree(stopped.path, stopped.path.with_name("damaged-1")))
+    damaged.write_record(damaged.record.model_copy(update={"id": "damaged-1", "key": "damaged", "mlflow_run_id": None}))
+    damaged.evaluations.append({"step": 2, "val_loss": 3.0})  # and its samples are lost
+    os.utime(damaged.path / "lock")  # the first in line
+    gpt2flow("runs", "--sync")
+    printed = capsys.readouterr().out
+    shutil.rmtree(damaged.path)
+    assert printed.index("damaged-1: not delivered") < printed.index(f"{stopped.id}: KILLED")
 
 
 def test_a_second_interrupt_ends_a_resumed_run_at_once_with_its_checkpoint(

@@ -25,6 +25,8 @@ def test_rows_of_any_length_see_through_the_mask_what_they_see_in_the_cache() ->
     model = GPT2(CONFIG).initialise(0).eval()
     tokens = torch.arange(30).view(3, 10)
     one, other = (KeyValueCache(CONFIG, 3, 32, torch.device("cpu"), torch.float32) for _ in range(2))
+    for memory in (one.keys, one.values):
+        memory.zero_()  # as on a device; memory that nobody wrote to may hold a NaN, which no mask hides
     with torch.no_grad():
         for row, length in enumerate((4, 9, 1)):
             model.hidden(tokens[row : row + 1, :length], one.row(row))

@@ -10,7 +10,6 @@ from gpt2core.kernels import c_library
 from gpt2core.machine.kernel_level import FLAGS, Level, available
 
 pytestmark = pytest.mark.kernels
-KERNELS = Path(c_library.__file__).parent
 PARTS = {"matmul_float32": (), "causal_attention_float32": (), "training_kernels": ("-DFLOAT32",), "inference": ()}
 
 
@@ -18,7 +17,7 @@ def build(folder: Path, compiler: str, *flags: str) -> Path:
     made = []
     for name, own in PARTS.items():
         made.append(folder / f"{name}.o")
-        subprocess.run([compiler, *flags, *own, "-c", str(KERNELS / f"{name}.c"), "-o", str(made[-1])], check=True)
+        subprocess.run([compiler, *flags, *own, "-c", str(c_library.SOURCES / f"{name}.c"), "-o", str(made[-1])], check=True)
     program = folder / "check"
     check = Path(__file__).with_name("check_kernels.c")
     subprocess.run([compiler, *flags, str(check), *map(str, made), "-lm", "-o", str(program)], check=True)

@@ -32,6 +32,15 @@ def test_repeats_within_the_time_are_folded_and_said_with_the_next_one(alert: Al
     assert [(entry.repeats, entry.more) for entry in log().entries()] == [(0, 0), (0, 3)]
 
 
+def test_what_lasts_is_told_anew_and_not_counted_each_time_that_somebody_looks(alert: Alert) -> None:
+    lasting = replace(alert, kind="disk low")
+    assert log().note(lasting, HOUR) == lasting
+    assert [log().note(later(lasting, seconds), HOUR) for seconds in range(60, 3600, 60)] == [None] * 59
+    assert log().unfold(alert.subject) == []
+    told = log().note(later(lasting, 3601), HOUR)
+    assert told and told.sentence == alert.text
+
+
 def test_another_run_and_another_kind_are_not_folded(alert: Alert) -> None:
     for other in (alert, replace(alert, subject="other"), replace(alert, kind="slow")):
         assert log().note(other, HOUR) == other

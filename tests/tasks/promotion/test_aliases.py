@@ -3,12 +3,11 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from mlflow_server import mlflow_server
 
-from tasks.servers.server_process import ServerProcess, ServerSpec, free_port, stop_all
 from tasks.workspace.databases import prepare_databases
 from tasks.workspace.folders import Workspace
 
@@ -149,17 +148,8 @@ def test_a_kill_at_any_call_leaves_a_champion(verdict: str, database: dict[str, 
 @pytest.mark.slow
 @pytest.mark.parametrize("verdict", ["promoted", "rolled back"])
 def test_so_it_is_with_a_server(verdict: str, tmp_path: Path) -> None:
-    port = free_port(8600)
-    assert port is not None
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    storage = ["--backend-store-uri", f"sqlite:///{tmp_path / 'db'}", "--artifacts-destination", str(tmp_path / "artifacts")]
-    server = ServerProcess(ServerSpec("MLflow", command + storage, port, "/health", tmp_path / "server.log"))
-    try:
-        deadline = time.monotonic() + 300
-        while not server.answers():
-            assert time.monotonic() < deadline, server.last_words()
-            time.sleep(0.5)
-        kills = killed_everywhere(verdict, GPT2FLOW_HOME=str(tmp_path), MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")
-    finally:
-        stop_all([server])
+    with mlflow_server(
+        f"sqlite:///{tmp_path / 'db'}", tmp_path, "--artifacts-destination", str(tmp_path / "artifacts")
+    ) as address:
+        kills = killed_everywhere(verdict, GPT2FLOW_HOME=str(tmp_path), MLFLOW_TRACKING_URI=address)
     assert kills >= 18

@@ -110,8 +110,25 @@ def test_a_hook_that_fails_or_hangs_is_named_and_moves_nothing_back(ledger: Ledg
     assert stand(ledger) == AFTER
     noted = MlflowClient().get_run(ledger.entries()[0].run_id).data.tags["gpt2flow.hooks"]
     assert "exit code 3 no (2 attempts)" in noted
-    assert "timed out" in noted
+    assert "has not ended after 0.5 s" in noted
     assert "ConnectError" in noted
+
+
+def test_an_address_that_is_a_secret_is_told_and_never_named(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(hooks, "PAUSE", 0.01)
+    monkeypatch.setenv("CHAT_HOOK", "http://127.0.0.1:9/services/s3cret-hook")
+    told(ledger, "env:CHAT_HOOK", "env:MISSING_HOOK", f"file:{tmp_path / 'none'}", attempts=1, timeout=0.5)
+    noted = MlflowClient().get_run(ledger.entries()[0].run_id).data.tags["gpt2flow.hooks"]
+    assert "env:CHAT_HOOK: ConnectError" in noted
+    assert "env:MISSING_HOOK is not set" in noted
+    assert "cannot be read" in noted
+    said = capsys.readouterr()
+    assert "s3cret-hook" not in noted + said.out + said.err
+    with pytest.raises(ValueError, match=r"holds a secret: put it into an environment variable and write env:NAME") as raised:
+        PromotionSettings.model_validate({"hooks": {"on_promotion": "https://ann:s3cret-hook@chat.example/x"}})
+    assert "s3cret-hook" not in str(raised.value.errors()[0]["msg"])
 
 
 def test_an_address_is_asked_again_until_it_takes_the_news(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

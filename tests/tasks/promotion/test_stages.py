@@ -101,6 +101,19 @@ def test_one_that_repeats_itself_is_refused(foundry: Any, model_name: str) -> No
     assert decision.evidence.outcome.low > 0
 
 
+@pytest.mark.parametrize("better", [True, False])
+def test_a_zero_shot_task_of_the_users_file_counts(foundry: Any, model_name: str, tmp_path: Path, better: bool) -> None:
+    file = tmp_path / "lambada.jsonl"
+    file.write_text("".join(json.dumps({"text": text.rsplit(" ", 2)[0]}) + "\n" for text in foundry.sentences(30, 9)))
+    bad = foundry.noised(foundry.good, 0.5, 1)
+    foundry.against(model_name, *((bad, foundry.good) if better else (foundry.good, bad)))
+    rule = {"file": file, "figure": "perplexity", "better": "lower", "worse_by": 0.0}
+    decision = promote(model_name, settings=settings(rules={"tasks": {"lambada": rule}}))
+    (finding,) = [finding for finding in decision.findings if "lambada" in finding.rule]
+    assert finding.mark == ("held" if better else "broken")
+    assert decision.verdict == ("promoted" if better else "refused")
+
+
 def test_one_that_was_trained_on_the_deciding_text_is_refused(foundry: Any, model_name: str, tmp_path: Path) -> None:
     seen = foundry.corpus(tmp_path / "seen", foundry.sentences(40, 7))
     store = foundry.encoded(

@@ -84,3 +84,15 @@ def test_only_what_nothing_needs_is_deleted(foundry: Any, model_name: str) -> No
     assert delete_version(f"{model_name}/2") == f"models:/{model_name}/2"
     assert not files.exists()
     assert [row.version.number for row in list_versions(model_name)] == ["3", "1"]
+
+
+def test_a_lineage_still_knows_versions_that_were_deleted(foundry: Any, model_name: str) -> None:
+    client = MlflowClient()
+    for number in (1, 2, 3):
+        base = {"model": {"base": f"models:/{model_name}/{number - 1}"}} if number > 1 else {}
+        foundry.register(model_name, foundry.noised(foundry.good, 0.1, number), **base)
+    first, _, third = (find_version(client, model_name, number) for number in "123")
+    delete_version(first.uri)
+    assert [version.uri for version in lineage(client, third)] == [f"models:/{model_name}/2", first.uri]
+    assert list(lineage(client, third))[-1].tags["store"] == first.tags["store"]
+    assert list_versions(model_name)[0].lineage == [f"models:/{model_name}/2", first.uri, "scratch"]

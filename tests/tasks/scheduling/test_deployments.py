@@ -82,6 +82,14 @@ def test_an_event_is_listened_to_as_long_as_the_deployment_says_so() -> None:
     assert heard() == []
 
 
+def test_a_trigger_does_not_fire_without_an_event() -> None:
+    """Prefect fires one that waits for silence and tells no resources apart again and again, though nothing has come."""
+    deploy_night(night, config_of("silent", schedule={"on_event": "text.arrived"}))
+    with get_client(sync_client=True) as client:
+        (trigger,) = (each.trigger for each in client.read_automations() if isinstance(each.trigger, EventTrigger))
+    assert trigger.for_each
+
+
 def test_only_nights_are_listed_and_one_is_paused_and_resumed() -> None:
     offer(evaluation, "a worker's")
     deploy_night(night, config_of("paused", schedule={"every": "1h"}))

@@ -1,9 +1,9 @@
 """A cancel in Prefect reaches a run by itself, whoever has started it."""
 
+import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -12,7 +12,6 @@ from prefect import get_client
 import tasks  # noqa: F401  # first: it points Prefect at the tests' workspace
 from tasks.runs.flow_run_locks import FlowRunLock
 from tasks.servers.cancellation import cancellable
-from tasks.servers.prefect_server import stop_orphans
 from tasks.workspace.folders import Workspace
 
 CANCEL_ONESELF = """
@@ -23,11 +22,9 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelling
 from tasks.runs.flow_run_locks import FlowRunLock
 from tasks.servers import cancellation
-from tasks.servers.prefect_server import adopt_children
 from tasks.workspace.folders import Workspace
 
 cancellation.LOOK_INTERVAL = 0.2
-adopt_children()
 
 def cancel_oneself():
     flow_run = FlowRunContext.get().flow_run.id
@@ -59,16 +56,13 @@ def alone():
 
 
 @pytest.mark.parametrize("cancelled", ["alone", "around"])
-def test_a_cancelled_run_stops_by_itself_and_is_called_cancelled(cancelled: str, tmp_path: Path) -> None:
-    Workspace.current().create()
-    command, log = [sys.executable, "-c", CANCEL_ONESELF, cancelled], tmp_path / "log"
-    with log.open("w") as output:  # not a pipe, which Prefect's temporary server would hold open
-        done = subprocess.run(command, stdout=output, stderr=output, check=False, timeout=250)
-    stop_orphans()
-    assert done.returncode == -signal.SIGTERM, log.read_text()  # as Prefect ends what was told to terminate
-    flow_run, was_held = log.read_text().splitlines()[0].split()
+def test_a_cancelled_run_stops_by_itself_and_is_called_cancelled(cancelled: str, prefect_url: str) -> None:
+    command, environment = [sys.executable, "-c", CANCEL_ONESELF, cancelled], {**os.environ, "PREFECT_API_URL": prefect_url}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == -signal.SIGTERM, done.stderr  # as Prefect ends what was told to terminate
+    flow_run, was_held = done.stdout.splitlines()[0].split()
     assert was_held == "True"
-    assert "not cancelled" not in log.read_text()
+    assert "not cancelled" not in done.stdout
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(UUID(flow_run)).state
     assert state is not None

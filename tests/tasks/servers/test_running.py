@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from tasks.servers.pages import page_servers
+from tasks.servers.pages import Listening, page_servers
 from tasks.servers.running import read_record, record, refuse_second, running_dashboard, stop_leftovers
 from tasks.servers.server_process import ServerProcess, ServerSpec
 from tasks.workspace.folders import Workspace
@@ -42,7 +42,7 @@ def test_a_server_that_the_environment_names_is_not_started(
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://elsewhere:4200/api")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
-    assert [server.name for server in page_servers(Workspace(tmp_path), 5777, 4777)] == ["MLflow"]
+    assert [server.name for server in page_servers(Workspace(tmp_path), Listening(5777, 4777))] == ["MLflow"]
     assert "http://elsewhere:4200   (PREFECT_API_URL" in capsys.readouterr().out
 
 

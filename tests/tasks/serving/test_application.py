@@ -1,12 +1,17 @@
-"""The application answers as OpenAI's does, follows the alias, and lives whatever comes in."""
+"""The application answers as OpenAI's does, follows the alias, and lives whatever comes in.
+
+Also tests `tasks.serving.completion_answer`, `tasks.serving.refusal`, `tasks.serving.request_body`.
+"""
 
 import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from mlflow import MlflowClient
 
@@ -14,7 +19,7 @@ from configs.schema import CompletionSettings
 from gpt2core import load_model, load_tokenizer
 from gpt2core.generation.completion import complete
 from gpt2core.weights.loading import save_model
-from tasks.serving import application, served_model
+from tasks.serving import application, served_model, turnstile
 from tasks.serving.application import make_application
 from tasks.serving.served_model import ServedModel
 from tasks.tracking import registered_model
@@ -49,13 +54,56 @@ def test_completions_are_those_of_the_model(client: TestClient, folder: Path) ->
     assert answer.json()["usage"]["completion_tokens"] == sum(len(each.tokens) for each in wanted)
 
 
-def test_the_pieces_of_a_stream_are_the_whole_text(client: TestClient) -> None:
-    body = {"prompt": "Hello", "max_tokens": 12, "temperature": 0.9, "seed": 5, "echo": True}
-    whole = client.post("/v1/completions", json=body).json()["choices"][0]["text"]
+def choices_of(client: TestClient, body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The choices of all events of a stream, which ends as OpenAI's does."""
     lines = client.post("/v1/completions", json={**body, "stream": True}).text.split("\n\n")
     events = [line.removeprefix("data: ") for line in lines if line]
     assert events[-1] == "[DONE]"
-    assert "".join(json.loads(event)["choices"][0]["text"] for event in events[:-1]) == whole
+    return [json.loads(event)["choices"][0] for event in events[:-1]]
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"stop": ["e"], "max_tokens": 60}, {"prompt": "é", "max_tokens": 40, "temperature": 1.5}]
+)
+def test_the_pieces_of_a_stream_are_the_whole_answer(client: TestClient, given: dict[str, Any]) -> None:
+    body = {"prompt": "Hello", "max_tokens": 12, "temperature": 0.9, "seed": 5, "echo": True, "logprobs": 3, **given}
+    (whole,) = client.post("/v1/completions", json=body).json()["choices"]
+    found = choices_of(client, body)
+    assert "".join(choice["text"] for choice in found) == whole["text"]
+    assert [choice["finish_reason"] for choice in found] == [None] * (len(found) - 1) + [whole["finish_reason"]]
+    for name, values in whole["logprobs"].items():
+        assert [value for choice in found for value in choice["logprobs"][name]] == values
+
+
+def test_the_likeliest_tokens_stand_beside_the_drawn_one(client: TestClient, folder: Path) -> None:
+    body = {"prompt": "He", "max_tokens": 9, "temperature": 1.0, "seed": 8, "logprobs": 4, "echo": True}
+    logs = client.post("/v1/completions", json=body).json()["choices"][0]["logprobs"]
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    (same,) = complete(model, tokenizer, ["He"], CompletionSettings(max_new_tokens=9, temperature=1.0, top_k=0, seed=8))
+    ids = tokenizer.encode("He") + same.tokens
+    assert (logs["token_logprobs"][0], logs["top_logprobs"][0]) == (None, None)
+    with torch.no_grad():
+        wanted = model(torch.tensor([ids])).log_softmax(-1)[0]
+    for place in range(1, len(ids)):
+        found, best = logs["top_logprobs"][place], wanted[place - 1].topk(4)
+        assert logs["token_logprobs"][place] == pytest.approx(float(wanted[place - 1, ids[place]]), abs=1e-4)
+        assert list(found.values())[:4] == pytest.approx(best.values.tolist(), abs=1e-4)
+        assert found[logs["tokens"][place]] == logs["token_logprobs"][place]
+        assert len(found) == (4 if ids[place] in best.indices else 5)
+
+
+def test_without_an_echo_places_begin_behind_the_prompt_and_none_may_be_asked_for(client: TestClient) -> None:
+    body = {"prompt": "Hello", "max_tokens": 3, "seed": 8, "logprobs": 0}
+    (choice,) = client.post("/v1/completions", json=body).json()["choices"]
+    assert choice["logprobs"]["text_offset"][0] == len("Hello")
+    assert [len(found) for found in choice["logprobs"]["top_logprobs"]] == [1, 1, 1]
+    assert client.post("/v1/completions", json={"prompt": "Hello", "max_tokens": 3}).json()["choices"][0]["logprobs"] is None
+
+
+def test_what_is_wrong_with_a_stream_is_said_by_its_status(client: TestClient) -> None:
+    answer = client.post("/v1/completions", json={"prompt": "a " * 4000, "stream": True})
+    assert answer.status_code == 400
+    assert "context" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +146,7 @@ def test_a_key_is_asked_for_where_there_is_one(folder: Path) -> None:
 
 
 def test_too_many_who_wait_are_sent_away_and_the_others_are_answered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(application, "WAITING", 2)
+    monkeypatch.setattr(turnstile, "WAITING", 2)
     entered, go_on = threading.Event(), threading.Event()
 
     def slow(*_: object) -> dict[str, str]:
@@ -106,7 +154,7 @@ def test_too_many_who_wait_are_sent_away_and_the_others_are_answered(folder: Pat
         go_on.wait(60)
         return {"done": "yes"}
 
-    monkeypatch.setattr(application, "_answer", slow)
+    monkeypatch.setattr(application, "whole_answer", slow)
     found: list[int] = []
     with TestClient(make_application(ServedModel(str(folder), "float32"))) as asks:
 

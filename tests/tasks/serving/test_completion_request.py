@@ -2,7 +2,8 @@
 
 import pytest
 
-from tasks.serving.completion_request import RefusedRequestError, read_request
+from tasks.serving.completion_request import read_request
+from tasks.serving.refusal import RefusedRequestError
 
 
 def test_a_request_says_all_that_generation_needs() -> None:
@@ -33,7 +34,7 @@ def test_a_request_says_all_that_generation_needs() -> None:
         ({"prompt": "a", "seed": -1}, "seed is -1"),
         ({"prompt": ["a"] * 40, "n": 2}, "80 completions are asked for"),
         ({"prompt": "a", "n": 2, "stream": True}, "stream is for one prompt"),
-        ({"prompt": "a", "logprobs": 1, "stream": True}, "logprobs come with whole completions only"),
+        ({"prompt": "a", "logprobs": 6}, "logprobs is 6, but should be less than or equal to 5"),
         ({"prompt": "a", "\x1b[31m": 1}, r"'\\x1b\[31m' is not a parameter"),
     ],
 )
