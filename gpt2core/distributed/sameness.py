@@ -1,4 +1,4 @@
-"""What must be the same in all processes of a run, since it decides about bits: code, libraries, kernels, threads."""
+"""What must be the same in all processes of a run, since it decides about bits: code, text, libraries, kernels, threads."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ CODE = ("gpt2core", "configs")
 SUFFIXES = (".py", ".c", ".h")
 
 
-def what_decides(device: torch.device) -> dict[str, str]:
-    """Facts about this process by the name that a user knows them under."""
-    facts = {"gpt2flow's code": code_hash(), "Python": platform.python_version(), "PyTorch": torch.__version__}
+def what_decides(device: torch.device, text: str) -> dict[str, str]:
+    """Facts about this process, and the hash of the `text` that it reads, by the name that a user knows them under."""
+    facts = {"gpt2flow's code": code_hash(), "text": text}
+    facts |= {"Python": platform.python_version(), "PyTorch": torch.__version__}
     facts |= {"numpy": version("numpy"), "safetensors": version("safetensors")}
     if device.type == "cpu":
         return {**facts, "level of kernels": level(), "number of threads (OMP_NUM_THREADS)": str(torch.get_num_threads())}

@@ -25,7 +25,7 @@ from gpt2core.distributed.messages import Messages, PeerLostError
 from gpt2core.distributed.process_group import ProcessGroup
 from gpt2core.distributed.processes import device_of
 from gpt2core.distributed.sameness import what_decides
-from gpt2core.store.token_store import open_store
+from gpt2core.store.token_store import TokenStore, open_store
 from gpt2core.text.tokenizer import load_tokenizer
 from gpt2core.training.trainer import DivergedError, Trainer, TrainerState
 from tasks.finetuning.build_trainer import build_trainer
@@ -37,22 +37,23 @@ LOST = 3
 def follow(group: ProcessGroup) -> None:
     """Do what the first process says until it says that this is the end; raises PeerLostError where it is gone."""
     built = group.messages.listen()
-    trainer = _build(built, group)
+    store = open_store(built["store"], verify=False)
+    trainer = _build(built, store, group)
     _stop_on_signal(trainer)
     while (said := group.messages.listen())["verb"] != "end":
         if said["verb"] == "restore":
             _restore(trainer, said)
-            group.messages.answer(**what_decides(trainer.model.wte.weight.device))
+            group.messages.answer(**what_decides(trainer.model.wte.weight.device, store.hash))
             group.require_same(trainer.model.parameters())
         else:
             _run_until(trainer, said["step"])
 
 
-def _build(said: dict[str, Any], group: ProcessGroup) -> Trainer:
+def _build(said: dict[str, Any], store: TokenStore, group: ProcessGroup) -> Trainer:
     config = RunConfig.model_validate(said["config"])
     train = config.train.model_copy(update={"device": device_of(config.train, group.rank)})
     base = Path(said["base"]) if said["base"] else None
-    tokenizer, store = load_tokenizer(said["tokenizer"]), open_store(said["store"], verify=False)
+    tokenizer = load_tokenizer(said["tokenizer"])
     config = config.model_copy(update={"train": train})
     return build_trainer(Path(said["compiled"]), config, base, tokenizer, store, group)
 

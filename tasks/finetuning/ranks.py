@@ -43,11 +43,13 @@ class Ranks:
     def __init__(self, folder: RunFolder, group: ProcessGroup = ALONE) -> None:
         self.group = group
         self._folder = folder
+        self._text = ""
 
     def build(self, config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore) -> None:
         """Have the others build the trainer that this process builds meanwhile."""
         if self.group.size == 1:
             return
+        self._text = store.hash
         tokenizer.save(self._folder.processes)
         self._say(
             "build",
@@ -83,7 +85,7 @@ class Ranks:
                 warn("processes", idle)
 
     def _require_same(self, trainer: Trainer) -> None:
-        own = what_decides(trainer.model.wte.weight.device)
+        own = what_decides(trainer.model.wte.weight.device, self._text)
         for rank, facts in self.group.messages.answers().items():
             if different := differences(own, facts):
                 raise UserError(

@@ -20,7 +20,6 @@ from flows.finetune import finetune
 from gpt2core.training.trainer import Trainer
 from tasks.finetuning.ranks import loopback
 from tasks.runs.run_folder import RunFolder
-from tasks.workspace.folders import Workspace
 
 STEPS = 8
 TRAIN = {"steps": STEPS, "accumulate": 4, "checkpoint_every": 2, "process_timeout": 120.0}
@@ -69,9 +68,10 @@ def test_a_killed_process_is_named_and_the_run_goes_on_with_another_number_to_th
         update(trainer)
 
     sentence = r"^Process 1 of 2 was killed by SIGKILL: the run ends, and the same command goes on from the last checkpoint"
-    with monkeypatch.context() as patched, pytest.raises(UserError, match=sentence):
-        patched.setattr(Trainer, "_update", killing)
+    monkeypatch.setattr(Trainer, "_update", killing)
+    with pytest.raises(UserError, match=sentence):
         run(file, processes=2)
+    monkeypatch.undo()
     assert not others_of(os.getpid())
     assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}, f"more than {loopback()} can reach the processes"
     assert_same(run(file, processes=1), undisturbed)

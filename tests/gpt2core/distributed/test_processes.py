@@ -43,7 +43,8 @@ def test_processes_that_would_wait_are_told_with_what_would_occupy_them() -> Non
 
 
 def test_what_decides_about_bits_names_the_code_and_shows_a_difference() -> None:
-    own = what_decides(torch.device("cpu"))
-    assert differences(own, dict(own)) == []
+    own = what_decides(torch.device("cpu"), "1234")
+    assert differences(own, what_decides(torch.device("cpu"), "1234")) == []
+    assert differences(own, what_decides(torch.device("cpu"), "5678")) == ["text is 5678 there and 1234 here"]
     name = "gpt2flow's code"
     assert differences(own, {**own, name: "another"}) == [f"{name} is another there and {own[name]} here"]
