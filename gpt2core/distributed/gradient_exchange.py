@@ -76,5 +76,5 @@ def _flat(bucket: list[Tensor], size: int) -> Tensor:
 def _fill(bucket: list[Tensor], flat: Tensor) -> None:
     """What `_flat` has put together, back to where it was."""
     lengths = [tensor.numel() for tensor in bucket]
-    parts = flat[: sum(lengths)].split(lengths)
+    parts = torch.split(flat[: sum(lengths)], lengths)
     torch._foreach_copy_(bucket, [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)])

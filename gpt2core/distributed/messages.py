@@ -29,7 +29,13 @@ class PeerLostError(UserError):
 class Messages:
     """Between `size` processes, of which this one is number `rank`."""
 
-    def __init__(self, store: dist.Store, rank: int, size: int, ended: Ended = dict) -> None:
+    def __init__(
+        self,
+        store: dist.Store,  # type: ignore[name-defined]
+        rank: int,
+        size: int,
+        ended: Ended = dict,
+    ) -> None:
         self.store = store
         self.rank = rank
         self.size = size

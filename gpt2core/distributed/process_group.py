@@ -28,9 +28,8 @@ class ProcessGroup:
         self._timeout = timeout
         if messages:
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            place = {"store": dist.PrefixStore("group", messages.store), "rank": self.rank, "world_size": self.size}
-            limit = timedelta(seconds=timeout)
-            self._together(lambda: dist.init_process_group(backend, timeout=limit, **place))
+            store, limit = dist.PrefixStore("group", messages.store), timedelta(seconds=timeout)  # type: ignore[attr-defined]
+            self._together(lambda: dist.init_process_group(backend, None, limit, self.size, self.rank, store))
 
     @property
     def messages(self) -> Messages:

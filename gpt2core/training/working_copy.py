@@ -72,13 +72,13 @@ class WorkingCopy:
             for copied, own in self._trained:
                 copied.register_post_accumulate_grad_hook(partial(self._add_to_sum, own))  # type: ignore[no-untyped-call]
         self._aside = {own: own.grad for _, own in self._trained if own.grad is not None}
-        for own in self._aside:
-            own.grad = None
+        for summed in self._aside:
+            summed.grad = None
         self.begin_update()
         try:
             yield
-            for own in list(self._aside):  # what this batch has no gradient for
-                self._add_to_sum(own, own)
+            for summed in list(self._aside):  # what this batch has no gradient for
+                self._add_to_sum(summed, summed)
         finally:
             self._aside.clear()
 

@@ -88,7 +88,8 @@ def _end_with_first() -> None:
 def _main() -> None:
     threading.Thread(target=_end_with_first, daemon=True).start()
     host, port, rank, size, timeout = sys.argv[1:]
-    store = dist.TCPStore(host, int(port), int(size), timeout=timedelta(seconds=float(timeout)))
+    limit = timedelta(seconds=float(timeout))
+    store = dist.TCPStore(host, int(port), int(size), timeout=limit)  # type: ignore[attr-defined]
     messages = Messages(store, int(rank), int(size))
     try:
         if torch.cuda.is_available():

@@ -126,7 +126,7 @@ class _Started:
         self._size = train.processes
         listening = socket.create_server((HOST, 0))
         port = listening.getsockname()[1]
-        self._store = dist.TCPStore(
+        self._store = dist.TCPStore(  # type: ignore[attr-defined]
             HOST, port, self._size, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
         )
         os.environ["GLOO_SOCKET_IFNAME"] = loopback()
