@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from configs.addresses import shown
 from configs.errors import UserError
 from configs.retention import RetentionSettings
 from configs.schema import RunConfig
@@ -29,6 +29,7 @@ from tasks.maintenance.registry_leftovers import artifact_leftovers, going_versi
 from tasks.maintenance.run_leftovers import run_leftovers
 from tasks.maintenance.runs_in_use import KnownRun, look_at_runs
 from tasks.maintenance.store_leftovers import store_leftovers
+from tasks.registry.lookup import server
 from tasks.runs.flow_run_locks import all_locks, none_may_begin
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import say, warn
@@ -120,10 +121,8 @@ def _naming_what_does_not_answer(so_far: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{so_far}: MLflow at {mlflow.get_tracking_uri()} or a file did not answer ({reason[:200]})."
-        ) from error
+        reason = shown((str(error).splitlines() or [type(error).__name__])[0])[:200]
+        raise UserError(f"{so_far}: MLflow at {server()} or a file did not answer ({reason}).") from error
 
 
 @contextmanager

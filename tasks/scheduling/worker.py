@@ -60,12 +60,17 @@ class Worker:
         while not self._stopping:
             try:
                 with get_client(sync_client=True) as client:
-                    self.look(client)
-                self._note_server(problem="")
+                    self._look_until_stopped(client)
             except (HTTPError, PrefectException) as error:
                 self._note_server(problem=type(error).__name__)
-            time.sleep(LOOK_INTERVAL)
+                time.sleep(LOOK_INTERVAL)
         self._stop_flow_runs()
+
+    def _look_until_stopped(self, client: SyncPrefectClient) -> None:
+        while not self._stopping:
+            self.look(client)
+            self._note_server(problem="")
+            time.sleep(LOOK_INTERVAL)
 
     def look(self, client: SyncPrefectClient) -> None:
         """One round: the dead, the hanging, the due."""

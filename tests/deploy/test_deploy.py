@@ -17,6 +17,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from tiny import tiny_values
 
 from configs.schema import RunConfig
 from tasks.servers.server_process import ServerProcess, ServerSpec, free_port, stop_all
@@ -115,7 +116,7 @@ def test_everything_that_the_image_copies_is_there_and_no_package_is_left_out() 
 
 
 @pytest.mark.slow
-def test_a_real_server_takes_every_deployment_of_prefect_yaml(tmp_path: Path) -> None:
+def test_a_real_server_takes_every_deployment_of_prefect_yaml_and_a_pool_of_processes_makes_a_night(tmp_path: Path) -> None:
     port = free_port(4700)
     assert port is not None
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
@@ -140,5 +141,14 @@ def test_a_real_server_takes_every_deployment_of_prefect_yaml(tmp_path: Path) ->
         prefect("deploy", "--all")
         listed = prefect("deployment", "ls")
         assert all(each["name"] in listed for each in deployments())
+        home, text = tmp_path / "workspace", tmp_path / "a.txt"
+        text.write_text("".join(f"The {i}th line says that {i * i}.\n\n" for i in range(200)))
+        given = [f"config={json.dumps(tiny_values('pooled', text))}"]
+        variables = {"env": {"GPT2FLOW_HOME": str(home), "GPT2FLOW_LOCKS": str(tmp_path)}}
+        asked = [f"{name}={json.dumps(value)}" for name, value in variables.items()]
+        prefect("deployment", "run", "nightly/on-processes", "--param", *given, "--job-variable", *asked)
+        prefect("worker", "start", "--pool", "gpt2flow-processes", "--run-once")
+        (night,) = (home / "nights" / "pooled").glob("*.json")
+        assert json.loads(night.read_text())["run"].startswith("pooled-")
     finally:
         stop_all([server])

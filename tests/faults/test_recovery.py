@@ -150,7 +150,7 @@ def test_a_cancel_is_heard_after_the_server_was_away_for_45_seconds(
 
 
 def test_while_a_killed_night_waits_both_pages_say_so(up: Any, wait_until: Any, text: Path) -> None:
-    up.gpt2flow("deploy", up.config("waiting", text, train={"steps": STEPS}, schedule={"back_off": 40}))
+    up.gpt2flow("deploy", up.config("waiting", text, train={"steps": STEPS}, schedule={"back_off": 90}))
     up.trigger("waiting")
     wait_until(lambda: up.step("waiting") > 500)
     up.kill("training")

@@ -17,8 +17,11 @@ from urllib.request import Request, urlopen
 
 import pytest
 import yaml
+from compose import Compose
 from process_lists import ProcessLists
 from team_servers import BUCKET, REGION, S3, PostgreSQL, postgresql, s3
+
+from tasks.servers.server_process import free_port
 
 pytestmark = pytest.mark.team
 
@@ -220,3 +223,53 @@ def test_no_secret_is_in_any_file_output_database_or_list_of_processes(
     assert [(where, secret) for where, content in held.items() for secret in secrets if secret.encode() in content] == []
     assert len(lists.seen) > 20
     assert lists.found == set()
+
+
+def test_the_services_of_docker_compose_work_together_and_the_worker_needs_neither_database_nor_s3(
+    team: Any, databases: PostgreSQL, files: S3, texts: Path, tmp_path: Path, wait_until: Any
+) -> None:
+    """After the test before, which has stopped the servers of the same databases."""
+    ports = {name: str(free_port(first)) for name, first in (("prefect", 4900), ("mlflow", 5900))}
+    users = tmp_path / "users.ini"
+    given = {
+        "POSTGRES_PASSWORD": "not used: each database has its own here",
+        "PREFECT_PASSWORD": "team:compose-secret-of-prefect",
+        "MLFLOW_PASSWORD": "compose-secret-of-mlflow",
+        "MLFLOW_SESSION_KEY": "compose-secret-of-sessions",
+        "S3_KEY": files.key,
+        "S3_SECRET": files.secret,
+    }
+    places = {
+        r"://gpt2flow:[^@]*@postgres:5432/prefect": databases.address("prefect"),
+        r"://gpt2flow:[^@]*@postgres:5432/mlflow": databases.address("mlflow"),
+        r"http://s3:7070": files.endpoint,
+        r"http://(prefect|127\.0\.0\.1):4200": f"http://127.0.0.1:{ports['prefect']}",
+        r"http://(mlflow|127\.0\.0\.1):5000": f"http://127.0.0.1:{ports['mlflow']}",
+        r"^4200$": ports["prefect"],
+        r"^5000$": ports["mlflow"],
+        r"^0\.0\.0\.0$": "127.0.0.1",
+        r"^/mlflow-users\.ini$": str(users),
+    }
+    compose = Compose(given, places)
+    users.write_text(compose.config("mlflow-users"))
+    bucket = compose.start("bucket", tmp_path)
+    assert bucket.wait(PATIENCE) == 0, (tmp_path / "bucket.log").read_text()
+    started = [compose.start(name, tmp_path, PREFECT_HOME=str(tmp_path / "prefect")) for name in ("prefect", "mlflow")]
+    own = {"GPT2FLOW_HOME": str(tmp_path / "workspace"), "GPT2FLOW_LOCKS": str(tmp_path / "locks")}
+    environment = {**compose.environment("worker"), **own}
+    try:
+        wait_until(lambda: all(map(compose.is_healthy, ("prefect", "mlflow"))), PATIENCE)
+        started.append(compose.start("worker", tmp_path, **own))
+        config = team.config("composed", texts, registry={"enabled": True})
+        for arguments in (("deploy", config), ("trigger", "composed")):
+            command = [sys.executable, "-m", "flows.cli", *arguments]
+            subprocess.run(command, env=environment, check=True, capture_output=True, timeout=PATIENCE)
+        night = tmp_path / "workspace" / "nights" / "composed"
+        wait_until(lambda: any(json.loads(file.read_text())["ended"] for file in night.glob("*.json")), PATIENCE)
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait(PATIENCE)
+    assert databases.ask("mlflow", "SELECT count(*) FROM model_versions WHERE name = 'composed'") == [(1,)]
+    assert not [name for name in environment if name.startswith("AWS_") or "DATABASE" in name]
+    assert any(name.endswith("model.safetensors") for name in files.files("gpt2flow"))

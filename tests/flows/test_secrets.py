@@ -32,7 +32,7 @@ def test_a_run_shows_no_secret_anywhere(tmp_path: Path) -> None:
     (home / "team.env").touch(0o600)
     (home / "team.env").write_text("".join(f"{name}={SECRETS[name]}\n" for name in IN_THE_FILE))
     alerts = {"addresses": ["env:CHAT_HOOK"], "disk_below": "900TB", "timeout": 1}
-    values = tiny_values("secretive", tmp_path / "a.txt", alerts=alerts, registry={"enabled": True})
+    values = tiny_values("secretive", tmp_path / "a.txt", alerts=alerts)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     named = {name: value for name, value in SECRETS.items() if name not in IN_THE_FILE}
     environment = {**os.environ, **named, "GPT2FLOW_HOME": str(home)}

@@ -61,12 +61,12 @@ class S3:
         given = {"aws_access_key_id": self.key, "aws_secret_access_key": self.secret, "region_name": REGION}
         return boto3.client("s3", endpoint_url=self.endpoint, **given)
 
-    def files(self) -> dict[str, bytes]:
-        """All objects of the bucket."""
+    def files(self, bucket: str = BUCKET) -> dict[str, bytes]:
+        """All objects of a bucket."""
         client, found = self.client(), {}
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET):
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
             for each in page.get("Contents", []):
-                found[each["Key"]] = client.get_object(Bucket=BUCKET, Key=each["Key"])["Body"].read()
+                found[each["Key"]] = client.get_object(Bucket=bucket, Key=each["Key"])["Body"].read()
         return found
 
 

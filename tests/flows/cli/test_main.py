@@ -1,5 +1,6 @@
 """The command line: quick where nothing heavy is needed, plain where something is wrong."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from command_line import gpt2flow
+
+from tasks.servers.prefect_server import PATIENCE
 
 VERBS = [
     "run",
@@ -100,9 +103,10 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 
 
 def test_a_mistake_in_the_config_is_answered_in_about_a_second() -> None:
-    started = time.perf_counter()
+    before = os.times()
     done = in_a_process("run", "demo", "--train.steps", "-3")
-    assert time.perf_counter() - started < 5  # a shared machine may be slow; importing PyTorch alone takes longer
+    after = os.times()  # of processor time, since a shared machine may be slow
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 3
     assert (done.returncode, "--train.steps is '-3'" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
 
 
@@ -117,7 +121,7 @@ def test_a_prefect_server_that_is_not_there_is_named_at_once(tmp_path: Path, mon
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     started = time.perf_counter()
     done = in_a_process("run", "demo", cwd=tmp_path)
-    assert time.perf_counter() - started < 60  # a server of our own is waited for twice as long
+    assert time.perf_counter() - started < PATIENCE  # so long a server of our own is waited for
     assert done.returncode == 2
     assert "Prefect's server http://127.0.0.1:9/api does not answer: start it, or unset PREFECT_API_URL." in done.stderr
     assert "Traceback" not in done.stderr + done.stdout

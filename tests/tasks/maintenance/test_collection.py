@@ -12,12 +12,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from cyclopts import CycloptsError
 from made_workspace import MadeWorkspace, being_in, copy_of, everything_in
 from mlflow import MlflowClient
 
 from configs.errors import UserError
 from configs.promotion import PromotionSettings
 from configs.retention import RetentionSettings
+from flows.cli.main import app
 from gpt2core.machine.lock import locked
 from gpt2core.store.token_store import open_store
 from tasks.evidence.deciding_text import NoTextError, freeze_text
@@ -85,6 +87,26 @@ def test_what_no_alias_no_run_and_no_lineage_needs_goes_and_the_next_time_there_
     assert [version.number for version in all_versions()] == ["4", "5"]
     assert find_leftovers(ALL_AGES).rows == []
     assert not made.workspace.trash.exists()
+
+
+def test_the_verb_shows_first_and_removes_then(made: MadeWorkspace, capsys: pytest.CaptureFixture[str]) -> None:
+    nights(made, [range(10), range(12), range(14)], champions=1)
+    made.run("stopped", made.store(DOCUMENTS[:10]), state="stopped")
+    options = ["--keep_versions", "0", "--older_than", "0s"]
+    before = everything_in(made.workspace)
+    app(["gc", "--dry-run", *options], exit_on_error=False, result_action="return_value")
+    shown = capsys.readouterr().out
+    assert "models:/demo/2" in shown and "Nothing was removed: this was a dry run." in shown
+    assert "1 unfinished run stays, with" in shown
+    assert everything_in(made.workspace) == before
+    app(["gc", *options], exit_on_error=False, result_action="return_value")
+    done = capsys.readouterr().out
+    total = next(line for line in shown.splitlines() if " in all: " in line)
+    assert total in done and f"Removed: {total.split(' in all: ')[1]}." in done
+    app(["gc", *options], exit_on_error=False, result_action="return_value")
+    assert "There is nothing that nothing needs." in capsys.readouterr().out
+    with pytest.raises(CycloptsError, match="give a duration such as 90s, 30min, 6h or 1d"):
+        app(["gc", "--older_than", "soon"], exit_on_error=False, print_error=False)
 
 
 def test_what_is_young_stays(made: MadeWorkspace) -> None:
@@ -268,7 +290,7 @@ def needs_of_unfinished(workspace: Workspace) -> dict[str, bytes]:
     return {name: data for name, data in content.items() if name.startswith(tuple(needed))}
 
 
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 40))])
+@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 40))])
 def test_after_gc_versions_load_runs_resume_and_decisions_are_the_same(made: MadeWorkspace, seed: int) -> None:
     Draw(made, seed)
     versions, needed = all_versions(), needs_of_unfinished(made.workspace)

@@ -156,5 +156,6 @@ def test_other_pages_and_other_names_of_this_machine_get_nothing(page: TestClien
 
 def test_the_page_may_fetch_nothing_from_elsewhere(page: TestClient) -> None:
     answer = page.get("/")
+    assert 'data-prompt="The"' in answer.text  # by which the model's run was evaluated
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert not re.search(r"""(src|href)=["'](https?:)?//|@import|url\(""", answer.text)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from mlflow import MlflowClient
@@ -67,7 +68,8 @@ def test_a_record_that_somebody_changes_is_named(ledger: Ledger) -> None:
     assert ledger.record(entry) is not None  # MLflow still has it, and the copy is mended
     assert json.loads(file.read_text())["why"] == "because"
     shutil.rmtree(ledger.folder)
-    artifact = Path(MlflowClient().get_run(entry.run_id).info.artifact_uri.removeprefix("file://"), "decision.json")
+    folder = urlsplit(MlflowClient().get_run(entry.run_id).info.artifact_uri).path
+    artifact = Path(unquote(folder), "decision.json")
     artifact.write_text(artifact.read_text() + " ")
     assert read_history(ledger.model).problems == ["the record of decision 1 is not what was sealed, or gone"]
 
