@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -83,18 +83,24 @@ def collect(
     settings: RetentionSettings,
     name: str | None = None,
     model: str | None = None,
-    show: Callable[[Leftovers], None] = lambda _: None,
+    show: Callable[[Leftovers], None] | None = None,
 ) -> Leftovers:
-    """Remove what `find_leftovers` finds, after `show` was told; what a kill has left of an earlier time goes too.
+    """Remove what `find_leftovers` finds; what a kill has left of an earlier time goes too.
 
+    With `show` only what it was told of before, which still may go: nobody waits while a person reads.
     Raises UserError where somebody has begun and not yet said what they need, or a backup is under way.
     """
     workspace = Workspace.current()
     with _alone(workspace):
         empty_trash(workspace)
+        shown = find_leftovers(settings, name, model) if show else None
+        if show and shown:
+            show(shown)
         with excluding_others(workspace):
             found = find_leftovers(settings, name, model)
-            show(found)
+            if shown:
+                known = {(row.kind, row.name) for row in shown.rows}
+                found = replace(found, rows=[row for row in found.rows if (row.kind, row.name) in known])
             with _naming_what_does_not_answer("Not everything was removed, and the next gc goes on"):
                 for row in found.rows:
                     row.detach()
