@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,8 +14,9 @@ from gpt2core.lens.reading import LensReading
 FOLDER = Path(__file__).parent
 
 
+@cache
 def page_environment(*folders: Path) -> Environment:
-    """Templates of these folders, which may import `page_parts.html`; everything that is shown is escaped."""
+    """Templates of these folders, each read once, which may import `page_parts.html`; everything that is shown is escaped."""
     loader = FileSystemLoader([*folders, FOLDER])
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 

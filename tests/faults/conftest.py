@@ -160,7 +160,7 @@ class Up:
         """Path of a config of a tiny model; `sections` lie above what it says."""
         settings: dict[str, dict[str, object]] = {
             "train": {"steps": 20, "schedule": "constant", "checkpoint_every": 10, "keep_checkpoints": 1},
-            "evaluate": {"every": 10**6, "lens": False, "copied_tokens": 0},
+            "evaluate": {"every": 10**6, "copied_tokens": 0},
             "schedule": {"back_off": 1},
         }
         merged = {key: {**settings.get(key, {}), **sections.get(key, {})} for key in [*settings, *sections]}

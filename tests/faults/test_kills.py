@@ -72,7 +72,7 @@ WITH_OPTIONS = ["gpt2core.training.trainer:Trainer _update 6 after", "gpt2core.c
 OPTIONS: dict[str, dict[str, dict[str, object]]] = {
     "recomputed blocks in bfloat16": {"train": {"recompute_blocks": 2, "dtype": "bfloat16"}},
     "random order, no dropout": {"train": {"order": "random"}, "model": {"dropout": 0.0}},
-    "evaluated at every step": {"evaluate": {"every": 1}},
+    "evaluated at every step": {"evaluate": {"every": 1, "lens": True}},
     "muon, noise, blocks alone": {"train": {"trainable": "transformer", "optimizer": "muon", "noise": 0.1}},
     "sgd on a pattern, in bfloat16": {"train": {"trainable": ["h.1.*"], "optimizer": "sgd", "dtype": "bfloat16"}},
     "weights history": {"train": {"checkpoint_every": 1, "keep_checkpoints": 1, "keep_weights_history": True}},

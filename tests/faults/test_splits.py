@@ -39,7 +39,7 @@ NEVER = -1
 
 def config(name: str, text: Path) -> RunConfig:
     train = {"steps": 12, "batch_size": 4, "accumulate": 2, "checkpoint_every": 3}
-    return tiny_run(name, text, train=train, evaluate={"every": 6, "max_new_tokens": 4, "lens": False})
+    return tiny_run(name, text, train=train, evaluate={"every": 6, "max_new_tokens": 4})
 
 
 def run(settings: RunConfig, file: Path, short: int, killed: int) -> subprocess.CompletedProcess[str]:

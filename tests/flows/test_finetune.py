@@ -47,6 +47,10 @@ def tiny_config(name: str, source: Path, **train: object) -> RunConfig:
     return tiny_run(name, source, train=settings, evaluate={"prompts": ["The ", ""], "max_new_tokens": 12})
 
 
+def with_lens(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"lens": True})})
+
+
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two text files."""
@@ -65,7 +69,7 @@ def workspace() -> Workspace:
 @pytest.fixture(scope="module")
 def registered(text: Path, workspace: Workspace) -> RunResult:
     """A finished run with a registered version, on a disk that is said to be too full."""
-    config = tiny_config("registered", text)
+    config = with_lens(tiny_config("registered", text))
     alerts = AlertSettings(file=workspace.root / "told.jsonl", disk_below=10**18)
     enabled = config.registry.model_copy(update={"enabled": True})
     return finetune(config.model_copy(update={"registry": enabled, "alerts": alerts}))
@@ -236,7 +240,7 @@ def test_the_registered_folder_holds_no_pickle(registered: RunResult) -> None:
 def test_the_same_config_again_is_recognised_as_finished(
     registered: RunResult, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny_config("registered", text)
+    config = with_lens(tiny_config("registered", text))
     assert finetune(config) == registered
     printed = capsys.readouterr().out
     assert "finished already" in printed

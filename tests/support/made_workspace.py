@@ -42,7 +42,7 @@ def being_in(workspace: Workspace) -> Iterator[Workspace]:
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
-        prepare_databases(workspace.create())
+        prepare_databases(workspace)
         yield workspace
     finally:
         for name, value in before.items():

@@ -32,7 +32,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def config(text: Path, **train: object) -> RunConfig:
-    evaluate = {"every": 50, "max_windows": 8, "max_new_tokens": 4, "lens": False}
+    evaluate = {"every": 50, "max_windows": 8, "max_new_tokens": 4}
     return tiny_run("settled", text, model={"dropout": 0}, train=train, evaluate=evaluate)
 
 

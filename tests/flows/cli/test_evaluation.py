@@ -33,7 +33,7 @@ SIZES = {"n_ctx": 16, "n_embd": 16, "n_head": 2, "n_layer": 2}
 
 
 def config_of(name: str, source: Path, **evaluate: object) -> RunConfig:
-    evaluate = {"prompts": ["The ", ""], "max_new_tokens": 12, **evaluate}
+    evaluate = {"prompts": ["The ", ""], "max_new_tokens": 12, "lens": True, **evaluate}
     return tiny_run(name, source, data={"mask_documents": True}, train={"learning_rate": 1e-2}, evaluate=evaluate)
 
 

@@ -13,7 +13,8 @@ from uuid import uuid4
 
 import pytest
 from cyclopts import CycloptsError
-from made_workspace import MadeWorkspace, being_in, copy_of, everything_in
+from databases import with_databases
+from made_workspace import MadeWorkspace, being_in, everything_in
 from mlflow import MlflowClient
 
 from configs.errors import UserError
@@ -35,17 +36,10 @@ ALL_AGES = RetentionSettings(keep_versions=1, older_than=0)
 DOCUMENTS = [f"The {number}th day has the number {number * number} and no other." for number in range(80)]
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace with an empty database, which takes long to make."""
-    with being_in(Workspace(tmp_path_factory.mktemp("empty") / "workspace")) as workspace:
-        return workspace
-
-
 @pytest.fixture
-def made(empty: Workspace, tmp_path: Path) -> Iterator[MadeWorkspace]:
+def made(database_cache: Path, tmp_path: Path) -> Iterator[MadeWorkspace]:
     """A new workspace that is the current one."""
-    with being_in(copy_of(empty, tmp_path / "workspace")):
+    with being_in(with_databases(Workspace(tmp_path / "workspace"), database_cache)):
         yield MadeWorkspace(tmp_path / "texts")
 
 

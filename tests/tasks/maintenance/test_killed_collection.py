@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from databases import with_databases
 from made_workspace import MadeWorkspace, being_in
 
 from tasks.workspace.folders import Workspace
@@ -107,10 +108,10 @@ print("kills:", number - 1, flush=True)
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def full(tmp_path_factory: pytest.TempPathFactory, database_cache: Path) -> Workspace:
     """Two versions of which one may go, with what belongs to them, and a logged model that was never registered."""
     folder = tmp_path_factory.mktemp("full")
-    with being_in(Workspace(folder / "workspace")) as workspace:
+    with being_in(with_databases(Workspace(folder / "workspace"), database_cache)) as workspace:
         made, documents = MadeWorkspace(folder / "texts"), [f"The {number}th is {number * 7}." for number in range(60)]
         stores = [made.store(documents[first : first + 20]) for first in (0, 15)]
         for number, store in enumerate(stores, 1):

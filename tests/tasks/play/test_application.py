@@ -26,6 +26,7 @@ from tasks.play.duels import Arena
 from tasks.play.play_request import DuelRequest
 from tasks.serving.refusal import RefusedRequestError
 from tasks.serving.served_model import ServedModel
+from tasks.serving.turnstile import ClientGoneError
 
 
 @pytest.fixture
@@ -112,6 +113,24 @@ def test_sides_are_drawn_and_the_oldest_open_duels_are_forgotten(rivals: str, mo
         with pytest.raises(RefusedRequestError, match="no such duel"):
             arena.take(duel.number)
     assert [arena.take(duel.number) for duel in fought[10:]] == fought[10:]
+
+
+def test_chat_and_duel_end_at_the_token_behind_which_nobody_waits(rivals: str, champion: ServedModel) -> None:
+    computed: list[None] = []
+
+    def require_client() -> None:
+        computed.append(None)
+        if len(computed) == 3:
+            raise ClientGoneError
+
+    loaded = champion.current()
+    with pytest.raises(ClientGoneError):
+        generate_response(loaded.model, loaded.tokenizer, "The", 30, after_step=require_client)
+    assert len(computed) == 3
+    computed.clear()
+    with pytest.raises(ClientGoneError):
+        Arena(f"models:/{rivals}@champion", "float32").fight(DuelRequest(prompt="The"), require_client)
+    assert len(computed) == 3
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,12 @@ def test_the_lens_shows_its_page_and_says_what_cannot_be_watched(page: Tab) -> N
     page.click("#look")
     page.wait_for("document.querySelector('iframe').contentDocument?.querySelectorAll('.heat td').length > 10")
     assert "What each layer would say" in page.evaluate("document.querySelector('iframe').contentDocument.body.innerText")
-    page.wait_for("document.querySelector('iframe').clientHeight > 600")
+    for width in (390, 1200):
+        page.look_as(width, dark=False)
+        page.wait_for(
+            "(({ contentDocument, offsetHeight }) => Math.abs(contentDocument.body.offsetHeight - offsetHeight) < 8)"
+            "(document.querySelector('iframe'))"
+        )
     assert page.errors == []
     page.write("#watched", "two words")
     page.click("#look")
