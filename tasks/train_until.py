@@ -17,7 +17,7 @@ from tasks.finetuning.finetune_run import FinetuneRun
 from tasks.finetuning.resume import rewind
 from tasks.runs.flow_run_locks import note_progress
 from tasks.terminal.console import training_bar
-from tasks.terminal.stop_signals import Interrupted, finishing, received
+from tasks.terminal.stop_signals import finishing, received
 
 
 @task(task_run_name="train_until_{step}", cache_policy=NO_CACHE, persist_result=False)
@@ -33,7 +33,8 @@ def train_until(run: FinetuneRun, step: int) -> None:
         run.checkpoints.save()
         if run.trainer.stop_requested:
             run.checkpoints.finish()
-            raise Interrupted(received() or signal.SIGTERM)  # which another of the run's processes may have got
+            if received() is None:  # another of the run's processes was told to stop, which means them all
+                signal.raise_signal(signal.SIGTERM)
 
 
 def _train(run: FinetuneRun, step: int) -> None:

@@ -84,7 +84,7 @@ def test_whatever_happens_to_a_process_the_run_ends_with_a_sentence_and_goes_on(
 ) -> None:
     """From outside: killed, told to stop as the run itself may be, and halted, which looks as if it hung."""
     file = config_file(f"ranks-{number.name.lower()}", text, tmp_path)
-    hangs = ["--train.process_timeout", "5"] if number == signal.SIGSTOP else []
+    hangs = ["--train.process_timeout", "20"] if number == signal.SIGSTOP else []
     arguments = ["run", str(file), "--train.processes", "2", *hangs]
     with slow_process(*arguments, until="an update begins", pause=0.3) as process:
         time.sleep(1)
@@ -93,7 +93,7 @@ def test_whatever_happens_to_a_process_the_run_ends_with_a_sentence_and_goes_on(
         output = " ".join(process.stdout.read().split())
     said = {
         signal.SIGKILL: "Process 1 of 2 was killed by SIGKILL: the run ends, and the same command goes on",
-        signal.SIGSTOP: "Process 1 of 2 has not answered for 5 s: the run ends, and the same command goes on",
+        signal.SIGSTOP: "Process 1 of 2 has not answered for 20 s: the run ends, and the same command goes on",
         signal.SIGTERM: "is saved; the same command goes on from there",
     }
     assert said[number] in output, output
