@@ -55,7 +55,7 @@ def run_until_signal(application: FastAPI, host: str, port: int, announce: Calla
     """Serve until Ctrl-C or SIGTERM; `announce` gets the address as soon as it is listened on."""
     config = uvicorn.Config(application, host, port, log_level="warning", server_header=False)
     server = _AnnouncedServer(config, announce)
-    with suppress(Interrupted), finishing(server.ask_to_stop):
+    with suppress(Interrupted), finishing(server.ask_to_stop, "when what is being computed is answered"):
         server.run()
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-HEARD = "\n … stopping     after this update, with a checkpoint; a second signal (Ctrl-C) ends the process at once\n"
+HEARD = "\n … stopping     {when}; a second signal (Ctrl-C) ends the process at once\n"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -28,7 +28,7 @@ class _Requests:
         self.depth = 0
         self.received: int | None = None
         self.advised = False
-        self.finish: list[Callable[[], None]] = []
+        self.finish: list[tuple[Callable[[], None], str]] = []
 
     def stop(self, number: int, _: FrameType | None) -> None:
         """The handler: the next signal, whatever the process is busy with, ends it by the system's own handler."""
@@ -37,9 +37,10 @@ class _Requests:
         self.received = number
         if not self.finish:
             raise Interrupted(number)
-        self.finish[-1]()
+        ask, when = self.finish[-1]
+        ask()
         with suppress(OSError):
-            os.write(2, HEARD.encode())  # a handler may interrupt a print, so it must not print itself
+            os.write(2, HEARD.format(when=when).encode())  # a handler may interrupt a print, so it must not print itself
 
 
 _requests = _Requests()
@@ -80,9 +81,12 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 @contextmanager
-def finishing(ask: Callable[[], None]) -> Iterator[None]:
-    """Inside, a signal only calls `ask`, so that the work comes to a good end; then Interrupted is raised."""
-    _requests.finish.append(ask)
+def finishing(ask: Callable[[], None], when: str = "after this update, with a checkpoint") -> Iterator[None]:
+    """Inside, a signal only calls `ask`, so that the work comes to a good end; then Interrupted is raised.
+
+    `when` that will be is said to whoever sent the signal.
+    """
+    _requests.finish.append((ask, when))
     try:
         yield
     finally:

@@ -48,3 +48,4 @@ def test_the_line_that_it_says_works_and_a_signal_ends_it(golden: Path) -> None:
         rest = process.stdout.read()
         assert process.wait(60) in (0, 130), rest
         assert "Traceback" not in rest
+        assert "checkpoint" not in rest
