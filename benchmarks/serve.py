@@ -105,12 +105,14 @@ def main() -> None:
     options.add_argument("--clients", type=int, nargs="+", default=[1, 8])
     options.add_argument("--tokens", type=int, default=48, help="tokens of each completion")
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--only", nargs="+", metavar="NAME", help="names of servers, as they are printed")
     options.add_argument("--port", type=int, default=8700)
     asked = options.parse_args()
     print(f"{describe()}, {os.cpu_count()} cores; GPT-2 124M, {asked.tokens} tokens a request", flush=True)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         save_random_model(asked.vocabulary, Path(scratch) / "model")
-        started = servers(Path(scratch) / "model", asked.python, asked.port)
+        known = servers(Path(scratch) / "model", asked.python, asked.port)
+        started = [server for server in known if not asked.only or server.name in asked.only]
         for server in started:
             stack.enter_context(running(server, Path(scratch) / f"{server.port}.log"))
         for clients in asked.clients:

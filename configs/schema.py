@@ -189,6 +189,13 @@ class TrainSettings(Section):
     compile: Annotated[Literal["auto"] | bool, WrapValidator(auto_or_switch)] = "auto"
     """Whether the blocks are compiled by torch.compile: faster steps after a first one of up to a minute. auto: on CUDA, in
     runs of 500 batches and more."""
+    processes: Annotated[
+        int, BeforeValidator(lambda value: 0 if value == "auto" else value), Field(ge=0, le=4096), Influence.NONE
+    ] = 0
+    """Processes that make each update together, whole batches each, so accumulate should be a multiple. The weights are the
+    same, bit for bit, whatever their number, which may change when a run goes on. auto: one a GPU, 1 on the processor."""
+    process_timeout: Annotated[float, Field(gt=0.0), Influence.NONE] = 600.0
+    """Seconds that processes wait for one another in an update, before the one that hangs is named and the run ends."""
     restore_from: Annotated[str, Influence.APART] = "latest"
     """latest: go on where this very run stands. fresh: begin it again, the old one is kept aside. A step, 'best' or a step-N
     folder: begin with weights, optimizer and step of that checkpoint of the latest run of this name. models:/NAME@ALIAS:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from configs.errors import UserError
 from configs.schema import RunConfig
+from gpt2core.distributed.processes import idle_processes
 from gpt2core.machine.devices import accelerator_name
 from gpt2core.machine.dtypes import choose_dtype
 from gpt2core.machine.quantities import gigabytes
@@ -24,7 +25,7 @@ from gpt2core.training.run_length import RunLength, length_of
 from gpt2core.weights.model_folder import is_model_path, sizes_of
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import known_tokenizer
-from tasks.resolve_settings import budget_of, process_bytes, workload
+from tasks.resolve_settings import budget_of, process_bytes, with_processes, workload
 from tasks.runs.models import resolve_base
 from tasks.workspace.folders import Workspace
 
@@ -62,7 +63,7 @@ class RunPlan:
 
 def plan_run(config: RunConfig) -> RunPlan:
     """Plan a run; takes seconds, for the largest models a minute. Raises UserError where the config cannot be worked out."""
-    notes: list[str] = []
+    config, notes = with_processes(config), list[str]()
     sizes, windows = _sizes(config, notes), _windows_per_epoch(config, notes)
     work = workload(config, sizes)
     process = process_bytes(work)
@@ -77,6 +78,10 @@ def plan_run(config: RunConfig) -> RunPlan:
     need = predict(work, process, work.settings.save_beside, measured=seconds is not None)
     if seconds is None:
         notes.append("The time of an update is not known: there is too little memory to try one out.")
+    processes = work.settings.processes
+    if processes > 1 and seconds is not None:
+        notes.append("The time of a step is that of one process, which several shorten.")
+    notes += filter(None, [idle_processes(processes, work.settings)])
     length = length_of(work.settings, sizes.n_ctx, windows, seconds)
     if not length.steps:
         notes.append("The number of steps is not known yet: run gpt2flow encode with the same config first.")

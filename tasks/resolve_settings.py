@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import find_checkpoints
+from gpt2core.distributed.processes import choose_processes
 from gpt2core.machine.devices import choose_device
 from gpt2core.machine.memory import available_bytes, naming_lack_of_memory
 from gpt2core.machine.quantities import duration, gigabytes
@@ -44,11 +45,12 @@ LIBRARIES = 1_000_000_000
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def resolve_settings(config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore) -> tuple[RunConfig, str]:
-    """The config with its steps, batch_size and accumulate as numbers, obeying memory_limit, and the id of what was asked.
+    """The config with length, batch and processes as numbers, obeying memory_limit, and the id of what was asked.
 
     What a run of the same wishes has found is taken over, so that the same command goes on with the same run. Raises
     UserError where the memory does not suffice.
     """
+    config = with_processes(config)
     train = config.train
     if train.steps and train.batch_size and not train.memory_limit:
         return config, ""
@@ -64,12 +66,17 @@ def resolve_settings(config: RunConfig, base: Path | None, tokenizer: Tokenizer,
 
 def check_choices(config: RunConfig, base: Path | None) -> None:
     """Raise UserError for a device, parameters or an optimizer that cannot be: before text is encoded, which may take hours."""
-    choose_device(config.train.device)
+    choose_processes(config.train)
     n_layer = sizes_of(config.model, base, n_vocab=1).n_layer
     smallest = GPT2(GPT2Config(n_vocab=1, n_ctx=1, n_embd=1, n_head=1, n_layer=n_layer))  # with the names of the real one
     train = config.train.model_copy(update={"lora": config.train.lora.model_copy(update={"rank": 1})})
     choose_trainable(smallest, train)
     Optimization(smallest, train)
+
+
+def with_processes(config: RunConfig) -> RunConfig:
+    """The config with the number of processes that it comes to here; raises UserError where they cannot be."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"processes": choose_processes(config.train)})})
 
 
 def workload(config: RunConfig, sizes: GPT2Config) -> Workload:
@@ -86,8 +93,9 @@ def process_bytes(work: Workload) -> int:
 
 
 def budget_at_hand(work: Workload) -> int:
-    """What all processes of this run may hold: the memory that is there, or the limit where that is less."""
-    return min(available_bytes(work.device), work.settings.memory_limit or sys.maxsize)
+    """What a process that trains may hold, with one that evaluates: its share of the memory that is there, or the limit."""
+    available, sharing = available_bytes(work.device), work.settings.processes if work.device.type == "cpu" else 1
+    return min(available // max(1, sharing), work.settings.memory_limit or sys.maxsize)
 
 
 def budget_of(work: Workload, process: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,7 @@ from tasks.finetuning.finetune_run import FinetuneRun
 from tasks.finetuning.resume import rewind
 from tasks.runs.flow_run_locks import note_progress
 from tasks.terminal.console import training_bar
-from tasks.terminal.stop_signals import finishing
+from tasks.terminal.stop_signals import finishing, received
 
 
 @task(task_run_name="train_until_{step}", cache_policy=NO_CACHE, persist_result=False)
@@ -32,11 +33,14 @@ def train_until(run: FinetuneRun, step: int) -> None:
         run.checkpoints.save()
         if run.trainer.stop_requested:
             run.checkpoints.finish()
+            if received() is None:  # another of the run's processes was told to stop, which means them all
+                signal.raise_signal(signal.SIGTERM)
 
 
 def _train(run: FinetuneRun, step: int) -> None:
     while True:
         try:
+            run.ranks.run_until(step)
             return run.trainer.run_until(step)
         except DivergedError as diverged:
             rewind(run, diverged)

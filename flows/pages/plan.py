@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from gpt2core.distributed.processes import describe_shares
 from gpt2core.machine.quantities import bytes_text, duration, gigabytes
 from gpt2core.memory.trial_run import is_small
 from tasks.plan_run import RunPlan, sentences
@@ -71,6 +72,8 @@ def _batch_rows(plan: RunPlan) -> list[tuple[str, str]]:
         ("batch", f"{train.batch_size} x {train.accumulate} windows a step, {tokens:,} tokens"),
         ("largest batch", f"{plan.largest_batch:,} windows" if plan.largest_batch else "none fits"),
     ]
+    if train.processes > 1:
+        rows.append(("processes", f"{describe_shares(train.processes, train)}; the memory is that of one of them"))
     if plan.proposal:
         size, parts = plan.proposal
         rows.append(("auto would take", f"{size} x {parts} windows for {train.tokens_per_step:,} tokens a step"))

@@ -118,7 +118,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{checkpoint.path} does not fit this model ({error}): choose another train run name.") from error
     state = read_state(checkpoint)
-    trainer.state = TrainerState(state.step, state.replaced, state.batch_cuts)
+    trainer.state = TrainerState(state.step, state.replaced, state.batch_cuts, state.whole_gradients)
 
 
 def _fill(model: GPT2, weights: Readers) -> None:
@@ -216,7 +216,8 @@ def read_state(checkpoint: Checkpoint) -> CheckpointState:
 
 
 def _as_json(training: TrainerState) -> dict[str, Any]:
-    return {"step": training.step, "replaced": training.replaced, "splits": training.batch_cuts}
+    places = {"step": training.step, "replaced": training.replaced, "splits": training.batch_cuts}
+    return {**places, "whole_gradients": training.whole_gradients}
 
 
 def _versions() -> dict[str, str]:

@@ -27,6 +27,8 @@ class CheckpointState(BaseModel):
     """See `TrainerState`."""
     batch_cuts: dict[int, int] = Field(default={}, alias="splits")
     """See `TrainerState`."""
+    whole_gradients: bool = False
+    """See `TrainerState`; version 0.1 did not record it."""
     versions: dict[str, str] = {}
     """Of Python and of the libraries that decide about bits."""
     run: str | None = None

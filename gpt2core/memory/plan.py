@@ -224,17 +224,18 @@ def largest_batch(work: Workload, budget: int, process: int) -> int:
 def choose_batch(work: Workload, budget: int, process: int) -> Workload:
     """The same work with the batch and accumulation that make up `tokens_per_step`, in the largest batches of use that fit.
 
-    Raises UserError where a single window does not fit.
+    Where that can be, they are shared out evenly among processes. Raises UserError where a single window does not fit.
     """
     settings, n_ctx = work.settings, work.config.n_ctx
     windows = max(1, settings.tokens_per_step // n_ctx)
-    most = max(1, ENOUGH_TOKENS // n_ctx) if work.device.type == "cpu" else windows
-    size = min(windows, most, largest_batch(work, budget, process))
+    share = windows // settings.processes if settings.processes and windows % settings.processes == 0 else windows
+    most = max(1, ENOUGH_TOKENS // n_ctx) if work.device.type == "cpu" else share
+    size = min(share, most, largest_batch(work, budget, process))
     if not size:
         least = predict(work.with_settings(batch_size=1), process, measured=False).with_spare
         raise UserError(
             f"A single window of {n_ctx} tokens needs {gigabytes(least)} and there are {gigabytes(budget)}: "
             "raise train.recompute_blocks, shorten model.n_ctx, train less of the model (train.trainable)."
         )
-    size = next(divisor for divisor in range(size, 0, -1) if windows % divisor == 0)
+    size = next(divisor for divisor in range(size, 0, -1) if share % divisor == 0)
     return work.with_settings(batch_size=size, accumulate=windows // size)

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from configs.errors import UserError
 from configs.schema import TrainSettings
+from gpt2core.distributed.gradient_exchange import GradientExchange
+from gpt2core.distributed.process_group import ALONE, ProcessGroup
 from gpt2core.machine.allocator import keep_freed_memory
 from gpt2core.machine.devices import choose_threads, copy_to, same_bits_every_time
 from gpt2core.machine.dtypes import choose_dtype
@@ -47,6 +49,9 @@ class TrainerState:
     """Updates that take other windows than their own, and how often they were given others."""
     batch_cuts: dict[int, int] = field(default_factory=dict)
     """Updates from which on memory did not suffice for a batch, and into how many each is cut."""
+    whole_gradients: bool = True
+    """Whether the gradient of a batch is made whole before it is added to those before, which several processes need; version
+    0.1 added its parts as they came."""
 
 
 class DivergedError(Exception):
@@ -58,11 +63,21 @@ class DivergedError(Exception):
 
 
 class Trainer:
-    """Trains `model` in place; `step` counts the updates made; `callbacks` hear of them."""
+    """Trains `model` in place; `step` counts the updates made; `callbacks` hear of them.
 
-    def __init__(self, model: GPT2, batches: Batches, settings: TrainSettings, callbacks: Iterable[Callback] = ()) -> None:
+    In a `group` each process has a trainer of the same model, batches and settings, and all call the same methods.
+    """
+
+    def __init__(
+        self,
+        model: GPT2,
+        batches: Batches,
+        settings: TrainSettings,
+        callbacks: Iterable[Callback] = (),
+        group: ProcessGroup = ALONE,
+    ) -> None:
         keep_freed_memory()
-        choose_threads(model.config.n_embd)
+        choose_threads(model.config.n_embd, group.size)
         self.model = model
         self.batches = batches
         self.settings = settings
@@ -72,6 +87,7 @@ class Trainer:
         self.step = 0
         self.replaced: dict[int, int] = {}
         self.batch_cuts: dict[int, int] = {}
+        self.whole_gradients = True
         choose_trainable(model, settings)
         self._whole = batches
         self._device = model.wte.weight.device
@@ -85,7 +101,9 @@ class Trainer:
         self._recorded: RecordedGradient | None = None
         if self._device.type == "cuda" and not settings.recompute_blocks:  # which asks for random states
             self._recorded = RecordedGradient(self.optimizer.parameters)
-        self._stop_requested = False
+        self._group = group
+        self._exchange = GradientExchange(self.optimizer.parameters, group) if group.size > 1 else None
+        self._stop_requested = self._stop_agreed = False
         self._not_finite = torch.zeros((), dtype=torch.bool)
         self._skipped = 0
         self._pending: list[tuple[Tensor, float, Tensor]] = []
@@ -94,11 +112,12 @@ class Trainer:
     @property
     def state(self) -> TrainerState:
         """Where training stands, beside weights and moments."""
-        return TrainerState(self.step, dict(self.replaced), dict(self.batch_cuts))
+        return TrainerState(self.step, dict(self.replaced), dict(self.batch_cuts), self.whole_gradients)
 
     @state.setter
     def state(self, state: TrainerState) -> None:
         self.step, self.replaced, self.batch_cuts = state.step, dict(state.replaced), dict(state.batch_cuts)
+        self.whole_gradients = state.whole_gradients
 
     def run_until(self, step: int) -> None:
         """Train until `step` updates have been made in all, or until `request_stop`.
@@ -110,11 +129,13 @@ class Trainer:
         self._reported_at = time.perf_counter()
         gc.freeze()  # all that is alive now stays alive until the end: the collector need not walk through it again and again
         try:
-            while self.step < step and not self._stop_requested:
+            while self.step < step and not (self._stop_agreed if self._exchange else self._stop_requested):
                 self._update()
                 if len(self._pending) >= REPORT_EVERY or self._is_known_to_diverge():
                     self._report()
             self._report()
+            if self._exchange:
+                self._group.require_same(self.optimizer.parameters)
         finally:
             gc.unfreeze()
             if self._recorded:
@@ -152,8 +173,8 @@ class Trainer:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether somebody asked to stop."""
-        return self._stop_requested
+        """Whether somebody asked to stop, in this process or another one of the group."""
+        return self._stop_requested or self._stop_agreed
 
     def _update(self) -> None:
         rate = learning_rate(self.step, self.settings)
@@ -169,10 +190,34 @@ class Trainer:
         self._pending.append((loss, rate, norm))
 
     def _gradient(self) -> Tensor:
+        if self._exchange:
+            return self._gradient_by_all(self._exchange)
         self.begin_update()
         loss = torch.zeros((), device=self._device)
         for number in range(self.micro_batches):
-            loss += self._accumulate(number)
+            loss += self._accumulate(number, is_first=number == 0)
+        return loss
+
+    def _gradient_by_all(self, exchange: GradientExchange) -> Tensor:
+        exchange.begin()
+        for number, made in self._group.rounds(self.micro_batches):
+            self.begin_update()
+            exchange.add(self._batch_of_round(number), made)
+        return exchange.finish()
+
+    def _batch_of_round(self, number: int | None) -> Tensor:
+        """The loss of this process's batch, if it makes one; MemoryError in every process where one of them lacks memory."""
+        lacking, loss = False, torch.zeros((), device=self._device)
+        try:
+            if number is not None:
+                loss = self._accumulate(number, is_first=True)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            lacking = True
+        lacking, self._stop_agreed = self._group.any(lacking, self._stop_requested)
+        if lacking:
+            raise MemoryError("a process lacks memory")
         return loss
 
     def _cut_batches(self) -> None:
@@ -196,8 +241,9 @@ class Trainer:
         factor = next(number for number in range(2, size + 1) if size % number == 0)
         self.batch_cuts[self.step] = self.micro_batches // self.settings.accumulate * factor
 
-    def _accumulate(self, number: int) -> Tensor:
-        """Add the gradient of the update's batch `number`, divided by how many there are; return its share of the loss."""
+    def _accumulate(self, number: int, is_first: bool) -> Tensor:
+        """Add the gradient of the update's batch `number`, divided by how many there are, to those before, unless it is the
+        first; return its share of the loss."""
         update = self.step + self.settings.steps * self.replaced.get(self.step, 0)  # others lie behind the run's own
         index = update * self.micro_batches + number
         text, targets = self.batches.at(index)
@@ -205,9 +251,12 @@ class Trainer:
         batch = [copy_to(self._device, part) for part in (text, inputs, targets)]
         if self._drops:
             torch.manual_seed(mixed_seed(self.settings.seed, index))
-        if self._recorded:
-            return self._recorded.add(self._gradient_of, number == 0, *batch)
-        return self._gradient_of(*batch)
+        compute = self._gradient_of if is_first or not self.whole_gradients else self._added_whole
+        return self._recorded.add(compute, is_first, *batch) if self._recorded else compute(*batch)
+
+    def _added_whole(self, *batch: Tensor) -> Tensor:
+        with self._working.sums_set_aside():
+            return self._gradient_of(*batch)
 
     def _gradient_of(self, text: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         mask = self._working.model.mask_for(text)  # noise neither makes documents nor joins them

@@ -7,6 +7,9 @@ them once an update, not at every layer, and its gradients are added up in float
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
@@ -31,6 +34,7 @@ class WorkingCopy:
         self._outdated = list(zip(self.model.parameters(), master.parameters(), strict=True))
         self._trained = [(copied, own) for copied, own in self._outdated if own.requires_grad]
         self._sums = [sum_gradients_of(copied, own) for copied, own in self._trained]
+        self._aside: dict[Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -57,6 +61,32 @@ class WorkingCopy:
         self.master.wte.weight.grad = None  # the loss makes a new one, and there need not be two
         for total in self._sums:
             total.restart()
+
+    @contextmanager
+    def sums_set_aside(self) -> Iterator[None]:
+        """Inside, backward makes the gradients of a batch, and each is added to the sum before as soon as it is whole.
+
+        So no more than one of them is held beside the sums.
+        """
+        if self._aside is None:
+            for copied, own in self._trained:
+                copied.register_post_accumulate_grad_hook(partial(self._add_to_sum, own))  # type: ignore[no-untyped-call]
+        self._aside = {own: own.grad for _, own in self._trained if own.grad is not None}
+        for summed in self._aside:
+            summed.grad = None
+        self.begin_update()
+        try:
+            yield
+            for summed in list(self._aside):  # what this batch has no gradient for
+                self._add_to_sum(summed, summed)
+        finally:
+            self._aside.clear()
+
+    @torch.no_grad()
+    def _add_to_sum(self, own: Tensor, _: Tensor) -> None:
+        total = self._aside.pop(own, None) if self._aside else None
+        if total is not None:
+            own.grad = total if own.grad is None else total.add_(own.grad)
 
 
 def _copy_of(master: GPT2, dtype: torch.dtype) -> GPT2:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from configs.errors import UserError
 from configs.schema import RunConfig
+from gpt2core.distributed.process_group import ALONE, ProcessGroup
 from gpt2core.machine.devices import choose_device
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStore, require_block
@@ -16,13 +17,18 @@ from gpt2core.training.nshepperd_batches import CompatBatches, chunks_of
 from gpt2core.training.trainer import Trainer
 from gpt2core.weights.loading import load_model
 from gpt2core.weights.model_folder import sizes_of
-from tasks.finetuning.step_recorder import StepRecorder
-from tasks.runs.run_folder import RunFolder
 
 
-def build_trainer(folder: RunFolder, config: RunConfig, base: Path | None, tokenizer: Tokenizer, store: TokenStore) -> Trainer:
-    """The trainer at step 0; raises UserError where text, base model and config do not fit together."""
-    keep_compiled_code(folder.path / "compiled")
+def build_trainer(
+    compiled: Path,
+    config: RunConfig,
+    base: Path | None,
+    tokenizer: Tokenizer,
+    store: TokenStore,
+    group: ProcessGroup = ALONE,
+) -> Trainer:
+    """The trainer at step 0, with `compiled` for its compiled code; raises UserError where text, base and config do not fit."""
+    keep_compiled_code(compiled)
     model = _build_model(config, base, tokenizer)
     model.separator = tokenizer.end_of_text if config.data.mask_documents else None
     require_block(store, model.config.n_ctx)
@@ -31,7 +37,7 @@ def build_trainer(folder: RunFolder, config: RunConfig, base: Path | None, token
         batches: Batches = CompatBatches(chunks_of(store, tokenizer), n_ctx, train.batch_size, train.seed)
     else:
         batches = Batches(store.stream("train"), n_ctx, train.batch_size, train.seed, train.order)
-    return Trainer(model, batches, config.train, [StepRecorder(folder)])
+    return Trainer(model, batches, config.train, group=group)
 
 
 def _build_model(config: RunConfig, base: Path | None, tokenizer: Tokenizer) -> GPT2:

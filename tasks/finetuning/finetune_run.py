@@ -19,6 +19,7 @@ from tasks.evaluation.copied_passages import CopySearch
 from tasks.evaluation.outside import OutsideEvaluation
 from tasks.finetuning.checkpoint_keeper import CheckpointKeeper
 from tasks.finetuning.prefect_progress import PrefectProgress, tags_of_flow_run
+from tasks.finetuning.ranks import Ranks
 from tasks.finetuning.run_watch import RunWatch
 from tasks.finetuning.system_recorder import SystemRecorder
 from tasks.runs.identity import git_revision
@@ -30,12 +31,21 @@ from tasks.tracking.mlflow_mirror import Tracking
 class FinetuneRun(Callback):
     """One fine-tune in this process. Not a dataclass: Prefect would walk through its fields at every task."""
 
-    def __init__(self, folder: RunFolder, config: RunConfig, tokenizer: Tokenizer, store: TokenStore, trainer: Trainer) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: RunConfig,
+        tokenizer: Tokenizer,
+        store: TokenStore,
+        trainer: Trainer,
+        ranks: Ranks,
+    ) -> None:
         self.folder = folder
         self.config = config
         self.tokenizer = tokenizer
         self.store = store
         self.trainer = trainer
+        self.ranks = ranks
         self.outside = OutsideEvaluation(folder, config.evaluate.where)
         self.checkpoints = CheckpointKeeper(self.folder, config, trainer, tokenizer, self.state, self.outside)
         self.tracking = Tracking(folder, tags_of_flow_run())

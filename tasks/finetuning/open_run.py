@@ -14,7 +14,9 @@ from gpt2core.store.token_store import TokenStore
 from gpt2core.text.tokenizer import Tokenizer
 from tasks.finetuning.build_trainer import build_trainer
 from tasks.finetuning.finetune_run import FinetuneRun
+from tasks.finetuning.ranks import ranks_of
 from tasks.finetuning.resume import start_or_resume
+from tasks.finetuning.step_recorder import StepRecorder
 from tasks.runs.run_folder import RunFolder
 from tasks.runs.start import Origin
 from tasks.terminal.console import say
@@ -35,24 +37,27 @@ def open_run(
 
     Raises UserError where text or base model do not fit the config, or another process works on the run.
     """
-    with naming_lack_of_memory():
-        trainer = build_trainer(folder, config, base, tokenizer, store)
-    for made in (folder.samples, folder.reports):
-        made.mkdir(parents=True, exist_ok=True)
-    with folder.locked():
-        run = FinetuneRun(folder, config, tokenizer, store, trainer)
-        start_or_resume(run, origin, asked)
-        try:
-            with run.watch, run.progress, run.tracking, naming_lack_of_memory(), _saving_what_is_under_way(run):
-                yield run
-        except Interrupted:
-            say("stopped", _advice(folder), mark="[yellow]■[/]")
-            note_advice()
-            raise
-        except Exception as error:
-            with suppress(UserError):  # the disk may be full
-                folder.write("failure", {"error": str(error), "step": trainer.step})
-            raise
+    with ranks_of(folder, config.train) as ranks:
+        with naming_lack_of_memory():
+            ranks.build(config, base, tokenizer, store)
+            trainer = build_trainer(folder.path / "compiled", config, base, tokenizer, store, ranks.group)
+        trainer.callbacks.append(StepRecorder(folder))
+        for made in (folder.samples, folder.reports):
+            made.mkdir(parents=True, exist_ok=True)
+        with folder.locked():
+            run = FinetuneRun(folder, config, tokenizer, store, trainer, ranks)
+            start_or_resume(run, origin, asked)
+            try:
+                with run.watch, run.progress, run.tracking, naming_lack_of_memory(), _saving_what_is_under_way(run):
+                    yield run
+            except Interrupted:
+                say("stopped", _advice(folder), mark="[yellow]■[/]")
+                note_advice()
+                raise
+            except Exception as error:
+                with suppress(UserError):  # the disk may be full
+                    folder.write("failure", {"error": str(error), "step": trainer.step})
+                raise
 
 
 @contextmanager

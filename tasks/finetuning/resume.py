@@ -40,6 +40,7 @@ def start_or_resume(run: FinetuneRun, origin: Origin | None, asked: str) -> None
         restore(trainer, first)
     if record := folder.read_record():
         trainer.batch_cuts |= record.batch_cuts
+    run.ranks.restore(trainer, first)
     trainer.callbacks.append(run)
     _cut_back(folder, trainer.step, state.logs if state else {})
     (folder.path / "failure.json").unlink(missing_ok=True)
@@ -69,6 +70,7 @@ def _announce(run: FinetuneRun) -> None:
     part = "" if trained == count else f", {trained:,} of them trained,"
     size = f"{count:,} parameters{part} on {trainer.model.wte.weight.device}"
     say("run", f"{folder.id} goes on at step {trainer.step}: {size}" if trainer.step else f"{folder.id} is new: {size}")
+    run.ranks.announce(train)
     if trainer.compiled:
         say("compile", "the blocks are compiled before the first step, which takes up to a minute unless it was done before")
     run.checkpoints.announce_need(min(run.config.train.checkpoint_every, run.config.evaluate.every))
@@ -131,6 +133,7 @@ def rewind(run: FinetuneRun, diverged: DivergedError) -> None:
     replaced, evaluated = trainer.replaced, run.outside.stop()
     restore(trainer, checkpoint)
     trainer.replaced = {**replaced, diverged.step - 1: replaced.get(diverged.step - 1, 0) + 1}
+    run.ranks.restore(trainer, checkpoint)
     _cut_back(run.folder, checkpoint.step)
     run.tracking.begin_again()
     if evaluated is not None:

@@ -10,6 +10,7 @@ lens/               what each layer would say at evaluated steps: values, pages,
 report.html         all of this on one page
 samples/            generated text of evaluated steps, JSON for programs and text for people
 checkpoints/        step-N folders
+processes/          of a run by several: the vocabulary that the others read, and their logs
 compiled/           what torch.compile made, so that a resumed run computes with the same kernels
 result.json         the finished run's summary; its presence means finished
 tracking.json       the status that MLflow was told last; RUNNING until everything is delivered
@@ -69,6 +70,11 @@ class RunFolder:
     def reports(self) -> Path:
         """Folder of evaluation reports by step."""
         return self.path / "evaluations"
+
+    @property
+    def processes(self) -> Path:
+        """Folder of what the run's other processes read and write."""
+        return self.path / "processes"
 
     @property
     def metrics(self) -> MetricsLog:

@@ -10,10 +10,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-import torch
-
 from configs.errors import UserError
-from configs.schema import RunConfig
+from configs.schema import RunConfig, TrainSettings
+from gpt2core.distributed.processes import choose_processes
 from gpt2core.machine.devices import choose_device
 from gpt2core.machine.lock import locked
 from tasks.runs.flow_run_locks import note_progress
@@ -29,16 +28,17 @@ class DeviceBusyError(UserError):
 
 @contextmanager
 def device_for(config: RunConfig) -> Iterator[None]:
-    """Hold the device that the config trains on; wait for it, or raise DeviceBusyError, as schedule.when_busy says.
+    """Hold the devices that the config trains on; wait for it, or raise DeviceBusyError, as schedule.when_busy says.
 
     The lock is the file system's, so a kill frees it.
     """
-    device = _name(choose_device(config.train.device))
-    file = _file(device)
     with ExitStack() as stack:
-        if not _is_taken(file, stack):
-            _stand_aside(config, device, file, stack)
-        file.write_text(f"'{config.name}' (process {os.getpid()} since {datetime.now():%Y-%m-%d %H:%M:%S})", encoding="utf-8")
+        for device in _names(config.train):
+            file = _file(device)
+            if not _is_taken(file, stack):
+                _stand_aside(config, device, file, stack)
+            holder = f"'{config.name}' (process {os.getpid()} since {datetime.now():%Y-%m-%d %H:%M:%S})"
+            file.write_text(holder, encoding="utf-8")
         yield
 
 
@@ -60,8 +60,13 @@ def _is_taken(file: Path, stack: ExitStack) -> bool:
     return False
 
 
-def _name(device: torch.device) -> str:
-    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+def _names(train: TrainSettings) -> list[str]:
+    """Of all its processes, in one order for every run, so that no two wait for each other."""
+    device = choose_device(train.device)
+    if device.type != "cuda":
+        return [device.type]
+    first = device.index or 0
+    return [f"cuda:{number}" for number in range(first, first + choose_processes(train))]
 
 
 def _file(device: str) -> Path:

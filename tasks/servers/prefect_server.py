@@ -10,6 +10,7 @@ import atexit
 import os
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -104,11 +105,14 @@ def _require_admission(url: str) -> None:
     """Its health may be asked by everybody; this asks for something that a password may protect."""
     import httpx
 
-    name, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
-    answer = httpx.get(f"{url.rstrip('/')}/admin/version", auth=(name, password) if name else None, timeout=PATIENCE)
+    if os.environ.get("PREFECT_API_KEY"):  # of Prefect's own service, which has other ways
+        return
+    given = os.environ.get("PREFECT_API_AUTH_STRING", "")
+    headers = {"Authorization": f"Basic {b64encode(given.encode()).decode()}"} if given else {}
+    answer = httpx.get(f"{url.rstrip('/')}/admin/version", headers=headers, timeout=PATIENCE)
     if answer.status_code == httpx.codes.UNAUTHORIZED:
-        wrong = "another one than PREFECT_API_AUTH_STRING holds" if name else "one"
-        raise UserError(f"Prefect's server {url} wants a password, {wrong}: set PREFECT_API_AUTH_STRING to USER:PASSWORD.")
+        wrong = "a password, another one than PREFECT_API_AUTH_STRING holds" if given else "a password"
+        raise UserError(f"Prefect's server {url} wants {wrong}: set PREFECT_API_AUTH_STRING to USER:PASSWORD.")
 
 
 def _spec(workspace: Workspace, port: int) -> ServerSpec:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import DBAPIError
+
+# It logs a traceback each time that its database is away, which is said here in a sentence.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def _of_s3() -> tuple[type[Exception], ...]:

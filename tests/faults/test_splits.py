@@ -26,10 +26,10 @@ def dying(trainer):
     if trainer.step == killed:
         os.kill(os.getpid(), signal.SIGKILL)
     return gradient(trainer)
-def allocating(trainer, part):
+def allocating(trainer, part, is_first):
     if trainer.step == short and part == 1 and trainer.batches.batch_size > 2:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-    return accumulate(trainer, part)
+    return accumulate(trainer, part, is_first)
 Trainer.gradient, Trainer._accumulate = dying, allocating
 from flows.cli.main import main
 main()

@@ -1,6 +1,6 @@
 """Files that travel through TensorFlow, transformers, peft and llama.cpp, each in an environment of its own.
 
-The short forms, with recorded files, are in tests/gpt2core/weights.
+The short forms, with files recorded by such runs (tests/golden/*-tiny), are in tests/gpt2core/weights.
 """
 
 import json

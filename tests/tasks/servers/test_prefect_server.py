@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+import threading
+from base64 import b64encode
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
@@ -38,3 +41,34 @@ def test_runs_that_start_at_once_have_servers_of_their_own(monkeypatch: pytest.M
     started = [subprocess.Popen([sys.executable, "-c", START], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     urls = [process.communicate()[0].strip() for process in started]
     assert len(set(urls)) == 3 and all(url.startswith("http://127.0.0.1:") for url in urls)
+
+
+class Asking(BaseHTTPRequestHandler):
+    """Answers as Prefect does that asks for `ann:word`, which test_team.py shows of the real one."""
+
+    def do_GET(self) -> None:
+        right = self.headers["Authorization"] == f"Basic {b64encode(b'ann:word').decode()}"
+        self.send_response(200 if right or self.path == "/api/health" else 401)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [("", "wants a password: set"), ("ann:s3cret", "wants a password, another one than")],
+)
+def test_a_wrong_password_is_one_sentence_that_does_not_repeat_it(
+    given: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = HTTPServer(("127.0.0.1", 0), Asking)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_port}/api")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", given)
+    with pytest.raises(UserError, match=sentence) as refused:
+        prefect_server.wait_for_prefect(starting=False)
+    assert "s3cret" not in str(refused.value)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "ann:word")
+    prefect_server.wait_for_prefect(starting=False)
+    server.shutdown()
+    server.server_close()

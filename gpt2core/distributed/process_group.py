@@ -1,0 +1,92 @@
+"""The processes that make each update together, and this one's place among them.
+
+Tensors go through torch.distributed: gloo between processors, NCCL between CUDA devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from configs.errors import UserError
+from gpt2core.distributed.messages import Messages
+
+
+class ProcessGroup:
+    """`size` processes, of which this one is number `rank`; number 0 leads. `ALONE` is one process without others."""
+
+    def __init__(self, messages: Messages | None = None, timeout: float = 600.0) -> None:
+        """Meet the others, who must be there; whoever then lets them wait longer than `timeout` seconds is lost."""
+        self.rank = messages.rank if messages else 0
+        self.size = messages.size if messages else 1
+        self._messages = messages
+        self._timeout = timeout
+        if messages:
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            store, limit = dist.PrefixStore("group", messages.store), timedelta(seconds=timeout)  # type: ignore[attr-defined]
+            self._together(lambda: dist.init_process_group(backend, None, limit, self.size, self.rank, store))
+
+    @property
+    def messages(self) -> Messages:
+        """What goes between these processes beside tensors; there must be others."""
+        assert self._messages is not None
+        return self._messages
+
+    def rounds(self, batches: int) -> Iterator[tuple[int | None, int]]:
+        """An update's batches in rounds of neighbours: the one that this process makes, if any, and how many all make."""
+        for first in range(0, batches, self.size):
+            made = min(self.size, batches - first)
+            yield first + self.rank if self.rank < made else None, made
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag whether some process has raised it."""
+        raised = torch.tensor(flags, dtype=torch.int64)
+        self._together(lambda: dist.all_reduce(raised, dist.ReduceOp.MAX))
+        return [bool(flag) for flag in raised]
+
+    def exchange(self, flat: Tensor) -> Tensor:
+        """This process's piece of everybody's `flat` [size * n]: a row for each process, [size, n]."""
+        received = torch.empty_like(flat)
+        self._together(lambda: dist.all_to_all_single(received, flat))
+        return received.view(self.size, -1)
+
+    def gather(self, piece: Tensor) -> Tensor:
+        """Everybody's piece [n], one behind the other: [size * n]."""
+        whole = piece.new_empty(self.size * len(piece))
+        self._together(lambda: dist.all_gather(list(whole.view(self.size, -1).unbind()), piece))
+        return whole
+
+    def require_same(self, tensors: Iterable[Tensor]) -> None:
+        """Raise UserError where a process has other bits in these float32 tensors than the first one."""
+        sums = [number * _checksum(tensor) for number, tensor in enumerate(tensors, 1)]
+        found = self.gather(torch.stack(sums).sum().cpu().reshape(1)).tolist()
+        if others := [str(rank) for rank, checksum in enumerate(found) if checksum != found[0]]:
+            raise UserError(
+                f"The weights of process {' and '.join(others)} of {self.size} are no longer those of the first one: their "
+                "machines compute differently, or memory fails. Use machines of one kind; the same command goes on from the "
+                "last checkpoint, where all had the same."
+            )
+
+    def close(self) -> None:
+        """Part from the others."""
+        if self._messages:
+            with suppress(RuntimeError):  # those who are lost can be left all the same
+                dist.destroy_process_group()
+
+    def _together(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except RuntimeError as error:
+            raise self.messages.lost(self._timeout) from error
+
+
+ALONE = ProcessGroup()
+
+
+def _checksum(tensor: Tensor) -> Tensor:
+    return tensor.detach().reshape(-1).view(torch.int32).sum(dtype=torch.int64)

@@ -1,0 +1,51 @@
+"""How many processes make an update, and what they have to do."""
+
+from __future__ import annotations
+
+import torch
+
+from configs.errors import UserError
+from configs.schema import TrainSettings
+from gpt2core.machine.devices import choose_device
+
+
+def choose_processes(settings: TrainSettings) -> int:
+    """The number that `train.processes` stands for here; raises UserError where they cannot have a GPU each."""
+    device = choose_device(settings.device)
+    there = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 1
+    if not settings.processes:
+        return min(there, settings.accumulate) if settings.batch_size else there
+    if settings.processes > there and device.type != "cpu":
+        raise UserError(
+            f"train.processes is {settings.processes}, and train.device '{settings.device}' has {there}: each process needs a "
+            f"device of its own. Use train.processes {there}, or train.device cpu."
+        )
+    return settings.processes
+
+
+def device_of(settings: TrainSettings, number: int) -> str:
+    """The device of this process of several on a machine."""
+    device = choose_device(settings.device)
+    return f"cuda:{number}" if device.type == "cuda" else str(device)
+
+
+def describe_shares(processes: int, settings: TrainSettings) -> str:
+    """How an update's batches are shared out."""
+    batches = settings.accumulate
+    most = -(-batches // processes)
+    each = f"each makes {most}" if batches % processes == 0 else f"each makes {most} at most"
+    return f"{processes}, {each} of an update's {batches} batches"
+
+
+def idle_processes(processes: int, settings: TrainSettings) -> str:
+    """A sentence where some processes wait in every update, with what would occupy all; empty where none does."""
+    batches, windows = settings.accumulate, settings.accumulate * settings.batch_size
+    idle = -batches % processes
+    if not idle:
+        return ""
+    best = next((size for size in range(settings.batch_size, 0, -1) if windows % (size * processes) == 0), 0)
+    better = f"train.batch_size {best} with train.accumulate {windows // best}" if best else f"a multiple of {processes}"
+    return (
+        f"An update has {batches} {'batch' if batches == 1 else 'batches'} for {processes} processes, so {idle} of them wait "
+        f"in {'it' if batches < processes else 'its last round'}: {better} would occupy all (and is another run)."
+    )

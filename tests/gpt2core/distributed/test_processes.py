@@ -1,0 +1,50 @@
+"""How many processes there are, what they share, and what must be the same in all of them."""
+
+import pytest
+import torch
+
+from configs.errors import UserError
+from configs.schema import TrainSettings
+from gpt2core.distributed.processes import choose_processes, describe_shares, device_of, idle_processes
+from gpt2core.distributed.sameness import differences, what_decides
+
+
+def settings(**given: object) -> TrainSettings:
+    return TrainSettings.model_validate({"device": "cpu", **given})
+
+
+def test_auto_is_one_process_on_a_processor_and_a_number_is_that_number() -> None:
+    assert choose_processes(settings(accumulate=8)) == choose_processes(settings(processes="auto")) == 1
+    assert choose_processes(settings(processes=6)) == 6
+    assert device_of(settings(), 3) == "cpu"
+
+
+def test_on_cuda_auto_is_a_process_for_each_gpu_that_an_update_occupies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt2core.distributed.processes.choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert choose_processes(settings(device="cuda", accumulate=4)) == 4
+    assert (
+        choose_processes(settings(device="cuda", accumulate=16)) == choose_processes(settings(device="cuda", batch_size=0)) == 8
+    )
+    assert choose_processes(settings(device="cuda:3", accumulate=16)) == 1
+    assert device_of(settings(device="cuda"), 3) == "cuda:3"
+    with pytest.raises(UserError, match=r"^train\.processes is 9, and train\.device 'cuda' has 8"):
+        choose_processes(settings(device="cuda", processes=9))
+
+
+def test_processes_that_would_wait_are_told_with_what_would_occupy_them() -> None:
+    assert idle_processes(4, settings(accumulate=8)) == ""
+    assert describe_shares(4, settings(accumulate=8)) == "4, each makes 2 of an update's 8 batches"
+    assert idle_processes(4, settings(accumulate=6, batch_size=8)) == (
+        "An update has 6 batches for 4 processes, so 2 of them wait in its last round: "
+        "train.batch_size 6 with train.accumulate 8 would occupy all (and is another run)."
+    )
+    assert "so 1 of them wait in it: train.batch_size 4 with train.accumulate 2" in idle_processes(2, settings())
+
+
+def test_what_decides_about_bits_names_the_code_and_shows_a_difference() -> None:
+    own = what_decides(torch.device("cpu"), "1234")
+    assert differences(own, what_decides(torch.device("cpu"), "1234")) == []
+    assert differences(own, what_decides(torch.device("cpu"), "5678")) == ["text is 5678 there and 1234 here"]
+    name = "gpt2flow's code"
+    assert differences(own, {**own, name: "another"}) == [f"{name} is another there and {own[name]} here"]

@@ -1,0 +1,86 @@
+"""Processes that train the same tiny models together; `python several_processes.py SIZES CASES PORT RANK` is one of them."""
+
+import hashlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+HOST = "127.0.0.1"
+PATIENCE = 240.0  # seconds
+
+Hashes = dict[str, str]
+
+
+def train_by(sizes: Sequence[int], cases: Mapping[str, Mapping[str, Any]]) -> list[Hashes]:
+    """For each number of processes the hash of weights and moments of each case, which all of them must have the same."""
+    with socket.create_server((HOST, 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, __file__, json.dumps(sizes), json.dumps(cases), str(port)]
+    pipe = subprocess.PIPE
+    started = [subprocess.Popen([*command, str(rank)], stdout=pipe, stderr=pipe, text=True) for rank in range(max(sizes))]
+    outputs = [process.communicate(timeout=PATIENCE) for process in started]
+    assert all(process.returncode == 0 for process in started), "\n".join(error for _, error in outputs)
+    by_rank = [json.loads(output) for output, _ in outputs]
+    for back, size in enumerate(reversed(sizes), start=1):  # sizes grow, and not every process was there from the first on
+        assert all(found[-back] == by_rank[0][-back] for found in by_rank[:size])
+    return list(by_rank[0])
+
+
+def _trained(case: Mapping[str, Any], group: Any) -> str:
+    import torch
+
+    from configs.schema import TrainSettings
+    from gpt2core.model.config import GPT2Config
+    from gpt2core.model.gpt2 import GPT2
+    from gpt2core.store.token_store import TokenStream
+    from gpt2core.training.batches import Batches
+    from gpt2core.training.trainer import Trainer
+
+    given = dict(case)
+    masked, dropout, cuts = given.pop("masked", False), given.pop("dropout", 0.0), given.pop("cuts", 1)
+    settings = TrainSettings.model_validate(
+        {"steps": 3, "batch_size": 2, "accumulate": 4, "warmup_steps": 0, "learning_rate": 1e-2, "device": "cpu", **given}
+    )
+    numbers = torch.arange(3000)
+    stream = TokenStream([((numbers * numbers // 7 + numbers) % 97).to(torch.int32).numpy()])
+    model = GPT2(GPT2Config(97, 16, 32, 2, 2, dropout)).initialise(settings.seed)
+    model.separator = 5 if masked else None
+    trainer = Trainer(model, Batches(stream, 16, settings.batch_size, settings.seed), settings, group=group)
+    trainer.batch_cuts = {1: cuts}
+    trainer.run_until(settings.steps)
+    digest = hashlib.sha256()
+    for name, tensor in sorted({**trainer.optimizer.tensors(), **dict(model.named_parameters())}.items()):
+        digest.update(name.encode() + tensor.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _main() -> None:
+    sizes, cases, (port, rank) = json.loads(sys.argv[1]), json.loads(sys.argv[2]), map(int, sys.argv[3:])
+    import torch.distributed as dist
+
+    from gpt2core.distributed.messages import Messages
+    from gpt2core.distributed.process_group import ALONE, ProcessGroup
+
+    store = dist.TCPStore(HOST, port, max(sizes), rank == 0, timedelta(seconds=PATIENCE))
+    found = []
+    for size in (size for size in sizes if rank < size):
+        group = ALONE
+        if size > 1:
+            group = ProcessGroup(Messages(dist.PrefixStore(str(size), store), rank, size), PATIENCE)
+        found.append({name: _trained(case, group) for name, case in cases.items()})
+        group.close()
+    print(json.dumps(found))
+    store.set(f"done/{rank}", "")
+    store.wait([f"done/{rank}" for rank in range(max(sizes))])  # the first process has the store, and may not leave before
+    if rank == 0:
+        store.wait([f"left/{rank}" for rank in range(1, max(sizes))])
+    else:
+        store.set(f"left/{rank}", "")
+
+
+if __name__ == "__main__":
+    _main()
