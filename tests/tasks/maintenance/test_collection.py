@@ -16,6 +16,7 @@ from cyclopts import CycloptsError
 from databases import with_databases
 from made_workspace import MadeWorkspace, being_in, everything_in
 from mlflow import MlflowClient
+from tiny import tiny_run
 
 from configs.errors import UserError
 from configs.promotion import PromotionSettings
@@ -25,7 +26,7 @@ from gpt2core.machine.lock import locked
 from gpt2core.store.token_store import open_store
 from tasks.evidence.deciding_text import NoTextError, freeze_text
 from tasks.evidence.entrant import Entrant
-from tasks.maintenance.collection import Leftovers, collect, find_leftovers
+from tasks.maintenance.collection import Leftovers, collect, collect_after_night, find_leftovers
 from tasks.registry.lookup import Version, content_hash, registered_models, versions_of
 from tasks.runs.flow_run_locks import FlowRunLock, Record
 from tasks.runs.models import best_checkpoint
@@ -125,6 +126,20 @@ def test_what_ancestors_have_learnt_stays_known_when_version_and_store_are_gone(
 
 def learner(version: Version) -> object:
     return Entrant("candidate", version.uri, version.folder, version).learner(MlflowClient())
+
+
+def test_a_night_ends_with_gc_of_its_own_name_and_does_not_fail_by_it(
+    made: MadeWorkspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nights(made, [range(10), range(12)], champions=1)
+    made.version("other", made.store(DOCUMENTS[:10]))
+    config = tiny_run("demo", gc={"keep_versions": 0, "older_than": 0})
+    with locked(made.workspace.root / "maintenance.lock"):
+        collect_after_night.fn(config)
+    assert "A backup, restore or gc of" in capsys.readouterr().out
+    collect_after_night.fn(config)
+    assert "2 things that nothing needs are gone" in capsys.readouterr().out  # version and checkpoints of the first night
+    assert [version.uri for version in all_versions()] == ["models:/demo/2", "models:/other/1"]
 
 
 def test_months_of_nights_take_no_more_than_the_text_grows(made: MadeWorkspace) -> None:

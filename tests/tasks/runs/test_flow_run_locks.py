@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from uuid import uuid4
 
-from tasks.runs.flow_run_locks import KEPT_LOGS, FlowRunLock, Record, all_locks, note_progress, working_on
+from tasks.runs.flow_run_locks import KEPT_LOGS, FlowRunLock, Record, all_locks, none_may_begin, note_progress, working_on
 from tasks.workspace.folders import Workspace
 
 
@@ -28,6 +29,22 @@ def test_a_held_lock_is_not_taken_twice(tmp_path: Path) -> None:
     with lock.taken() as first, lock.taken() as second:
         assert first is not None
         assert second is None
+
+
+def test_no_flow_run_begins_while_somebody_must_know_all(tmp_path: Path) -> None:
+    workspace, begun = Workspace(tmp_path), threading.Event()
+
+    def begin() -> None:
+        with FlowRunLock.of(workspace, uuid4()).taken():
+            begun.set()
+
+    with none_may_begin(workspace):
+        beginning = threading.Thread(target=begin)
+        beginning.start()
+        assert not begun.wait(0.3)
+        assert all_locks(workspace) == []
+    assert begun.wait(60)
+    beginning.join()
 
 
 def test_a_lock_whose_file_was_removed_meanwhile_is_not_the_new_ones(tmp_path: Path) -> None:
