@@ -44,7 +44,11 @@ def idle_processes(processes: int, settings: TrainSettings) -> str:
     if not idle:
         return ""
     best = next((size for size in range(settings.batch_size, 0, -1) if windows % (size * processes) == 0), 0)
-    better = f"train.batch_size {best} with train.accumulate {windows // best}" if best else f"a multiple of {processes}"
+    better = (
+        f"train.batch_size {best} with train.accumulate {windows // best}"
+        if best
+        else f"train.accumulate as a multiple of {processes}"
+    )
     return (
         f"An update has {batches} {'batch' if batches == 1 else 'batches'} for {processes} processes, so {idle} of them wait "
         f"in {'it' if batches < processes else 'its last round'}: {better} would occupy all (and is another run)."
