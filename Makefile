@@ -28,7 +28,7 @@ dashboard: $(READY) ## serve the MLflow and Prefect pages until Ctrl-C
 	@$(BIN)/gpt2flow dashboard $(ARGS)
 
 test: $(READY) ## run the tests
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not interop and not team" $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not interop and not team" $(ARGS)
 
 test-kernels: $(READY) ## run what depends on the processor, as each lesser processor and as one without a compiler
 	@set -e; for level in $$($(BIN)/python -c 'from gpt2core.machine.kernel_level import available; print(*available()[1:])'); do \

@@ -21,7 +21,7 @@ from gpt2core.model.config import GPT2Config
 from gpt2core.store.report import OVERLAP, CorpusReport, report_on
 from gpt2core.store.token_store import TokenStore
 from gpt2core.weights.model_folder import sizes_of
-from tasks.resolve_settings import budget_of, process_bytes, workload
+from tasks.resolve_settings import budget_of, process_bytes, with_processes, workload
 from tasks.terminal.console import begin, console, say
 from tasks.tracking.mlflow_mirror import create_experiment
 
@@ -95,7 +95,7 @@ def length_figure(report: CorpusReport) -> Figure:
 
 def epoch_seconds(config: RunConfig, sizes: GPT2Config, tokens: int) -> float | None:
     """Seconds to train so many tokens once, from trial updates as `gpt2flow plan` makes them; None where they do not fit."""
-    work = workload(config, sizes)
+    work = workload(with_processes(config), sizes)
     process = process_bytes(work)
     budget = budget_of(work, process)
     work = fit(work, budget, process, tried_out=False).work
