@@ -30,8 +30,8 @@ dashboard: $(READY) ## serve the MLflow and Prefect pages until Ctrl-C
 test: $(READY) ## run the tests
 	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not interop and not team" $(ARGS)
 
-test-kernels: $(READY) ## run what depends on the processor, as each lesser processor and as one without a compiler
-	@set -e; for level in $$($(BIN)/python -c 'from gpt2core.machine.kernel_level import available; print(*available()[1:])'); do \
+test-kernels: $(READY) ## run what depends on the processor as each lesser one and without a compiler, or as LEVELS="avx2 none"
+	@set -e; for level in $(or $(LEVELS),$$($(BIN)/python -c 'from gpt2core.machine.kernel_level import available; print(*available()[1:])')); do \
 		echo "Kernels of level $$level:"; \
 		GPT2FLOW_KERNELS=$$level $(BIN)/pytest -n 2 --dist loadfile -m "kernels and not slow" -rs $(ARGS); done
 

@@ -58,6 +58,7 @@ def test_an_interval_deployment_fires_twice_and_the_second_time_finds_nothing_ne
     assert registry(up, "twice")["aliases"]["champion"] == "1"
 
 
+@pytest.mark.slow
 def test_new_text_is_trained_from_the_champion_on_and_only_it_is_encoded(up: Any, wait_until: Any, folder: Path) -> None:
     write_documents(folder / "b.jsonl", [f"A new line, the {i}th, says something else: {i + 7}." for i in range(100)])
     before = len(up.ended("twice"))
