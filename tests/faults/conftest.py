@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import psutil
 import pytest
 import yaml
 from databases import with_databases
 from mlflow import MlflowClient
+from prefect_requests import ask
 from tiny import tiny_values
 
 from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
@@ -121,10 +121,7 @@ class Up:
 
     def ask(self, path: str, body: dict[str, object] | None = None) -> Any:
         """Prefect's API."""
-        data = json.dumps(body).encode() if body is not None else None
-        request = Request(f"http://127.0.0.1:{self.ports[1]}/api{path}", data, self.headers)
-        with urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read())
+        return ask(f"http://127.0.0.1:{self.ports[1]}/api{path}", body, self.headers)
 
     def is_served(self) -> bool:
         """Whether Prefect's server answers and the worker looks for work."""

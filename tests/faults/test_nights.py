@@ -5,10 +5,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import pytest
+from prefect_requests import ask
 
 from configs.loading import load_config
 from flows.finetune import finetune
@@ -93,10 +93,7 @@ def emit(up: Any, event: str, resource: str) -> float:
     """Send an event to Prefect's server; returns when it took place, as seconds since 1970."""
     now = datetime.now(UTC)
     told = {"id": str(uuid4()), "event": event, "occurred": now.isoformat(), "resource": {"prefect.resource.id": resource}}
-    request = Request(f"http://127.0.0.1:{up.ports[1]}/api/events", json.dumps([told]).encode())
-    request.add_header("Content-Type", "application/json")
-    with urlopen(request, timeout=30) as answer:
-        assert answer.status == 204
+    ask(f"http://127.0.0.1:{up.ports[1]}/api/events", [told])
     return now.timestamp()
 
 

@@ -1,6 +1,5 @@
 """Real servers beside a run: killed and started again in its middle, and a cancel that comes through them."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 import yaml
 from databases import with_databases
 from mlflow import MlflowClient
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect_requests import ask
 from tiny import tiny_run
 
 from configs.schema import RunConfig
@@ -85,10 +84,7 @@ def final_weights(folder: Path) -> bytes:
 
 
 def ask_prefect(url: str, path: str, body: dict[str, object] | None = None) -> Any:
-    data = json.dumps(body).encode() if body is not None else None
-    request = Request(f"{url}{path}", data, {"Content-Type": "application/json"})
-    with urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read())
+    return ask(f"{url}{path}", body)
 
 
 def wait_until(happened: Callable[[], object]) -> None:
