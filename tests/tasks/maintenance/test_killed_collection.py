@@ -19,6 +19,7 @@ KILLED_EVERYWHERE = '''
 import os, shutil, signal, sys
 from pathlib import Path
 import tasks
+from forking import in_child
 import mlflow
 from made_workspace import being_in, copy_of, everything_in
 from mlflow import MlflowClient
@@ -36,20 +37,6 @@ CHANGING = [(MlflowClient, name) for name in ("set_registered_model_tag", "delet
 CHANGING += [(LocalArtifactRepository, "delete_artifacts"), (Path, "rename"), (Path, "replace"), (shutil, "rmtree")]
 template, place = Workspace(Path(sys.argv[1])), Path(sys.argv[2])
 CHANGING = [(owner, name) for owner, name in CHANGING if not sys.argv[3:] or name in sys.argv[3:]]
-
-def in_child(work):
-    """Whether the work came to its end; this process itself never touches a database, so that it can be forked."""
-    child = os.fork()
-    if not child:
-        try:
-            work()
-        except BaseException as error:
-            print("failed:", repr(error), flush=True)
-            os._exit(1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    assert not (os.WIFEXITED(status) and os.WEXITSTATUS(status)), "a child failed"
-    return not os.WIFSIGNALED(status)
 
 def dying_at(number):
     """Before the call of that number, and so after the one before."""

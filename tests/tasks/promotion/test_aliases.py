@@ -12,9 +12,11 @@ from tasks.workspace.databases import prepare_databases
 from tasks.workspace.folders import Workspace
 
 LIMIT = 1800  # seconds; a busy machine takes long to open MLflow's database some forty times
+SUPPORT = {"PYTHONPATH": str(Path(__file__).parents[2] / "support")}
 KILLED_EVERYWHERE = '''
 import os, signal, sys
 import tasks
+from forking import in_child
 from mlflow import MlflowClient
 from tasks.promotion.aliases import finish_interrupted
 from tasks.promotion.history import broken_links
@@ -31,20 +33,6 @@ before, after = {
     "promoted": (Aliases("1", None, "2"), Aliases("2", "1", None)),
     "rolled back": (Aliases("2", "1", None), Aliases("1", "2", None)),
 }[verdict]
-
-def in_child(work):
-    """Whether the work came to its end; this process itself never touches the database, so that it can be forked."""
-    child = os.fork()
-    if not child:
-        try:
-            work()
-        except BaseException as error:
-            print("failed:", repr(error), flush=True)
-            os._exit(1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    assert not (os.WIFEXITED(status) and os.WEXITSTATUS(status)), "a child failed"
-    return not os.WIFSIGNALED(status)
 
 def dying_at(number, when):
     calls = []
@@ -116,7 +104,7 @@ def killed_everywhere(verdict: str, *calls: str, **environment: str) -> int:
     """Kill before and after each call of these names, of all that change something unless given; returns how many kills."""
     command = [sys.executable, "-c", KILLED_EVERYWHERE, verdict, *calls]
     done = subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=LIMIT, check=False
+        command, env={**os.environ, **SUPPORT, **environment}, capture_output=True, text=True, timeout=LIMIT, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return int(done.stdout.split("kills: ")[1])
