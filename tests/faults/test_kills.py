@@ -51,7 +51,7 @@ main()
 """
 IN_CI = [
     "gpt2core.checkpoints.checkpoint save_tensors 2 before",  # in the middle of a checkpoint
-    "tasks.register_model _create_version 1 before",  # the model is logged and not registered
+    "tasks.registry.registration _create_version 1 before",  # the model is logged and not registered
 ]
 IN_LONG_FORM = [
     "mlflow:MlflowClient create_run 1 after",  # MLflow knows the run, the folder does not know that
@@ -62,7 +62,7 @@ IN_LONG_FORM = [
     "tasks.evaluation.evaluate_step write_text 2 before",
     "tasks.runs.metrics_log:MetricsLog cut_back 2 after",
     "tasks.register_model _log_model 1 after",
-    "tasks.register_model:MlflowClient set_registered_model_alias 1 before",
+    "tasks.registry.registration:MlflowClient set_registered_model_alias 1 before",
     "tasks.runs.run_folder write_sealed 3 before",
     "flows.finetune write_result 1 after",  # finished, and MLflow has not been told
 ]
