@@ -17,8 +17,10 @@ import yaml
 from mlflow import MlflowClient
 from tiny import tiny_run
 
+from configs.retention import RetentionSettings
 from configs.schema import RunConfig
 from flows.finetune import finetune
+from tasks.maintenance.collection import collect
 from tasks.runs.run_folder import RunFolder
 from tasks.servers.prefect_server import stop_orphans
 from tasks.terminal.stop_signals import STOPPING
@@ -166,15 +168,18 @@ def check(config: RunConfig, places: list[str], undisturbed: Path, tmp_path: Pat
     finish_and_check(config, undisturbed)
 
 
-def test_a_run_that_was_killed_again_and_again_ends_as_if_nobody_had(
+def test_a_run_that_was_killed_again_and_again_ends_as_if_nobody_had_though_gc_came_by(
     text: Path, undisturbed: Path, tmp_path: Path, prefect_url: str
 ) -> None:
     """The first process leaves a server behind, the second one uses that of the tests."""
+    nothing_spared = RetentionSettings(keep_versions=0, older_than=0)
     config = config_of("killed", text)
     arguments = command(config, tmp_path)
     forget_text()
     run_and_die(IN_CI[0], arguments)
+    collect(nothing_spared, config.name, config.name)
     run_and_die(IN_CI[1], arguments, PREFECT_API_URL=prefect_url)
+    collect(nothing_spared, config.name, config.name)
     finish_and_check(config, undisturbed)
 
 
