@@ -1,4 +1,4 @@
-"""Registering: a version of some content, found or made, gets its alias while nobody else moves or removes any of that model."""
+"""Registering: a version of some content, found or made, gets its alias while nobody else moves or removes any."""
 
 from __future__ import annotations
 
