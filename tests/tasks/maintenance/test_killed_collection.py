@@ -125,7 +125,7 @@ def killed_everywhere(full: Workspace, place: Path, *calls: str) -> int:
 
 
 def test_a_kill_between_a_version_and_its_files_loses_nothing(full: Workspace, tmp_path: Path) -> None:
-    assert killed_everywhere(full, tmp_path, "delete_artifacts") == 2
+    assert killed_everywhere(full, tmp_path, "delete_artifacts") == 3
 
 
 @pytest.mark.slow
