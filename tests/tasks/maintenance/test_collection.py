@@ -1,8 +1,8 @@
 """What nothing needs goes and everything else stays, in workspaces made by hand and at random, wherever a kill strikes.
 
 Also tests `tasks.maintenance.leftover`, `tasks.maintenance.runs_in_use`, `tasks.maintenance.run_leftovers`,
-`tasks.maintenance.store_leftovers`, `tasks.maintenance.registry_in_use`, `tasks.maintenance.registry_leftovers` and
-`tasks.evidence.learnt_text`.
+`tasks.maintenance.store_leftovers`, `tasks.maintenance.registry_in_use`, `tasks.maintenance.registry_leftovers`,
+`tasks.maintenance.old_records` and `tasks.evidence.learnt_text`.
 """
 
 import os
