@@ -45,11 +45,18 @@ def main(nights: int, runs: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         workspace = Workspace(folder / "workspace")
-        environment = {**os.environ, "GPT2FLOW_HOME": str(workspace.root), "GPT2FLOW_LOCKS": str(folder / "locks")}
+        environment = _environment_of(workspace, folder / "locks")
         with _served(workspace, environment) as served:
             _report_memory(served)
             _report_first_steps(served, folder, environment, nights)
             _report_databases(served, workspace, folder, environment, runs)
+
+
+def _environment_of(workspace: Workspace, locks: Path) -> dict[str, str]:
+    """Without what importing `tasks` has said about the workspace that is the current one."""
+    other = ("PREFECT_HOME", "PREFECT_API_URL", "MLFLOW_TRACKING_URI")
+    kept = {name: value for name, value in os.environ.items() if name not in other}
+    return {**kept, "GPT2FLOW_HOME": str(workspace.root), "GPT2FLOW_LOCKS": str(locks)}
 
 
 @contextmanager
