@@ -57,7 +57,7 @@ def fine_tune(asked: RunConfig, files: list[SourceFile] | None = None) -> RunRes
 
         origin = find_origin(config, store)
         folder = run_folder_of(config, base, store, origin)
-        if result := read_result(folder):
+        if (result := read_result(folder)) and (result.version or not config.registry.enabled):
             say("run", f"{folder.id} is finished already: nothing to do")
             return result
 

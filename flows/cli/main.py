@@ -21,6 +21,7 @@ from flows.cli import (  # noqa: F401  # registers the verbs
     runs,
     schedules,
     servers,
+    sweeps,
 )
 from flows.cli.app import app
 
@@ -36,17 +37,18 @@ def main() -> None:
             require_sound_settings(Workspace.current())
             app(exit_on_error=False, print_error=False)
     except (UserError, CycloptsError) as error:
-        print(f"gpt2flow: {_sentence(error)}", file=sys.stderr)
+        print(f"gpt2flow: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
     except BaseException:
         if (number := received()) is None:
             raise
-        if sys.argv[1:2] in (["run"], ["resume"]) and not advised():
+        if sys.argv[1:2] in (["run"], ["resume"], ["sweep"]) and not advised():
             print("gpt2flow: stopped before training; the same command goes on from there", file=sys.stderr)
         sys.exit(128 + number)
 
 
-def _sentence(error: UserError | CycloptsError) -> str:
+def sentence(error: UserError | CycloptsError) -> str:
+    """What went wrong, and how it is done."""
     if isinstance(error, ValidationError) and isinstance(error.__cause__, PydanticError):
         return "\n".join(describe_errors(error.__cause__, lambda keys: f"--{'.'.join(keys)}"))
     if isinstance(error, UnusedCliTokensError):
