@@ -55,8 +55,8 @@ class Machine:
         self.output = output
         where = MEET_AT.get(address, "127.0.0.1")
         meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{where}:{port}", "--local-addr", address]
-        if address in MEET_AT:  # names are not known there
-            meeting += ["--rdzv-conf", f"is_host={address == where}"]
+        is_host = f",is_host={address == where}" if address in MEET_AT else ""  # names are not known there
+        meeting += ["--rdzv-conf", f"read_timeout={PATIENCE:.0f}{is_host}"]
         command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *meeting]
         with output.open("wb") as file:
             self.process = subprocess.Popen([*before, *command, *arguments], stdout=file, stderr=file, cwd=PROJECT)
@@ -255,7 +255,8 @@ def test_a_cut_cable_ends_the_run_with_a_sentence_and_it_goes_on_to_the_same_bit
 ) -> None:
     if os.getuid():
         pytest.skip("network namespaces need root")
-    monkeypatch.delenv("PREFECT_API_URL")  # a server of another namespace is not reached
+    for variable in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):  # no server of another namespace is reached
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("GPT2FLOW_HOME", str(tmp_path / "workspace"))
     with_databases(Workspace.current(), database_cache)
     file = config_file("machines-cut", text, tmp_path, process_timeout=20.0)
