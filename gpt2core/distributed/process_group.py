@@ -64,6 +64,15 @@ class ProcessGroup:
         self._together(lambda: dist.all_gather(list(whole.view(self.size, -1).unbind()), piece))
         return whole
 
+    def begin_sum(self, numbers: Tensor) -> dist.Work:
+        """Begin to replace numbers by the sum of everybody's, in the back-end's own order; `wait` for it."""
+        work: dist.Work = dist.all_reduce(numbers, async_op=True)
+        return work
+
+    def wait(self, work: dist.Work) -> None:
+        """Return when it is done."""
+        self._together(work.wait)
+
     def require_same(self, tensors: Iterable[Tensor]) -> None:
         """Raise UserError where a process has other bits in these float32 tensors than the first one."""
         sums = [number * _checksum(tensor) for number, tensor in enumerate(tensors, 1)]
