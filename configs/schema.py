@@ -18,9 +18,9 @@ from configs.accepted_values import (
     known_encoding,
     no_float16,
     no_secret_inside,
-    with_digits,
 )
 from configs.alerts import AlertSettings
+from configs.evaluation import EvaluateSettings
 from configs.influence import Influence
 from configs.promotion import PromotionSettings
 from configs.retention import RetentionSettings
@@ -35,7 +35,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 LORA = "lora"
 LENGTHS = ("steps", "epochs", "tokens", "hours")
-BestBy = Literal["val_loss", "perplexity", "bits_per_byte", "accuracy", "calibration_error"]
 
 
 class DataSettings(Section):
@@ -232,103 +231,6 @@ class TrainSettings(Section):
     def adapts(self) -> bool:
         """Whether adapters are trained beside the model's own, frozen weights."""
         return self.trainable == [LORA]
-
-
-class SampleSettings(Section):
-    """How text is generated."""
-
-    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 100
-    """Tokens to generate; text longer than n_ctx goes on in a sliding window."""
-    temperature: Annotated[float, Field(ge=0.0)] = 0.8
-    """Divides the logits; 0 always takes the likeliest token."""
-    top_k: Annotated[int, Field(ge=0)] = 40
-    """Keep the k likeliest tokens; 0 keeps all."""
-    top_p: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Then keep the likeliest tokens that together reach probability p; 0 keeps all."""
-    min_p: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
-    """Then keep tokens at least this fraction as likely as the likeliest one; 0 keeps all."""
-    repetition_penalty: Annotated[float, Field(gt=0.0)] = 1.0
-    """Makes tokens that stand in the text already less likely; 1 is neutral, 1.2 is usual."""
-    no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 0
-    """Never write a sequence of so many tokens twice; 0 allows it."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of the draw; the same seed gives the same text. Each sample has a random stream of its own."""
-
-
-class CompletionSettings(SampleSettings):
-    """How prompts are completed, where the text is what counts."""
-
-    samples: Positive = 1
-    """Completions of each prompt."""
-    min_new_tokens: Annotated[int, Field(ge=0)] = 0
-    """The end-of-text token is not drawn before so many others."""
-    stop: list[str] = []
-    """Texts that end a completion; they are left out of it."""
-    truncate: str = ""
-    """One more text that ends a completion, by the name that gpt-2-simple gives it."""
-    prefix: str = ""
-    """Put before every prompt, for instance <|startoftext|>."""
-    include_prefix: bool = True
-    """Whether prefix and prompt are part of what is shown."""
-    log_probabilities: bool = False
-    """Also give the log-probability of each token, in nats, before temperature and filters."""
-    alternatives: Annotated[int, Field(ge=0, le=20)] = 0
-    """With log_probabilities: also give so many of the likeliest tokens at each place, with theirs."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
-    """Samples computed together; it does not change them."""
-    weights: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
-    """Numbers in which the weights are kept: auto takes bfloat16 where the machine is faster with it, int8 is smallest."""
-
-
-class ScoringSettings(Section):
-    """How text is cut into windows when a model is measured."""
-
-    stride: Annotated[int, Field(ge=0)] = 0
-    """Tokens from one window to the next: the smaller, the more context each token has, and the longer it takes; 0: n_ctx."""
-    max_windows: Annotated[int, Field(ge=0)] = 0
-    """Score only so many windows, spread evenly; 0: all."""
-    batch_size: Positive = 4
-    """Windows in one forward pass."""
-
-
-class LensSettings(SampleSettings):
-    """How the lens continues a prompt."""
-
-    max_new_tokens: Positive = 12
-    """Tokens to follow behind the prompt."""
-    temperature: Annotated[float, Field(ge=0.0)] = 0.0
-    """Divides the logits; 0 always takes the likeliest token."""
-
-
-class EvaluateSettings(SampleSettings):
-    """Validation and samples, at step 0, every `every` steps and at the end."""
-
-    every: Positive = 250
-    """Steps between evaluations."""
-    where: Literal["inline", "process", "worker"] = "inline"
-    """inline: training waits while it is evaluated. process: another process evaluates the checkpoint while training goes on,
-    and the next evaluation, early stopping and the end of the run wait for it; the figures are the same. worker: so does a
-    gpt2flow worker, which may be on another machine that sees the workspace; where none is there it is as with process."""
-    max_windows: Positive = 512
-    """Validation windows used at most, spread evenly over the split."""
-    stride: Annotated[int, Field(ge=0)] = 0
-    """Tokens from one window to the next; below n_ctx each token has more before it, at more cost. 0: windows side by side."""
-    best_by: Annotated[BestBy, BeforeValidator(lambda value: "val_loss" if value == "loss" else value)] = "val_loss"
-    """The figure by which a checkpoint is the best: it is kept longest, registered, and what restore_from best takes."""
-    prompts: list[str] = ["The", "\n"]
-    """Fixed prompts, completed at every evaluation with the same seed so that samples can be compared."""
-    lens: bool = True
-    """Whether pictures of what each layer would say are made at every evaluation."""
-    lens_prompts: list[str] = []
-    """Prompts that the lens looks at; the first of evaluate.prompts unless given."""
-    lens_tokens: Positive = 12
-    """Tokens, always the likeliest, that the lens follows behind each prompt."""
-    lens_watch: list[str] = []
-    """Single tokens, such as " is" and " are", whose ranks behind each prompt the lens shows as well."""
-    copied_tokens: Annotated[int, Field(ge=0)] = 50
-    """Warn when a sample repeats more than so many tokens of the training text word for word; 0: do not look."""
-    canaries: list[Annotated[str, AfterValidator(with_digits)]] = []
-    """Secrets planted in the text, such as "my PIN is 281265": how exposed their digits are is measured at every evaluation."""
 
 
 class RegistrySettings(Section):

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.futures import wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from configs.batch_generation import BatchSettings
+from configs.generation import BatchSettings
 from tasks.models.complete_shards import complete_shard, join_shards
 from tasks.models.prompt_shards import parts_of, plan_in, plan_shards, writing_alone
 from tasks.terminal.console import begin, say

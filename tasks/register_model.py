@@ -22,7 +22,7 @@ from prefect.cache_policies import NO_CACHE
 import configs
 import gpt2core
 from configs.errors import UserError
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from gpt2core.checkpoints.weights import export_model
 from tasks.finetuning.finetune_run import FinetuneRun
 from tasks.registry.deletion import remove_logged_model

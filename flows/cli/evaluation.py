@@ -10,8 +10,9 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from configs.errors import UserError
+from configs.evaluation import ScoringSettings
 from configs.loading import load_config
-from configs.schema import DataSettings, ScoringSettings
+from configs.schema import DataSettings
 from flows.cli.app import app
 from gpt2core.machine.durable import require_place
 

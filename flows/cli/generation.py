@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from configs.batch_generation import BatchSettings
 from configs.errors import UserError
+from configs.generation import BatchSettings
 from flows.cli.app import app
 from flows.cli.prefect_start import prefect_starting
 from gpt2core.machine.durable import require_place

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from configs.errors import UserError
-from configs.schema import CompletionSettings, LensSettings
+from configs.generation import CompletionSettings, LensSettings
 from flows.cli.app import app
 from gpt2core.machine.durable import require_folder, require_place
 

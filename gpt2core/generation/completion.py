@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Literal
 
 from configs.errors import UserError
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from gpt2core.generation.decoding import Alternatives, Continuation, Draw, TokenRow
 from gpt2core.generation.streaming import TextStream
 from gpt2core.generation.token_choice import TokenChoice

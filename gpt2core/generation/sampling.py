@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import UserError
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from gpt2core.generation.completion import complete
 from gpt2core.generation.decoding import Continuation, TokenRow
 from gpt2core.generation.token_choice import TokenChoice

@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from configs.errors import UserError
-from configs.schema import SampleSettings
+from configs.generation import SampleSettings
 from gpt2core.generation.completion import encode_prompt
 from gpt2core.generation.sampling import generate
 from gpt2core.lens.lens import Lens

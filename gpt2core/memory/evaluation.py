@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from configs.schema import EvaluateSettings, TrainSettings
+from configs.evaluation import EvaluateSettings
+from configs.schema import TrainSettings
 from gpt2core.evaluation.likelihood import BATCH
 from gpt2core.evaluation.scoring import score_targets
 from gpt2core.lens.lens import run_blocks

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from configs.schema import LENGTHS, EvaluateSettings, TrainSettings
+from configs.evaluation import EvaluateSettings
+from configs.schema import LENGTHS, TrainSettings
 from gpt2core.model.config import GPT2Config
 
 

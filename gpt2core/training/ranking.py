@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from configs.schema import BestBy
+from configs.evaluation import BestBy
 
 FIGURE_NAMES: dict[BestBy, str] = {
     "val_loss": "validation loss",

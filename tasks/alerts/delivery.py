@@ -62,7 +62,8 @@ def _notify(address: str, alert: Alert, timeout: float) -> str | None:
     with _Problems() as problems:
         service = apprise.Apprise.instantiate(_with_timeouts(address, timeout), suppress_exceptions=True)
         if service is None:
-            return _post(address, alert, timeout) if address.startswith(("http://", "https://")) else "it is no address"
+            is_web = address.startswith(("http://", "https://"))
+            return post_json(address, json.dumps(alert.as_json()), timeout) if is_web else "it is no address"
         try:
             done = service.notify(body=alert.sentence, title=alert.title)
         except Exception as error:  # of whichever library the service uses
@@ -75,15 +76,21 @@ def _with_timeouts(address: str, timeout: float) -> str:
     return f"{address}{'&' if '?' in address else '?'}cto={timeout:g}&rto={timeout:g}"
 
 
-def _post(address: str, alert: Alert, timeout: float) -> str | None:
+class _RefuseRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirected post would be sent on as a GET without its body, and look as if it had arrived."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def post_json(address: str, body: str, timeout: float) -> str | None:
     """With the standard library, since it writes no address into any log."""
-    body = json.dumps(alert.as_json()).encode()
     try:
-        request = urllib.request.Request(address, body, {"Content-Type": "application/json"}, method="POST")
-        with urllib.request.urlopen(request, timeout=timeout):
+        request = urllib.request.Request(address, body.encode(), {"Content-Type": "application/json"}, method="POST")
+        with urllib.request.build_opener(_RefuseRedirects).open(request, timeout=timeout):
             return None
     except urllib.error.HTTPError as error:
-        return f"status {error.code}"
+        return f"status {error.code}" + (": name the address that it moved to" if error.code in range(300, 400) else "")
     except urllib.error.URLError as error:
         return str(error.reason)
     except (OSError, HTTPException, ValueError) as error:

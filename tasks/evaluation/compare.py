@@ -12,7 +12,8 @@ import numpy as np
 import yaml
 
 from configs.errors import UserError
-from configs.schema import DataSettings, ScoringSettings
+from configs.evaluation import ScoringSettings
+from configs.schema import DataSettings
 from gpt2core.checkpoints.checkpoint import Checkpoint, read_state
 from gpt2core.evaluation.document_scores import Gain, paired_gain
 from gpt2core.evaluation.held_out import EvaluationReport, evaluate

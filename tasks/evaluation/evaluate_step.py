@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from configs.errors import UserError
-from configs.schema import CompletionSettings, RunConfig
+from configs.generation import CompletionSettings
+from configs.schema import RunConfig
 from gpt2core.evaluation.canaries import exposure_of
 from gpt2core.evaluation.document_scores import DocumentScores, Gain, paired_gain
 from gpt2core.evaluation.held_out import EvaluationReport, HeldOutPart, evaluate

@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from configs.errors import UserError
+from configs.generation import CompletionSettings
 from configs.promotion import TaskRule
-from configs.schema import CompletionSettings
 from gpt2core.evaluation.canaries import exposure_of
 from gpt2core.evaluation.document_scores import DocumentScores
 from gpt2core.evaluation.held_out import EvaluationReport, evaluate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from configs.errors import UserError
-from configs.schema import SampleSettings
+from configs.generation import SampleSettings
 from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
 from gpt2core.lens.maps import ReadingsByStep
 from gpt2core.lens.reading import LensReading, read_lens

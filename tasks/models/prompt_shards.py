@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from mlflow import MlflowClient
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from configs.batch_generation import BatchSettings
 from configs.errors import UserError
+from configs.generation import BatchSettings
 from configs.schema import DataSettings
 from gpt2core.generation.completion import encode_prompt
 from gpt2core.machine.durable import publish_folder

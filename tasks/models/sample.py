@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from configs.errors import UserError
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from gpt2core.checkpoints.checkpoint import Checkpoint, find_checkpoints
 from gpt2core.generation import completion
 from gpt2core.generation.completion import Completion

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from configs.schema import BestBy
+from configs.evaluation import BestBy
 from gpt2core.training.ranking import costs_by_step
 from tasks.alerts.alert_log import AlertLog, Entry
 from tasks.runs.find import all_runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from configs.schema import SampleSettings
+from configs.generation import SampleSettings
 from gpt2core.generation.inference import InferenceModel
 from gpt2core.lens.pages import render_reading
 from gpt2core.lens.reading import read_lens

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from configs.schema import CompletionSettings, RunConfig
+from configs.generation import CompletionSettings
+from configs.schema import RunConfig
 from gpt2core.lens.pages import page_environment
 from tasks.evidence.entrant import config_of
 from tasks.play.play_request import MOST_LENS, MOST_NEW

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from tasks.serving.request_body import Body
 
 MOST_NEW = 400

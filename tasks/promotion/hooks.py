@@ -6,21 +6,19 @@ import json
 import time
 from collections.abc import Sequence
 
-import httpx
 from mlflow import MlflowClient
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from configs.errors import UserError
 from configs.promotion import HookSettings, PromotionSettings
-from tasks.alerts.delivery import run_with_input
+from tasks.alerts.delivery import post_json, run_with_input
 from tasks.alerts.secret_addresses import read_addresses, without_secrets
 from tasks.promotion.ledger import Decision, Ledger
 from tasks.terminal.console import say, warn
 
 PAUSE = 1.0
 """Seconds before the second attempt; twice as many before each further one."""
-LONGEST_REASON = 200
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -62,7 +60,7 @@ def _call(hook: str, decision: Decision, timeout: float) -> str | None:
     if hook.startswith(("env:", "file:")):
         return _post_secretly(hook, body, timeout)
     if hook.startswith(("http://", "https://")):
-        return _post(hook, body, timeout)
+        return post_json(hook, body, timeout)
     told = {"MODEL": decision.model, "VERSION": decision.after.champion or "", "VERDICT": decision.verdict}
     return run_with_input(hook, body, timeout, {f"GPT2FLOW_{name}": value for name, value in told.items()})
 
@@ -73,16 +71,8 @@ def _post_secretly(place: str, body: str, timeout: float) -> str | None:
         addresses = read_addresses(place)
     except UserError as error:
         return str(error)
-    problems = ((address, _post(address, body, timeout)) for address in addresses)
+    problems = ((address, post_json(address, body, timeout)) for address in addresses)
     return next((without_secrets(problem, address) for address, problem in problems if problem), None)
-
-
-def _post(address: str, body: str, timeout: float) -> str | None:
-    try:
-        answer = httpx.post(address, content=body, headers={"Content-Type": "application/json"}, timeout=timeout)
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        return f"{type(error).__name__} {error}"[:LONGEST_REASON].strip()
-    return None if answer.is_success else f"status {answer.status_code}"
 
 
 def _note(decision: Decision, problem: str) -> None:

@@ -11,9 +11,9 @@ from importlib.metadata import version
 from mlflow import MlflowClient
 
 from configs.errors import UserError
+from configs.generation import CompletionSettings
 from configs.loading import merge
 from configs.promotion import PromotionSettings
-from configs.schema import CompletionSettings
 from gpt2core.evaluation.zero_shot import TASKS
 from tasks.evidence.entrant import Entrant, config_of, rival_of_first
 from tasks.evidence.evidence import Role

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from configs.errors import UserError
-from configs.schema import BestBy, EvaluateSettings
+from configs.evaluation import BestBy, EvaluateSettings
 from gpt2core.checkpoints.checkpoint import find_checkpoints, read_state
 from gpt2core.checkpoints.state import CheckpointState
 from gpt2core.lens.maps import HeatMap, guesses_across, rankings_across, watched_across

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from configs.errors import UserError
-from configs.schema import EvaluateSettings
+from configs.evaluation import EvaluateSettings
 from gpt2core.lens import maps
 from gpt2core.lens.maps import ReadingsByStep
 from gpt2core.lens.pages import render_across, render_reading

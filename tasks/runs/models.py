@@ -7,7 +7,8 @@ from pathlib import Path
 
 from configs.addresses import shown
 from configs.errors import UserError
-from configs.schema import EvaluateSettings, ModelSettings
+from configs.evaluation import EvaluateSettings
+from configs.schema import ModelSettings
 from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
 from gpt2core.training.ranking import costs_by_step
 from gpt2core.weights import hub

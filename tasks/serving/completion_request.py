@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from tasks.serving.refusal import RefusedRequestError
 from tasks.serving.request_body import Body, read_fields
 

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from configs.errors import UserError
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from gpt2core.generation import completion
 from gpt2core.generation.completion import Completion, Step, encode_prompt
 from gpt2core.generation.decoding import Draw

@@ -12,7 +12,7 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from gpt2core import load_model, load_tokenizer
 from gpt2core.generation.completion import complete
 from gpt2core.generation.inference import for_inference

@@ -17,9 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
-from configs.batch_generation import BatchSettings
 from configs.errors import UserError
-from configs.schema import CompletionSettings
+from configs.generation import BatchSettings, CompletionSettings
 from flows.generate import generate
 from gpt2core import load_model, load_tokenizer
 from gpt2core.generation.completion import complete

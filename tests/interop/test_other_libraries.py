@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from gpt2core import load_model, load_tokenizer
 from gpt2core.generation.completion import complete
 from gpt2core.weights.openai_files import openai_spelling

@@ -14,7 +14,8 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 from tiny import tiny_run
 
-from configs.schema import RunConfig, ScoringSettings
+from configs.evaluation import ScoringSettings
+from configs.schema import RunConfig
 from flows.finetune import finetune
 from gpt2core.evaluation.document_scores import DocumentScores
 from gpt2core.evaluation.sample_quality import SampleQuality

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from configs.errors import UserError
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from flows.cli.main import app
 from flows.pages.samples import DELIMITER
 from gpt2core import load_model, load_tokenizer

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from configs.errors import UserError
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from gpt2core.generation.completion import Completion, beyond_context, complete, stream
 from gpt2core.generation.sampling import generate
 from gpt2core.model.config import GPT2Config

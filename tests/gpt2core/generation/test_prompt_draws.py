@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from gpt2core.generation import prompt_draws as module
 from gpt2core.generation.completion import complete
 from gpt2core.generation.decoding import Draw

@@ -13,7 +13,8 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
 from configs.errors import UserError
-from configs.schema import LensSettings, TrainSettings
+from configs.generation import LensSettings
+from configs.schema import TrainSettings
 from gpt2core import GPT2, load_model, load_tokenizer
 from gpt2core.lens import pictures
 from gpt2core.lens.lens import Lens

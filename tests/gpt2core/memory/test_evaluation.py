@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.schema import EvaluateSettings, TrainSettings
+from configs.evaluation import EvaluateSettings
+from configs.schema import TrainSettings
 from gpt2core.memory.dry_run import rehearse
 from gpt2core.memory.evaluation import evaluation_bytes, samples_at_once
 from gpt2core.memory.plan import predict
@@ -24,7 +25,9 @@ EVALUATION = EvaluateSettings(prompts=["The "] * 8, max_new_tokens=300, lens_pro
 TRAIN_AND_EVALUATE = """
 import json, sys
 import numpy as np, torch
-from configs.schema import CompletionSettings, EvaluateSettings, TrainSettings
+from configs.evaluation import EvaluateSettings
+from configs.generation import CompletionSettings
+from configs.schema import TrainSettings
 from gpt2core.generation.completion import complete
 from gpt2core.model.config import GPT2Config
 from gpt2core.store.document_stream import DocumentStream

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from configs.errors import UserError
-from configs.schema import EvaluateSettings, TrainSettings
+from configs.evaluation import EvaluateSettings
+from configs.schema import TrainSettings
 from gpt2core.memory import dry_run, trial_run
 from gpt2core.memory.dry_run import rehearse
 from gpt2core.memory.plan import at_most, choose_batch, extra_of_blocks, in_parts, keep_within, largest_batch, predict, remedy

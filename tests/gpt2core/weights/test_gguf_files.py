@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from configs.errors import UserError
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from gpt2core import load_model, load_tokenizer
 from gpt2core.generation.completion import complete
 from gpt2core.model.config import GPT2Config

@@ -8,7 +8,7 @@ import pytest
 
 from configs.errors import UserError
 from tasks.alerts.alert import Alert
-from tasks.alerts.delivery import append_to_file, run_command, send
+from tasks.alerts.delivery import append_to_file, post_json, run_command, send
 from tasks.alerts.secret_addresses import read_addresses, without_secrets
 from tests.tasks.alerts.conftest import MailServer, WebServer, unused_port
 
@@ -67,6 +67,12 @@ def test_what_is_not_taken_says_why_and_no_secret_is_in_it_or_in_any_log(
     assert mail.mails == []
     assert "exit code 3 out of order" in str(run_command("echo out of order >&2; exit 3", alert, 5))
     assert "has not ended" in str(run_command("sleep 5", alert, 0.2))
+
+
+def test_a_post_that_is_redirected_did_not_arrive(web: WebServer) -> None:
+    web.status = 302
+    assert post_json(f"http://{web.base}/old", "{}", 5) == "status 302: name the address that it moved to"
+    assert web.posted == [("/old", {})]
 
 
 def test_addresses_come_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from configs.errors import UserError
-from configs.schema import DataSettings, ScoringSettings
+from configs.evaluation import ScoringSettings
+from configs.schema import DataSettings
 from flows.pages.evaluation import print_comparison, print_tasks
 from gpt2core.weights.loading import load_model, save_model
 from tasks.evaluation.compare import Text, compare, run_tasks, write_comparison, write_tasks

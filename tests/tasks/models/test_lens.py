@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from configs.schema import SampleSettings
+from configs.generation import SampleSettings
 from gpt2core import load_model, load_tokenizer
 from gpt2core.lens.reading import read_lens
 from tasks.models.lens import look, look_across

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from configs.schema import CompletionSettings, SampleSettings
+from configs.generation import CompletionSettings, SampleSettings
 from gpt2core.generation.completion import complete
 from gpt2core.generation.inference import InferenceModel
 from gpt2core.generation.sampling import generate_response

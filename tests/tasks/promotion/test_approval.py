@@ -111,7 +111,7 @@ def test_a_hook_that_fails_or_hangs_is_named_and_moves_nothing_back(ledger: Ledg
     noted = MlflowClient().get_run(ledger.entries()[0].run_id).data.tags["gpt2flow.hooks"]
     assert "exit code 3 no (2 attempts)" in noted
     assert "has not ended after 0.5 s" in noted
-    assert "ConnectError" in noted
+    assert "Connection refused" in noted
 
 
 def test_an_address_that_is_a_secret_is_told_and_never_named(
@@ -121,7 +121,7 @@ def test_an_address_that_is_a_secret_is_told_and_never_named(
     monkeypatch.setenv("CHAT_HOOK", "http://127.0.0.1:9/services/s3cret-hook")
     told(ledger, "env:CHAT_HOOK", "env:MISSING_HOOK", f"file:{tmp_path / 'none'}", attempts=1, timeout=0.5)
     noted = MlflowClient().get_run(ledger.entries()[0].run_id).data.tags["gpt2flow.hooks"]
-    assert "env:CHAT_HOOK: ConnectError" in noted
+    assert "env:CHAT_HOOK: [Errno" in noted
     assert "env:MISSING_HOOK is not set" in noted
     assert "cannot be read" in noted
     said = capsys.readouterr()

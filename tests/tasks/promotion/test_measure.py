@@ -11,8 +11,9 @@ import pytest
 from mlflow import MlflowClient
 
 from configs.errors import UserError
+from configs.generation import CompletionSettings
 from configs.promotion import PromotionSettings
-from configs.schema import CompletionSettings, DataSettings
+from configs.schema import DataSettings
 from gpt2core.store.document_stream import split_of_store
 from tasks.evidence.comparison import gains_by_source
 from tasks.evidence.deciding_text import Learner, NoTextError, freeze_text

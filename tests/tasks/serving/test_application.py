@@ -15,7 +15,7 @@ import torch
 from fastapi.testclient import TestClient
 from mlflow import MlflowClient
 
-from configs.schema import CompletionSettings
+from configs.generation import CompletionSettings
 from gpt2core import load_model, load_tokenizer
 from gpt2core.generation.completion import complete
 from gpt2core.weights.loading import save_model
