@@ -25,7 +25,7 @@ def encode(config: RunConfig) -> CorpusReport:
     base = resolve_base(config.model)
     files = load_dataset(config.data)
     tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
-    store = encode_to_parquet(files, config.data, tokenizer)
+    store = encode_to_parquet(files, config.data, tokenizer, config.cluster)
     return report_data(store, config, base)
 
 
