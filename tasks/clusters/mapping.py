@@ -10,6 +10,7 @@ from typing import Any
 
 from prefect import Task
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import CrashedRun
 from prefect.futures import PrefectFuture, wait
 from prefect.task_runners import TaskRunner
 
@@ -42,7 +43,7 @@ def map_task(task: Task[..., Any], cluster: ClusterSettings, computes: bool, **p
         missing = f"cluster.runner {cluster.runner} needs {error.name}: pip install 'gpt2flow[{cluster.runner}]'."
         raise UserError(missing) from None
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("distributed", "ray"):
+        if type(error).__module__.split(".")[0] not in ("distributed", "ray") and not isinstance(error, CrashedRun):
             raise
         raise _failure(cluster, error) from error
 
@@ -71,7 +72,7 @@ def _failure(cluster: ClusterSettings, error: Exception) -> UserError:
 @contextmanager
 def _dask(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[TaskRunner[Any]]:
     from distributed import Nanny, Scheduler, SpecCluster
-    from prefect_dask import DaskTaskRunner
+    from prefect_dask.task_runners import DaskTaskRunner
 
     if cluster.address:
         runner = DaskTaskRunner(address=cluster.address, client_kwargs={"timeout": CONNECTING})
@@ -94,7 +95,7 @@ def _dask(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[Tas
 def _ray(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[TaskRunner[Any]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
-    from prefect_ray import RayTaskRunner
+    from prefect_ray.task_runners import RayTaskRunner
     from prefect_ray.context import remote_options
 
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -102,7 +103,7 @@ def _ray(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[Task
     with ExitStack() as stack:
         try:
             runner = stack.enter_context(RayTaskRunner(cluster.address, quiet if cluster.address else quiet | local))
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises that very class where it does not come up
             raise _failure(cluster, error) from error
         gpus = computes and ray.cluster_resources().get("GPU", 0)
         with remote_options(num_gpus=1 if gpus else 0):
