@@ -95,8 +95,8 @@ def _dask(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[Tas
 def _ray(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[TaskRunner[Any]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
-    from prefect_ray.task_runners import RayTaskRunner
     from prefect_ray.context import remote_options
+    from prefect_ray.task_runners import RayTaskRunner
 
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     local = {"num_cpus": len(_environments(cluster, pieces, computes)), "_node_ip_address": HOST, "include_dashboard": False}
