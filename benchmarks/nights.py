@@ -45,7 +45,7 @@ def main(nights: int, runs: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         workspace = Workspace(folder / "workspace")
-        environment = {**os.environ, "GPT2FLOW_HOME": str(workspace.root)}
+        environment = {**os.environ, "GPT2FLOW_HOME": str(workspace.root), "GPT2FLOW_LOCKS": str(folder / "locks")}
         with _served(workspace, environment) as served:
             _report_memory(served)
             _report_first_steps(served, folder, environment, nights)

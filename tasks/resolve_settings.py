@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import find_checkpoints
-from gpt2core.distributed.processes import choose_processes
+from gpt2core.distributed.processes import choose_processes, processes_here
 from gpt2core.machine.devices import choose_device
 from gpt2core.machine.memory import available_bytes, naming_lack_of_memory
 from gpt2core.machine.quantities import duration, gigabytes
@@ -94,8 +94,8 @@ def process_bytes(work: Workload) -> int:
 
 def budget_at_hand(work: Workload) -> int:
     """What a process that trains may hold, with one that evaluates: its share of the memory that is there, or the limit."""
-    available, sharing = available_bytes(work.device), work.settings.processes if work.device.type == "cpu" else 1
-    return min(available // max(1, sharing), work.settings.memory_limit or sys.maxsize)
+    available, sharing = available_bytes(work.device), processes_here(work.settings) if work.device.type == "cpu" else 1
+    return min(available // sharing, work.settings.memory_limit or sys.maxsize)
 
 
 def budget_of(work: Workload, process: int) -> int:

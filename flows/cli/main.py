@@ -37,7 +37,7 @@ def main() -> None:
             require_sound_settings(Workspace.current())
             app(exit_on_error=False, print_error=False)
     except (UserError, CycloptsError) as error:
-        print(f"gpt2flow: {_sentence(error)}", file=sys.stderr)
+        print(f"gpt2flow: {sentence(error)}", file=sys.stderr)
         sys.exit(2)
     except BaseException:
         if (number := received()) is None:
@@ -47,7 +47,8 @@ def main() -> None:
         sys.exit(128 + number)
 
 
-def _sentence(error: UserError | CycloptsError) -> str:
+def sentence(error: UserError | CycloptsError) -> str:
+    """What went wrong, and how it is done."""
     if isinstance(error, ValidationError) and isinstance(error.__cause__, PydanticError):
         return "\n".join(describe_errors(error.__cause__, lambda keys: f"--{'.'.join(keys)}"))
     if isinstance(error, UnusedCliTokensError):

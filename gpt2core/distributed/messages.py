@@ -6,6 +6,7 @@ The first process says what comes next, the others answer; and who is lost is fo
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -57,9 +58,13 @@ class Messages:
         """Of the others: reply to what was said last."""
         self._put(f"answer/{self._said}/{self.rank}", details)
 
-    def answers(self) -> dict[int, dict[str, Any]]:
-        """Of the first process: what each of the others replies; raises PeerLostError that names one who cannot."""
-        return {rank: self._await(f"answer/{self._said}/{rank}") for rank in range(1, self.size)}
+    def answers(self, limit: float = math.inf) -> dict[int, dict[str, Any]]:
+        """Of the first process: what each of the others replies to what was said last.
+
+        Raises PeerLostError that names one who cannot, or has not done so in `limit` seconds.
+        """
+        deadline = time.monotonic() + limit
+        return {rank: self._await(f"answer/{self._said}/{rank}", deadline) for rank in range(1, self.size)}
 
     def give_up(self, reason: str) -> None:
         """Tell the others why this process ends; nothing where it is they who are lost."""
@@ -67,13 +72,15 @@ class Messages:
             self.store.set(f"lost/{self.rank}", reason)
 
     def lost(self, waited: float = 0.0) -> PeerLostError:
-        """Find out who is lost, after an exchange has failed that was waited for so long: who does not say that he is well."""
+        """Find out who is lost, after an exchange has failed, or has not ended in so many seconds: who does not say that he is
+        well."""
         self.give_up("")
         reasons, deadline = self._reasons(), time.monotonic() + PATIENCE
         while self._silent(reasons) and time.monotonic() < deadline:
             time.sleep(0.05)
             reasons = self._reasons()
-        silent = dict.fromkeys(self._silent(reasons), f"has not answered for {waited:g} s")
+        how = f"has not answered for {waited:g} s" if waited else "is gone, or its machine is"
+        silent = dict.fromkeys(self._silent(reasons), how)
         found = {**silent, **self._ended()}
         found |= {rank: f"has failed: {reason}" for rank, reason in reasons.items() if reason}
         if ended_by_signal := {rank: how for rank, how in found.items() if "killed" in how}:
@@ -100,13 +107,13 @@ class Messages:
         except RuntimeError as error:
             raise self.lost() from error
 
-    def _await(self, key: str) -> Any:
+    def _await(self, key: str, deadline: float = math.inf) -> Any:
         while True:
             try:
                 if self.store.check([key]):
                     return json.loads(self.store.get(key))
             except RuntimeError as error:
                 raise PeerLostError("The first process, which leads the run, is gone.") from error
-            if self._ended() or any(self._reasons().values()):
+            if self._ended() or any(self._reasons().values()) or time.monotonic() > deadline:
                 raise self.lost()
             time.sleep(LOOK_INTERVAL)

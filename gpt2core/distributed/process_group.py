@@ -5,6 +5,7 @@ Tensors go through torch.distributed: gloo between processors, NCCL between CUDA
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -20,10 +21,12 @@ from gpt2core.distributed.messages import Messages
 class ProcessGroup:
     """`size` processes, of which this one is number `rank`; number 0 leads. `ALONE` is one process without others."""
 
-    def __init__(self, messages: Messages | None = None, timeout: float = 600.0) -> None:
+    def __init__(self, messages: Messages | None = None, timeout: float = 600.0, here: int | None = None) -> None:
         """Meet the others, who must be there; whoever then lets them wait longer than `timeout` seconds is lost."""
         self.rank = messages.rank if messages else 0
         self.size = messages.size if messages else 1
+        self.here = here or self.size
+        """How many of them are on this machine: all, unless given."""
         self._messages = messages
         self._timeout = timeout
         if messages:
@@ -79,10 +82,12 @@ class ProcessGroup:
                 dist.destroy_process_group()
 
     def _together(self, call: Callable[[], object]) -> None:
+        begun = time.monotonic()
         try:
             call()
         except RuntimeError as error:
-            raise self.messages.lost(self._timeout) from error
+            hangs = time.monotonic() - begun > 0.9 * self._timeout
+            raise self.messages.lost(self._timeout if hangs else 0.0) from error
 
 
 ALONE = ProcessGroup()

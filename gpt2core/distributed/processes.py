@@ -6,21 +6,46 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import TrainSettings
+from gpt2core.distributed.launch import Launch
 from gpt2core.machine.devices import choose_device
 
 
 def choose_processes(settings: TrainSettings) -> int:
-    """The number that `train.processes` stands for here; raises UserError where they cannot have a GPU each."""
-    device = choose_device(settings.device)
-    there = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 1
+    """The number that `train.processes` stands for; raises UserError where they cannot have a GPU each."""
+    if launch := Launch.of_environment():
+        return _launched(settings, launch)
+    there = _devices(settings)
     if not settings.processes:
         return min(there, settings.accumulate) if settings.batch_size else there
-    if settings.processes > there and device.type != "cpu":
+    if settings.processes > there and choose_device(settings.device).type != "cpu":
         raise UserError(
             f"train.processes is {settings.processes}, and train.device '{settings.device}' has {there}: each process needs a "
             f"device of its own. Use train.processes {there}, or train.device cpu."
         )
     return settings.processes
+
+
+def processes_here(settings: TrainSettings) -> int:
+    """How many of them are on this machine."""
+    launch = Launch.of_environment()
+    return launch.here if launch else choose_processes(settings)
+
+
+def _launched(settings: TrainSettings, launch: Launch) -> int:
+    if settings.processes not in (0, launch.size):
+        raise UserError(f"train.processes is {settings.processes}, and torchrun has started {launch.size}: leave it at auto.")
+    if launch.here > _devices(settings) and choose_device(settings.device).type != "cpu":
+        raise UserError(
+            f"torchrun has started {launch.here} processes on this machine, where train.device '{settings.device}' has "
+            f"{_devices(settings)}: each process needs a device of its own. Use --nproc-per-node {_devices(settings)}."
+        )
+    return launch.size
+
+
+def _devices(settings: TrainSettings) -> int:
+    """Of this machine that the processes may share out."""
+    device = choose_device(settings.device)
+    return torch.cuda.device_count() if device.type == "cuda" and device.index is None else 1
 
 
 def device_of(settings: TrainSettings, number: int) -> str:

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
+from configs.errors import UserError
 from gpt2core.machine.kernel_level import level
 
 CODE = ("gpt2core", "configs")
 SUFFIXES = (".py", ".c", ".h")
 
 
+def software() -> dict[str, str]:
+    """What computes in this process, by the name that a user knows it under."""
+    versions = {"Python": platform.python_version(), "PyTorch": torch.__version__}
+    return {"gpt2flow's code": code_hash(), **versions, **{name: version(name) for name in ("numpy", "safetensors")}}
+
+
 def what_decides(device: torch.device, text: str) -> dict[str, str]:
-    """Facts about this process, and the hash of the `text` that it reads, by the name that a user knows them under."""
-    facts = {"gpt2flow's code": code_hash(), "text": text}
-    facts |= {"Python": platform.python_version(), "PyTorch": torch.__version__}
-    facts |= {"numpy": version("numpy"), "safetensors": version("safetensors")}
+    """The same with what it computes on, and the hash of the `text` that it reads."""
+    facts = {**software(), "text": text}
     if device.type == "cpu":
         return {**facts, "level of kernels": level(), "number of threads (OMP_NUM_THREADS)": str(torch.get_num_threads())}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {**facts, "kind of device": name}
+
+
+def require_same(own: dict[str, str], others: Mapping[int, dict[str, str]]) -> None:
+    """Raise UserError for the first of the other processes for which one of these facts is another, naming all that are."""
+    for rank, facts in others.items():
+        if different := differences(own, facts):
+            raise UserError(
+                f"Process {rank} of {len(others) + 1} is not like the first one: {'; '.join(different)}. Give all the same."
+            )
 
 
 @lru_cache(maxsize=1)

@@ -77,7 +77,7 @@ class Trainer:
         group: ProcessGroup = ALONE,
     ) -> None:
         keep_freed_memory()
-        choose_threads(model.config.n_embd, group.size)
+        choose_threads(model.config.n_embd, group.here)
         self.model = model
         self.batches = batches
         self.settings = settings

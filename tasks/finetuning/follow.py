@@ -1,6 +1,6 @@
 """A process that trains beside the first one of its run, and does what that says.
 
-`python -m tasks.finetuning.follow HOST PORT RANK SIZE TIMEOUT` is that process. It ends when the first one does.
+`python -m tasks.finetuning.follow HOST PORT RANK SIZE TIMEOUT` is one on the first one's machine. It ends when that does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,52 +23,89 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import Checkpoint, restore
 from gpt2core.distributed.messages import Messages, PeerLostError
-from gpt2core.distributed.process_group import ProcessGroup
+from gpt2core.distributed.process_group import ALONE, ProcessGroup
 from gpt2core.distributed.processes import device_of
 from gpt2core.distributed.sameness import what_decides
-from gpt2core.store.token_store import TokenStore, open_store
+from gpt2core.store.token_store import open_store
 from gpt2core.text.tokenizer import load_tokenizer
 from gpt2core.training.trainer import DivergedError, Trainer, TrainerState
 from tasks.finetuning.build_trainer import build_trainer
-
-LOST = 3
-"""Exit code of a process whose first one is gone, or which has lost another one."""
+from tasks.finetuning.pulse import LOST
 
 
-def follow(group: ProcessGroup) -> None:
-    """Do what the first process says until it says that this is the end; raises PeerLostError where it is gone."""
-    built = group.messages.listen()
-    store = open_store(built["store"], verify=False)
-    trainer = _build(built, store, group)
-    _stop_on_signal(trainer)
-    while (said := group.messages.listen())["verb"] != "end":
-        if said["verb"] == "restore":
-            _restore(trainer, said)
-            group.messages.answer(**what_decides(trainer.model.wte.weight.device, store.hash))
-            group.require_same(trainer.model.parameters())
-        else:
-            _run_until(trainer, said["step"])
+class Follower:
+    """Does what the first process says; process `number` of `here` on its machine."""
+
+    def __init__(self, messages: Messages, number: int, here: int) -> None:
+        self._messages = messages
+        self._number = number
+        self._here = here
+        self._group = ALONE
+        self._text = ""
+        self._trainer: Trainer
+
+    def follow(self) -> int:
+        """Until the first process says that this is the end, with which exit code; raises PeerLostError where it is gone."""
+        verbs: dict[str, Callable[..., None]] = {
+            "meet": self._meet,
+            "build": self._build,
+            "restore": self._restore,
+            "run_until": self._run_until,
+        }
+        while (said := self._messages.listen())["verb"] != "end":
+            verbs[said.pop("verb")](**said)
+        self._group.close()
+        return int(said.get("code", 0))
+
+    def _meet(self, timeout: float) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(self._number % torch.cuda.device_count())
+        self._group = ProcessGroup(self._messages, timeout, self._here)
+
+    def _build(self, config: dict[str, Any], base: str | None, tokenizer: str, store: str, compiled: str) -> None:
+        _require_here(base, tokenizer, store)
+        settings = RunConfig.model_validate(config)
+        train = settings.train.model_copy(update={"device": device_of(settings.train, self._number)})
+        settings, opened = settings.model_copy(update={"train": train}), open_store(Path(store), verify=False)
+        known, place = load_tokenizer(tokenizer), Path(base) if base else None
+        self._trainer = build_trainer(Path(compiled), settings, place, known, opened, self._group)
+        self._text = opened.hash
+        _stop_on_signal(self._trainer)
+
+    def _restore(self, checkpoint: str | None, state: dict[str, Any]) -> None:
+        found = TypeAdapter(TrainerState).validate_python(state)
+        if checkpoint:
+            _require_here(checkpoint)
+            restore(self._trainer, Checkpoint(Path(checkpoint), found.step))
+        self._trainer.state = found
+        self._messages.answer(**what_decides(self._trainer.model.wte.weight.device, self._text))
+        self._group.require_same(self._trainer.model.parameters())
+
+    def _run_until(self, step: int) -> None:
+        with suppress(DivergedError):  # the first process has found the same, and says where to go on
+            self._trainer.run_until(step)
 
 
-def _build(said: dict[str, Any], store: TokenStore, group: ProcessGroup) -> Trainer:
-    config = RunConfig.model_validate(said["config"])
-    train = config.train.model_copy(update={"device": device_of(config.train, group.rank)})
-    base = Path(said["base"]) if said["base"] else None
-    tokenizer = load_tokenizer(said["tokenizer"])
-    config = config.model_copy(update={"train": train})
-    return build_trainer(Path(said["compiled"]), config, base, tokenizer, store, group)
+@contextmanager
+def telling_the_others(messages: Messages) -> Iterator[None]:
+    """Inside, what this process fails of reaches the first one, and a lost one ends it with exit code `LOST`."""
+    try:
+        yield
+    except PeerLostError as lost:
+        print(lost, file=sys.stderr)
+        sys.exit(LOST)
+    except BaseException as error:
+        messages.give_up(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        raise
 
 
-def _restore(trainer: Trainer, said: dict[str, Any]) -> None:
-    state = TypeAdapter(TrainerState).validate_python(said["state"])
-    if said["checkpoint"]:
-        restore(trainer, Checkpoint(Path(said["checkpoint"]), state.step))
-    trainer.state = state
-
-
-def _run_until(trainer: Trainer, step: int) -> None:
-    with suppress(DivergedError):  # the first process has found the same, and says where to go on
-        trainer.run_until(step)
+def _require_here(*paths: str | None) -> None:
+    for path in paths:
+        if path and not Path(path).exists():
+            raise UserError(
+                f"{path} is not on {os.uname().nodename}: all machines of a run must see the same workspace (GPT2FLOW_HOME) "
+                "and base model under the same path, on a shared file system."
+            )
 
 
 def _stop_on_signal(trainer: Trainer) -> None:
@@ -91,19 +129,9 @@ def _main() -> None:
     limit = timedelta(seconds=float(timeout))
     store = dist.TCPStore(host, int(port), int(size), timeout=limit)  # type: ignore[attr-defined]
     messages = Messages(store, int(rank), int(size))
-    try:
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(rank) % torch.cuda.device_count())
+    with telling_the_others(messages):
         messages.answer()
-        group = ProcessGroup(messages, float(timeout))
-        follow(group)
-        group.close()
-    except PeerLostError as lost:
-        print(lost, file=sys.stderr)
-        sys.exit(LOST)
-    except BaseException as error:
-        messages.give_up(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
-        raise
+        Follower(messages, int(rank), int(size)).follow()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from configs.errors import UserError
 from configs.schema import RunConfig, TrainSettings
-from gpt2core.distributed.processes import choose_processes
+from gpt2core.distributed.processes import processes_here
 from gpt2core.machine.devices import choose_device, visible_gpus
 from gpt2core.machine.lock import locked
 from tasks.runs.flow_run_locks import note_progress
@@ -61,12 +61,12 @@ def _is_taken(file: Path, stack: ExitStack) -> bool:
 
 
 def _names(train: TrainSettings) -> list[str]:
-    """Of all its processes, in one order for every run, so that no two wait for each other."""
+    """Of all its processes on this machine, in one order for every run, so that no two wait for each other."""
     device = choose_device(train.device)
     if device.type != "cuda":
         return [device.type]
     first, gpus = device.index or 0, visible_gpus()  # by the machine's numbers: workers of a cluster see one GPU each
-    return [f"cuda:{gpus[number]}" for number in range(first, first + choose_processes(train))]
+    return [f"cuda:{gpus[number]}" for number in range(first, first + processes_here(train))]
 
 
 def _file(device: str) -> Path:

@@ -17,6 +17,7 @@ import yaml
 from databases import with_databases
 from mlflow import MlflowClient
 from prefect_requests import ask
+from runs_by_processes import config_file, run
 from tiny import tiny_values
 
 from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
@@ -36,6 +37,12 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file.write_text("".join(f"The {i}th line says that {i} times {i} is {i * i}.\n\n" for i in range(400)))
     Workspace.current().create()
     return file
+
+
+@pytest.fixture(scope="module")
+def run_by_one(text: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run by one process."""
+    return run(config_file("ranks-one", text, tmp_path_factory.mktemp("one")))
 
 
 class Up:

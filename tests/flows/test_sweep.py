@@ -16,7 +16,6 @@ import yaml
 from command_line import gpt2flow
 from mlflow import MlflowClient
 from prefect.artifacts import Artifact
-from prefect.exceptions import TerminationSignal
 from tiny import tiny_values
 
 from configs.errors import UserError
@@ -26,6 +25,7 @@ from gpt2core.training.trainer import Trainer
 from tasks.runs.find import all_runs
 from tasks.runs.run_folder import RunFolder
 from tasks.sweeps.outcomes import BEST_TAG, TAG
+from tasks.terminal.stop_signals import Interrupted
 from tasks.workspace.folders import Workspace
 
 SlowProcess = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
@@ -84,10 +84,10 @@ def test_a_stopped_sweep_goes_on_and_trains_nothing_twice(tmp_path: Path, monkey
         updates.append(trainer.step)
         update(trainer)
         if len(updates) == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Trainer, "_update", counted)
-    with pytest.raises(TerminationSignal):
+    with pytest.raises(Interrupted):
         sweep_grid(plan)
     assert [run.outcome() for run in runs_named("stopped-sweep").values()] == ["stopped", "finished"]
     result = sweep_grid(plan)

@@ -51,6 +51,13 @@ def test_one_that_was_killed_is_named_at_once_and_those_who_only_noticed_are_not
     assert time.monotonic() - begun < 2
 
 
+def test_one_that_does_not_answer_in_time_is_gone(three: list[Messages]) -> None:
+    three[1].answer()
+    three[1].give_up("")
+    with pytest.raises(PeerLostError, match=r"^Process 2 of 3 is gone, or its machine is: the run ends"):
+        three[0].answers(limit=0.1)
+
+
 @pytest.mark.parametrize(("size", "batches"), [(1, 3), (2, 4), (4, 4), (3, 7), (8, 2)])
 def test_every_batch_is_made_once_and_neighbours_in_the_same_round(size: int, batches: int) -> None:
     group = ProcessGroup.__new__(ProcessGroup)

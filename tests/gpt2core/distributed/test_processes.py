@@ -1,12 +1,16 @@
-"""How many processes there are, what they share, and what must be the same in all of them."""
+"""How many processes there are, what they share, and what must be the same in all of them.
+
+Also tests `gpt2core.distributed.launch`.
+"""
 
 import pytest
 import torch
 
 from configs.errors import UserError
 from configs.schema import TrainSettings
-from gpt2core.distributed.processes import choose_processes, describe_shares, device_of, idle_processes
-from gpt2core.distributed.sameness import differences, what_decides
+from gpt2core.distributed.launch import Launch
+from gpt2core.distributed.processes import choose_processes, describe_shares, device_of, idle_processes, processes_here
+from gpt2core.distributed.sameness import differences, require_same, what_decides
 
 
 def settings(**given: object) -> TrainSettings:
@@ -48,3 +52,23 @@ def test_what_decides_about_bits_names_the_code_and_shows_a_difference() -> None
     assert differences(own, what_decides(torch.device("cpu"), "5678")) == ["text is 5678 there and 1234 here"]
     name = "gpt2flow's code"
     assert differences(own, {**own, name: "another"}) == [f"{name} is another there and {own[name]} here"]
+    with pytest.raises(UserError, match=r"^Process 1 of 2 is not like the first one: text is 5678 there and 1234 here\. Give"):
+        require_same(own, {1: what_decides(torch.device("cpu"), "5678")})
+
+
+def test_torchrun_says_how_many_there_are_in_all_and_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Launch.of_environment() is None
+    told = {"RANK": 5, "WORLD_SIZE": 16, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4, "MASTER_PORT": 29400}
+    for name, value in {**told, "MASTER_ADDR": "node-a", "TORCHELASTIC_RUN_ID": "x"}.items():
+        monkeypatch.setenv(name, str(value))
+    assert Launch.of_environment() == Launch(5, 16, 1, 4, "node-a", 29400)
+    assert choose_processes(settings(accumulate=2)) == choose_processes(settings(processes=16)) == 16
+    assert processes_here(settings()) == 4
+    with pytest.raises(UserError, match=r"^train\.processes is 2, and torchrun has started 16: leave it at auto"):
+        choose_processes(settings(processes=2))
+    monkeypatch.setattr("gpt2core.distributed.processes.choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(
+        UserError, match=r"^torchrun has started 4 processes on this machine, where .* has 2: .*--nproc-per-node 2"
+    ):
+        choose_processes(settings(device="cuda"))
