@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -25,7 +26,7 @@ from gpt2core.checkpoints.checkpoint import find_checkpoints
 from gpt2core.training.trainer import Trainer
 from tasks.runs.find import all_runs
 from tasks.runs.run_folder import RunFolder
-from tasks.sweeps.members import PROGRAM
+from tasks.sweeps.members import PROGRAM, train_member
 from tasks.workspace.folders import Workspace
 
 PATIENCE = 300.0  # seconds
@@ -93,7 +94,7 @@ def test_a_killed_run_is_one_failure_and_the_same_command_ends_the_sweep(
 
 @pytest.mark.slow
 def test_runs_stop_with_a_checkpoint_when_their_sweep_is_killed(tmp_path: Path, prefect_url: str) -> None:
-    config = config_of(tmp_path, "abandoned", 1_000_000, workers=2)
+    config = config_of(tmp_path, "abandoned", 1_000_000, workers=1)
     command = [sys.executable, "-m", "flows.cli", "sweep", str(config), "--grid", GRID]
     with subprocess.Popen(command, env={**os.environ, "PREFECT_API_URL": prefect_url}) as process:
         wait_until(lambda: any(run.metrics.rows() for run in runs_named("abandoned")))
@@ -105,3 +106,18 @@ def test_runs_stop_with_a_checkpoint_when_their_sweep_is_killed(tmp_path: Path, 
     for run in stopped:
         assert run.state() == "stopped"
         assert find_checkpoints(run.checkpoints)[-1].step == run.metrics.rows()[-1]["step"]
+
+
+def test_a_worker_with_another_workspace_says_how_to_start_it(tmp_path: Path) -> None:
+    member = load_sweep(config_of(tmp_path, "elsewhere", 4), [GRID], {}).members[0]
+    outcome = train_member.fn(member, 1, "elsewhere-sweep", uuid4(), tmp_path)
+    assert f"has the workspace {Workspace.current().root}: start it with GPT2FLOW_HOME={tmp_path}" in outcome.problem
+
+
+def test_a_run_whose_sweep_is_gone_is_not_trained(tmp_path: Path) -> None:
+    member = load_sweep(config_of(tmp_path, "left-alone", 1_000_000), [GRID], {}).members[0]
+    Workspace.current().flow_runs.mkdir(exist_ok=True)
+    outcome = train_member.fn(member, 1, "left-alone-sweep", uuid4(), Workspace.current().root)
+    assert outcome.result is None
+    assert outcome.problem
+    assert runs_named("left-alone") == []
