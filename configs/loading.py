@@ -27,7 +27,7 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunCo
     above = overrides or {}
 
     def place(keys: list[str]) -> str:
-        return f"--{'.'.join(keys)}" if _has(above, keys) else f"{path}: {'.'.join(keys)}"
+        return f"--{'.'.join(keys)}" if holds(above, keys) else f"{path}: {'.'.join(keys)}"
 
     try:
         checked = RunSettings.model_validate(above).model_dump(exclude_unset=True)  # with what it takes the place of
@@ -119,7 +119,8 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _has(values: Mapping[str, Any], keys: list[str]) -> bool:
+def holds(values: Mapping[str, Any], keys: list[str]) -> bool:
+    """Whether nested values have something under this path of keys."""
     inner: Any = values
     for key in keys:
         if not isinstance(inner, Mapping) or key not in inner:

@@ -15,7 +15,7 @@ from tasks.prepare_tokenizer import prepare_tokenizer
 from tasks.register_model import register_model
 from tasks.resolve_settings import check_choices, require_memory, resolve_settings
 from tasks.runs.models import resolve_base
-from tasks.runs.pinned_base import pin_base, stay_with_base
+from tasks.runs.pinned_base import find_base, pin_base, stay_with_base
 from tasks.runs.start import find_origin, run_folder_of
 from tasks.sample_and_evaluate import await_evaluation, make_up_evaluations, sample_and_evaluate
 from tasks.scheduling.device_lock import device_for
@@ -45,7 +45,7 @@ def promoted(result: RunResult, config: RunConfig) -> RunResult:
 def fine_tune(asked: RunConfig, files: list[SourceFile] | None = None) -> RunResult:
     """The stages of the pipeline, inside whichever flow calls them; one that has loaded the text already gives its files."""
     config = pin_base(asked)
-    base = resolve_base(config.model)
+    base = find_base(config)
     check_choices(config, base)
     files = files or load_dataset(config.data)
     tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
@@ -57,7 +57,7 @@ def fine_tune(asked: RunConfig, files: list[SourceFile] | None = None) -> RunRes
 
         origin = find_origin(config, store)
         folder = run_folder_of(config, base, store, origin)
-        if result := read_result(folder):
+        if (result := read_result(folder)) and (result.version or not config.registry.enabled):
             say("run", f"{folder.id} is finished already: nothing to do")
             return result
 

@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import requires
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -27,6 +28,7 @@ from gpt2core.checkpoints.weights import export_model
 from tasks.finetuning.finetune_run import FinetuneRun
 from tasks.registry.deletion import remove_logged_model
 from tasks.registry.lookup import PINNED, content_hash, find_version, lineage
+from tasks.registry.registration import register
 from tasks.runs.identity import git_revision
 from tasks.runs.models import best_checkpoint, resolve_base
 from tasks.terminal.console import begin, say
@@ -57,27 +59,23 @@ def register_model(run: FinetuneRun) -> str | None:
     if not settings.enabled:
         return None
     best, run_id = best_checkpoint(run.folder), run.tracking.require()
-    name, client = settings.model or run.config.name, MlflowClient()
+    name = settings.model or run.config.name
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()
         export_model(best, folder, merge=settings.merge)
-        content = content_hash(folder)
-        version = _find_version(client, name, content)
-        if version is None:
-            begin("registry", f"logging {best.name} as a model and trying it in a fresh process")
-            uri = _find_logged_model(client, run_id, best.name) or _log_model(run, run_id, best, folder)
-            _try_in_fresh_process(uri, run.config.evaluate.prompts[0] if run.config.evaluate.prompts else "")
-            version = _create_version(client, name, uri, run_id, _tags(run, best, content))
-    client.set_registered_model_alias(name, settings.alias, version)
+        tags, log = _tags(run, best, content_hash(folder)), partial(_logged_model, run, run_id, best, folder)
+        version = register(MlflowClient(), name, settings.alias, run_id, tags, log, run.config.promote.wait)
     say("registry", f"{name} version {version} is now '{settings.alias}' ({best.name})")
     return version
 
 
-def _find_version(client: MlflowClient, name: str, content: str) -> str | None:
-    """The version with this content, whichever run made it: the same is not registered twice."""
-    found = client.search_model_versions(f"name = '{name}'")
-    return next((str(version.version) for version in found if version.tags.get("content") == content), None)
+def _logged_model(run: FinetuneRun, run_id: str, best: Path, folder: Path) -> str:
+    """URI of a logged model that works in a fresh process."""
+    begin("registry", f"logging {best.name} as a model and trying it in a fresh process")
+    uri = _find_logged_model(MlflowClient(), run_id, best.name) or _log_model(run, run_id, best, folder)
+    _try_in_fresh_process(uri, run.config.evaluate.prompts[0] if run.config.evaluate.prompts else "")
+    return uri
 
 
 def _find_logged_model(client: MlflowClient, run_id: str, checkpoint: str) -> str | None:
@@ -156,18 +154,6 @@ def _tags(run: FinetuneRun, best: Path, content: str) -> dict[str, str]:
         "content": content,
         "base": run.config.model.base,
     }
-
-
-def _create_version(client: MlflowClient, name: str, uri: str, run_id: str, tags: dict[str, str]) -> str:
-    _ensure_registered_model(client, name)
-    model_id = uri.removeprefix("models:/")
-    made = client.create_model_version(name, uri, run_id, tags={**tags, "model_id": model_id}, model_id=model_id)
-    return str(made.version)
-
-
-def _ensure_registered_model(client: MlflowClient, name: str) -> None:
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name, description="GPT-2, fine-tuned by gpt2flow")
 
 
 def _card(run: FinetuneRun, best: Path) -> str:

@@ -21,6 +21,7 @@ from flows.cli import (  # noqa: F401  # registers the verbs
     runs,
     schedules,
     servers,
+    sweeps,
 )
 from flows.cli.app import app
 
@@ -41,7 +42,7 @@ def main() -> None:
     except BaseException:
         if (number := received()) is None:
             raise
-        if sys.argv[1:2] in (["run"], ["resume"]) and not advised():
+        if sys.argv[1:2] in (["run"], ["resume"], ["sweep"]) and not advised():
             print("gpt2flow: stopped before training; the same command goes on from there", file=sys.stderr)
         sys.exit(128 + number)
 

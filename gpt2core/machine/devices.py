@@ -74,3 +74,13 @@ def choose_threads(n_embd: int, processes: int = 1) -> None:
         torch.set_num_threads(1)
     elif processes > 1:
         torch.set_num_threads(max(1, THREADS // processes))
+
+
+@contextmanager
+def keeping_threads() -> Iterator[None]:
+    """What computes inside chooses its number of threads; what comes after it finds the number that was there before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

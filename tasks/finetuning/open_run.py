@@ -9,6 +9,7 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.checkpoints.checkpoint import find_checkpoints
+from gpt2core.machine.devices import keeping_threads
 from gpt2core.machine.memory import naming_lack_of_memory
 from gpt2core.store.token_store import TokenStore
 from gpt2core.text.tokenizer import Tokenizer
@@ -37,7 +38,7 @@ def open_run(
 
     Raises UserError where text or base model do not fit the config, or another process works on the run.
     """
-    with ranks_of(folder, config.train) as ranks:
+    with keeping_threads(), ranks_of(folder, config.train) as ranks:
         with naming_lack_of_memory():
             ranks.build(config, base, tokenizer, store)
             trainer = build_trainer(folder.path / "compiled", config, base, tokenizer, store, ranks.group)

@@ -24,6 +24,7 @@ from gpt2core.machine.lock import is_held, locked
 from gpt2core.machine.quantities import bytes_text
 from tasks.maintenance.backup import MAINTENANCE
 from tasks.maintenance.leftover import Leftover, empty_trash, freed_by
+from tasks.maintenance.old_records import forgotten_runs, record_leftover
 from tasks.maintenance.registry_in_use import all_versions, bases_of, look_at_registry
 from tasks.maintenance.registry_leftovers import artifact_leftovers, going_versions, version_leftovers
 from tasks.maintenance.run_leftovers import run_leftovers
@@ -69,10 +70,12 @@ def find_leftovers(settings: RetentionSettings, name: str | None = None, model: 
         runs = look_at_runs(workspace, settings, bases_of(staying))
         lineages = [registry.stores_of(version) for version in staying]
         needed = runs.stores | {lineage[0] for lineage in lineages if lineage}
+        forgotten = forgotten_runs(runs, staying, settings, name)
         named = {version.logged_model or "" for version in versions}
         rows = [
             *version_leftovers(client, registry, going, settings.keep_versions),
-            *run_leftovers(workspace, runs, settings, name),
+            *run_leftovers(workspace, [run for run in runs.runs if run not in forgotten], runs.reasons, settings, name),
+            *(record_leftover(workspace, client, run) for run in forgotten),
             *store_leftovers(workspace, needed, lineages, settings),
             *artifact_leftovers(workspace, client, named, runs, settings, name),
         ]

@@ -18,7 +18,7 @@ from typing import Literal
 
 from tasks.workspace.folders import Workspace
 
-Kind = Literal["version", "checkpoints", "token store", "MLflow artifacts", "half-made or made again"]
+Kind = Literal["version", "checkpoints", "token store", "MLflow artifacts", "half-made or made again", "record"]
 
 
 def _nothing() -> None:

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from configs.errors import UserError
 from configs.retention import RetentionSettings
 from tasks.maintenance.leftover import Leftover, of_files
+from tasks.maintenance.old_records import can_purge, purge
 from tasks.maintenance.registry_in_use import RegistryInUse
 from tasks.maintenance.runs_in_use import RunsInUse
 from tasks.promotion.ledger import ENTRY
@@ -63,14 +64,16 @@ def artifact_leftovers(
     """Files of logged models that no version names, and of deleted runs; of all experiments or of that of one name."""
     experiments = [found.experiment_id for found in client.search_experiments() if name in (None, found.name)]
     youngest = (time.time() - settings.older_than) * 1000
+    oldest = (time.time() - settings.history) * 1000 if settings.history else 0
     for model in _logged_models(client, experiments):
         if model.model_id not in named and model.creation_timestamp < youngest and _has_ended(client, model, runs):
             size, delete = artifact_bytes(model.artifact_location), partial(remove_logged_model, client, model.model_id)
             yield Leftover("MLflow artifacts", f"logged model {model.model_id}", "no version names it", size, delete=delete)
     for run in _deleted_runs(client, experiments):
-        old = (run.info.end_time or run.info.start_time) < youngest
-        if old and (size := artifact_bytes(run.info.artifact_uri)):
-            delete = partial(remove_artifacts, run.info.artifact_uri)
+        ended = run.info.end_time or run.info.start_time
+        size, forget = artifact_bytes(run.info.artifact_uri), ended < oldest and can_purge()
+        if ended < youngest and (size or forget):
+            delete = partial(purge, client, run.info.run_id) if forget else partial(remove_artifacts, run.info.artifact_uri)
             yield Leftover("MLflow artifacts", f"run {run.info.run_name}", "it was deleted in MLflow", size, delete=delete)
     if mlflow.get_tracking_uri() == workspace.mlflow_database and name is None:
         yield from _files_without_entry(workspace, client, named, youngest)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from configs.errors import UserError
 from configs.retention import RetentionSettings
 from tasks.maintenance.leftover import Leftover, of_files
-from tasks.maintenance.runs_in_use import KnownRun, RunsInUse
+from tasks.maintenance.runs_in_use import KnownRun
 from tasks.runs.models import best_checkpoint
 from tasks.workspace.folders import Workspace
 
@@ -17,13 +17,15 @@ WEIGHTS = ("step-*", "weights-*")
 HALF_MADE = (".tmp", ".damaged")
 
 
-def run_leftovers(workspace: Workspace, use: RunsInUse, settings: RetentionSettings, name: str | None) -> Iterator[Leftover]:
-    """Of all runs, or of those of one name: what goes of each, as far as it is old enough."""
-    for run in use.runs:
+def run_leftovers(
+    workspace: Workspace, runs: Iterable[KnownRun], kept: Mapping[str, str], settings: RetentionSettings, name: str | None
+) -> Iterator[Leftover]:
+    """Of these runs, or of those of one name: what goes of each, as far as it is old enough. `kept`: whose checkpoints stay."""
+    for run in runs:
         old = time.time() - run.worked_on > settings.older_than
         if run.is_unfinished or not old or name not in (None, run.name):
             continue
-        if run.folder.id not in use.reasons and (going := _going(run)):
+        if run.folder.id not in kept and (going := _going(run)):
             yield of_files("checkpoints", f"run {run.folder.id}", _why(run), going, workspace.trash)
         passing = [*_half_made(run), *run.folder.path.glob("compiled")]
         if passing and not run.is_pinned:

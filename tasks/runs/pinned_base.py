@@ -1,14 +1,18 @@
-"""A base model that an alias names, pinned to the version that carries it now, so that a resumed run has the same base."""
+"""The base model of a run: one that an alias names is pinned to a version, so that a resumed run has the same base."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
+from configs.errors import UserError
 from configs.schema import RunConfig
 from gpt2core.store.token_store import TokenStore
 from tasks.runs.find import all_runs
 from tasks.runs.identity import differences
+from tasks.runs.models import resolve_base
+from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import say
 from tasks.workspace.folders import Workspace
 
@@ -48,6 +52,29 @@ def stay_with_base(asked: RunConfig, config: RunConfig, store: TokenStore) -> Ru
                 say("base", f"run {run.id} was begun with {base} and goes on with it")
             return with_base(config, base)
     return config
+
+
+def find_base(config: RunConfig) -> Path | None:
+    """As `resolve_base`; where the base is gone, the UserError names the finished run of the same settings.
+
+    That it is finished can only be said with the base, since what a run is called depends on its base's weights.
+    """
+    try:
+        return resolve_base(config.model)
+    except UserError as error:
+        if (run := _finished_run(config)) is None:
+            raise
+        hint = f"Run {run.id} has the same settings and is finished: unless its text has changed, there is nothing to do."
+        raise UserError(f"{error} {hint}") from None
+
+
+def _finished_run(config: RunConfig) -> RunFolder | None:
+    for run in all_runs(Workspace.current()):
+        known = run.read("run")
+        same = (known["config"]["name"], known["config"]["model"]["base"]) == (config.name, config.model.base)
+        if same and run.outcome() == "finished" and not _differences(config, known):
+            return run
+    return None
 
 
 def _differences(config: RunConfig, known: dict[str, Any]) -> list[str]:

@@ -13,7 +13,14 @@ from uuid import UUID
 from httpx import HTTPError
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import FlowRunResponse, SetStateStatus
 from prefect.exceptions import ObjectNotFound
 from prefect.states import AwaitingRetry, Cancelled, Crashed
@@ -101,6 +108,7 @@ def _mend(lock: FlowRunLock, client: SyncPrefectClient) -> State | None:
     if new.is_final():
         lock.remove()
     _set(client, flow_run.id, new)
+    _end_stages(client, flow_run.id)
     if not new.is_cancelled():
         tell_of_death(flow_run, new)
     return new
@@ -141,6 +149,14 @@ def _kill(process: int) -> None:
         os.killpg(group, signal.SIGKILL) if group == process else os.kill(process, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def _end_stages(client: SyncPrefectClient, flow_run: UUID) -> None:
+    """What was under way when the process died would be shown as running for ever."""
+    under_way = TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING]))
+    of_it = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
+    for stage in client.read_task_runs(flow_run_filter=of_it, task_run_filter=TaskRunFilter(state=under_way)):
+        client.set_task_run_state(stage.id, Crashed(message="The flow run's process has died."), force=True)
 
 
 def _set(client: SyncPrefectClient, flow_run: UUID, state: State) -> None:

@@ -17,7 +17,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from tiny import tiny_values
+from tiny import tiny_run
 
 from configs.schema import RunConfig
 from tasks.servers.server_process import ServerProcess, ServerSpec, free_port, stop_all
@@ -143,7 +143,7 @@ def test_a_real_server_takes_every_deployment_of_prefect_yaml_and_a_pool_of_proc
         assert all(each["name"] in listed for each in deployments())
         home, text = tmp_path / "workspace", tmp_path / "a.txt"
         text.write_text("".join(f"The {i}th line says that {i * i}.\n\n" for i in range(200)))
-        given = [f"config={json.dumps(tiny_values('pooled', text))}"]
+        given = [f"config={tiny_run('pooled', text).model_dump_json()}"]
         variables = {"env": {"GPT2FLOW_HOME": str(home), "GPT2FLOW_LOCKS": str(tmp_path)}}
         asked = [f"{name}={json.dumps(value)}" for name, value in variables.items()]
         prefect("deployment", "run", "nightly/on-processes", "--param", *given, "--job-variable", *asked)

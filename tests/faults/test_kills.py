@@ -17,8 +17,10 @@ import yaml
 from mlflow import MlflowClient
 from tiny import tiny_run
 
+from configs.retention import RetentionSettings
 from configs.schema import RunConfig
 from flows.finetune import finetune
+from tasks.maintenance.collection import collect
 from tasks.runs.run_folder import RunFolder
 from tasks.servers.prefect_server import stop_orphans
 from tasks.terminal.stop_signals import STOPPING
@@ -51,7 +53,7 @@ main()
 """
 IN_CI = [
     "gpt2core.checkpoints.checkpoint save_tensors 2 before",  # in the middle of a checkpoint
-    "tasks.register_model _create_version 1 before",  # the model is logged and not registered
+    "tasks.registry.registration _create_version 1 before",  # the model is logged and not registered
 ]
 IN_LONG_FORM = [
     "mlflow:MlflowClient create_run 1 after",  # MLflow knows the run, the folder does not know that
@@ -62,7 +64,7 @@ IN_LONG_FORM = [
     "tasks.evaluation.evaluate_step write_text 2 before",
     "tasks.runs.metrics_log:MetricsLog cut_back 2 after",
     "tasks.register_model _log_model 1 after",
-    "tasks.register_model:MlflowClient set_registered_model_alias 1 before",
+    "tasks.registry.registration:MlflowClient set_registered_model_alias 1 before",
     "tasks.runs.run_folder write_sealed 3 before",
     "flows.finetune write_result 1 after",  # finished, and MLflow has not been told
 ]
@@ -166,15 +168,18 @@ def check(config: RunConfig, places: list[str], undisturbed: Path, tmp_path: Pat
     finish_and_check(config, undisturbed)
 
 
-def test_a_run_that_was_killed_again_and_again_ends_as_if_nobody_had(
+def test_a_run_that_was_killed_again_and_again_ends_as_if_nobody_had_though_gc_came_by(
     text: Path, undisturbed: Path, tmp_path: Path, prefect_url: str
 ) -> None:
     """The first process leaves a server behind, the second one uses that of the tests."""
+    nothing_spared = RetentionSettings(keep_versions=0, older_than=0)
     config = config_of("killed", text)
     arguments = command(config, tmp_path)
     forget_text()
     run_and_die(IN_CI[0], arguments)
+    collect(nothing_spared, config.name, config.name)
     run_and_die(IN_CI[1], arguments, PREFECT_API_URL=prefect_url)
+    collect(nothing_spared, config.name, config.name)
     finish_and_check(config, undisturbed)
 
 

@@ -48,7 +48,7 @@ def test_an_interval_deployment_fires_twice_and_the_second_time_finds_nothing_ne
     up: Any, wait_until: Any, folder: Path
 ) -> None:
     config = up.config("twice", folder, registry={"enabled": True})
-    assert "every 0:00:10" in up.gpt2flow("deploy", config, "--every", "10s")
+    assert "every 0:00:05" in up.gpt2flow("deploy", config, "--every", "5s")
     wait_until(lambda: len(up.ended("twice")) >= 2)
     assert "twice" in up.gpt2flow("pause", "twice")
     first, second = up.ended("twice")[:2]
@@ -75,10 +75,10 @@ def test_new_text_is_trained_from_the_champion_on_and_only_it_is_encoded(up: Any
 def test_everything_killed_at_once_is_found_and_ends_with_the_same_weights(
     up: Any, wait_until: Any, final_weights: Any, folder: Path
 ) -> None:
-    config = up.config("killed", folder, train={"steps": 3000, "checkpoint_every": 200})
+    config = up.config("killed", folder, train={"steps": 1000, "checkpoint_every": 100})
     up.gpt2flow("deploy", config)
     up.trigger("killed")
-    wait_until(lambda: up.step("killed") > 500)
+    wait_until(lambda: up.step("killed") > 200)
     up.kill("up", "worker", "Prefect", "MLflow", "training")
     wait_until(lambda: up.run_of("killed").state() == "stopped")
     up.start()

@@ -6,6 +6,7 @@ Also tests `tasks.runs.fetched_models` and `tasks.tracking.away`.
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +158,38 @@ def test_three_nights_one_of_them_killed_end_with_champion_versions_files_on_s3_
         assert f"{location.removeprefix(f's3://{BUCKET}/')}/artifacts/model/model.safetensors" in stored
     assert [path.name for path in team.workspace.root.rglob("*.db")] == ["users.db"]
     assert not any(file.is_file() for file in team.workspace.mlflow_artifacts.rglob("*"))
+
+
+def remove_alias(team: Any, alias: str) -> None:
+    """As in MLflow's page."""
+    address = f"http://127.0.0.1:{team.ports[0]}/api/2.0/mlflow/registered-models/alias"
+    headers = {
+        "Authorization": basic(f"admin:{SECRETS['MLFLOW_AUTH_ADMIN_PASSWORD']}"),
+        "Content-Type": "application/json",
+    }
+    body = json.dumps({"name": "killed", "alias": alias}).encode()
+    urlopen(Request(address, body, headers, method="DELETE"), timeout=30).close()
+
+
+def test_gc_removes_from_s3_what_no_version_needs_and_the_champion_still_loads(
+    team: Any, databases: PostgreSQL, files: S3
+) -> None:
+    """After the three nights."""
+    aliases = dict(databases.ask("mlflow", "SELECT alias, version FROM registered_model_aliases WHERE name = 'killed'"))
+    for alias in aliases.keys() - {"champion"}:
+        remove_alias(team, alias)
+    query = "SELECT version, storage_location FROM model_versions WHERE name = 'killed' AND current_stage <> 'Deleted_Internal'"
+    before = {version: location.removeprefix(f"s3://{BUCKET}/") for version, location in databases.ask("mlflow", query)}
+    champion = before[aliases["champion"]]
+    stored = files.files()
+    team.said.append(team.gpt2flow("gc", "--keep_versions", "0", "--older_than", "0s"))
+    assert [version for version, _ in databases.ask("mlflow", query)] == [aliases["champion"]]
+    left = files.files()
+    gone = [name for name in stored if name.startswith(tuple(f"{place}/" for place in before.values() if place != champion))]
+    assert sum(name.endswith("model.safetensors") for name in gone) == 2
+    assert left == {name: content for name, content in stored.items() if name not in gone}
+    shutil.rmtree(team.workspace.root / "fetched-models", ignore_errors=True)
+    team.said.append(team.gpt2flow("sample", "--model", "models:/killed@champion", "The ", "--max_new_tokens", "4"))
 
 
 def ask(url: str, header: str | None = None) -> int:

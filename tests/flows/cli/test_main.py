@@ -13,6 +13,7 @@ from tasks.servers.prefect_server import PATIENCE
 
 VERBS = [
     "run",
+    "sweep",
     "plan",
     "resume",
     "stop",

@@ -1,8 +1,8 @@
 """What nothing needs goes and everything else stays, in workspaces made by hand and at random, wherever a kill strikes.
 
 Also tests `tasks.maintenance.leftover`, `tasks.maintenance.runs_in_use`, `tasks.maintenance.run_leftovers`,
-`tasks.maintenance.store_leftovers`, `tasks.maintenance.registry_in_use`, `tasks.maintenance.registry_leftovers` and
-`tasks.evidence.learnt_text`.
+`tasks.maintenance.store_leftovers`, `tasks.maintenance.registry_in_use`, `tasks.maintenance.registry_leftovers`,
+`tasks.maintenance.old_records` and `tasks.evidence.learnt_text`.
 """
 
 import os
@@ -16,6 +16,7 @@ from cyclopts import CycloptsError
 from databases import with_databases
 from made_workspace import MadeWorkspace, being_in, everything_in
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from tiny import tiny_run
 
 from configs.errors import UserError
@@ -210,6 +211,20 @@ def test_what_was_deleted_in_mlflow_takes_no_space_any_more(made: MadeWorkspace)
     kept = list(made.workspace.mlflow_artifacts.rglob("*.safetensors"))
     assert [file.parents[2].parent.name for file in kept] == [third.logged_model]
     assert find_leftovers(ALL_AGES).rows == []
+
+
+def test_what_tells_of_a_run_goes_when_that_is_asked_for_and_no_version_comes_from_it(made: MadeWorkspace) -> None:
+    client, runs = MlflowClient(), nights(made, [range(10), range(12), range(14)], champions=1)
+    unfinished = made.run("stopped", made.store(DOCUMENTS[:10]), state="stopped")
+    assert not any("record" in name for name in names(collect(ALL_AGES)))
+    old = ALL_AGES.model_copy(update={"history": 3600})
+    told = [run.record.mlflow_run_id for run in (*runs, unfinished)]
+    assert names(collect(old)) == [f"record: run {runs[0].id}"]
+    assert [run.path.exists() for run in (*runs, unfinished)] == [False, True, True, True]
+    assert [client.get_run(known).info.run_id for known in told[1:]] == told[1:]
+    with pytest.raises(MlflowException, match="not found"):
+        client.get_run(told[0])
+    assert find_leftovers(old).rows == []
 
 
 def test_nobody_loses_what_they_have_just_begun_to_need(made: MadeWorkspace) -> None:

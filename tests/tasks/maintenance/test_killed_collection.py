@@ -23,7 +23,9 @@ from forking import in_child
 import mlflow
 from made_workspace import being_in, copy_of, everything_in
 from mlflow import MlflowClient
+from mlflow.entities import ViewType
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from configs.retention import RetentionSettings
 from gpt2core.store.token_store import open_store
 from tasks.evidence.entrant import Entrant
@@ -31,9 +33,10 @@ from tasks.maintenance.collection import collect, find_leftovers
 from tasks.registry.lookup import content_hash, registered_models, versions_of
 from tasks.workspace.folders import Workspace
 
-SETTINGS = RetentionSettings(keep_versions=0, older_than=0)
+SETTINGS = RetentionSettings(keep_versions=0, older_than=0, history=1)
 CHANGING = [(MlflowClient, name) for name in ("set_registered_model_tag", "delete_model_version", "delete_logged_model",
             "create_registered_model", "delete_registered_model")]
+CHANGING += [(MlflowClient, "delete_run"), (SqlAlchemyStore, "_hard_delete_run")]
 CHANGING += [(LocalArtifactRepository, "delete_artifacts"), (Path, "rename"), (Path, "replace"), (shutil, "rmtree")]
 template, place = Workspace(Path(sys.argv[1])), Path(sys.argv[2])
 CHANGING = [(owner, name) for owner, name in CHANGING if not sys.argv[3:] or name in sys.argv[3:]]
@@ -57,8 +60,10 @@ def state(workspace):
     champion = next(version for version in versions if "champion" in version.aliases)
     for version in versions:
         assert content_hash(version.folder) == version.tags["content"], version.uri
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    told = sorted(run.info.run_id for run in client.search_runs(experiments, run_view_type=ViewType.ALL))
     learnt = Entrant("candidate", champion.uri, champion.folder, champion).learner(client).learnt_from()
-    return [version.uri for version in versions], sorted(learnt), sorted(everything_in(workspace))
+    return [version.uri for version in versions], sorted(learnt), sorted(everything_in(workspace)), told
 
 def gc(number):
     with being_in(Workspace(place / str(number))):
@@ -120,7 +125,7 @@ def killed_everywhere(full: Workspace, place: Path, *calls: str) -> int:
 
 
 def test_a_kill_between_a_version_and_its_files_loses_nothing(full: Workspace, tmp_path: Path) -> None:
-    assert killed_everywhere(full, tmp_path, "delete_artifacts") == 2
+    assert killed_everywhere(full, tmp_path, "delete_artifacts") == 3
 
 
 @pytest.mark.slow

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from configs.errors import UserError
 from configs.schema import RunConfig
-from tasks.runs.pinned_base import pin_base, stay_with_base, with_base
+from tasks.runs.pinned_base import find_base, pin_base, stay_with_base, with_base
 from tasks.runs.run_folder import RunFolder
 from tasks.workspace.databases import prepare_databases
 from tasks.workspace.folders import Workspace
@@ -55,3 +56,15 @@ def test_an_unfinished_run_keeps_the_base_it_was_begun_with(client: MlflowClient
     assert stay_with_base(asked, now, other) == now
     folder.write("result", {"run": "keeps-1"})
     assert stay_with_base(asked, now, STORE) == now
+
+
+def test_a_base_that_is_gone_is_told_with_the_finished_run_that_was_made_from_it(client: MlflowClient) -> None:
+    config = config_of("ended", "models:/pinned/7")
+    folder = begun(config, "ended-1")
+    with pytest.raises(UserError, match=r"^models:/pinned/7 is not in the registry .* see gpt2flow runs\.$"):
+        find_base(config)
+    folder.write("result", {"run": "ended-1"})
+    with pytest.raises(UserError, match=r"^models:/pinned/7 is not in the registry .* Run ended-1 .* is finished"):
+        find_base(config)
+    with pytest.raises(UserError, match=r"see gpt2flow runs\.$"):
+        find_base(config_of("ended", "models:/pinned/7", seed=4))

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from prefect import flow, get_client
+from prefect import flow, get_client, task
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import SetStateStatus
@@ -27,6 +27,11 @@ SCHEDULE = {"attempts": 3, "back_off": 60}
 @flow
 def night(config: dict[str, Any]) -> None:
     """Stands for the flow; nothing runs here."""
+
+
+@task
+def stage() -> None:
+    """Stands for one of the flow's."""
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,14 @@ def test_a_dead_night_is_resumed_after_a_back_off(client: SyncPrefectClient, dep
     assert 40 < (found.state_details.scheduled_time - datetime.now(UTC)).total_seconds() <= 60
     assert lock.read().deaths == 1
     assert reconcile_flow_runs(Workspace.current(), client) == {}
+
+
+def test_a_stage_that_was_under_way_does_not_run_for_ever(client: SyncPrefectClient, deployment: UUID) -> None:
+    flow_run, _ = begun(client, deployment, Running())
+    stages = [client.create_task_run(stage, flow_run.id, str(each.type), state=each) for each in (Running(), Completed())]
+    reconcile_flow_runs(Workspace.current(), client)
+    states = [client.read_task_run(each.id).state for each in stages]
+    assert [state.type.value for state in states if state] == ["CRASHED", "COMPLETED"]
 
 
 def test_each_death_doubles_the_wait_and_the_last_attempt_gives_up(client: SyncPrefectClient, deployment: UUID) -> None:
