@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from distributed import LocalCluster
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from tiny import tiny_values
 
@@ -31,9 +32,9 @@ PATIENCE = 300.0  # seconds
 GRID = "train.learning_rate=1e-4,1e-2"
 
 
-def config_of(folder: Path, name: str, steps: int) -> Path:
+def config_of(folder: Path, name: str, steps: int, **cluster: object) -> Path:
     (folder / "a.txt").write_text("".join(f"The {i}th line says that {i * i}.\n\n" for i in range(300)))
-    values = tiny_values(name, folder / "a.txt", train={"steps": steps}, cluster={"runner": "dask", "workers": 2})
+    values = tiny_values(name, folder / "a.txt", train={"steps": steps}, cluster={"runner": "dask", **cluster})
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
     Workspace.current().create()
     return folder / "run.yaml"
@@ -72,8 +73,12 @@ def killing_the_first_member() -> Iterator[None]:
 def test_a_killed_run_is_one_failure_and_the_same_command_ends_the_sweep(
     tmp_path: Path, prefect_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = load_sweep(config_of(tmp_path, "clustered", 4), [GRID], {})
-    with temporary_settings({PREFECT_API_URL: prefect_url}):
+    with (
+        temporary_settings({PREFECT_API_URL: prefect_url}),
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as workers,
+    ):
+        config = config_of(tmp_path, "clustered", 4, address=workers.scheduler_address)
+        plan = load_sweep(config, [GRID], {})
         with killing_the_first_member(), pytest.raises(UserError, match="1 of 2 runs failed"):
             sweep_grid(plan)
         failed = capsys.readouterr().out
@@ -82,13 +87,13 @@ def test_a_killed_run_is_one_failure_and_the_same_command_ends_the_sweep(
     assert result is not None
     assert [run.outcome() for run in runs_named("clustered")] == ["finished"] * 2
     monkeypatch.setattr(Trainer, "_update", None)
-    here = sweep_grid(load_sweep(tmp_path / "run.yaml", [GRID], {"cluster": {"runner": "local"}}))
+    here = sweep_grid(load_sweep(config, [GRID], {"cluster": {"runner": "local", "address": None}}))
     assert here == result
 
 
 @pytest.mark.slow
 def test_runs_stop_with_a_checkpoint_when_their_sweep_is_killed(tmp_path: Path, prefect_url: str) -> None:
-    config = config_of(tmp_path, "abandoned", 1_000_000)
+    config = config_of(tmp_path, "abandoned", 1_000_000, workers=2)
     command = [sys.executable, "-m", "flows.cli", "sweep", str(config), "--grid", GRID]
     with subprocess.Popen(command, env={**os.environ, "PREFECT_API_URL": prefect_url}) as process:
         wait_until(lambda: any(run.metrics.rows() for run in runs_named("abandoned")))
