@@ -29,7 +29,7 @@ from tasks.servers.running import RunningDashboard, running_dashboard
 from tasks.servers.server_process import free_port
 from tasks.workspace.folders import Workspace
 
-EVERY = 60  # seconds from one night to the next
+EVERY = 30  # seconds from one night to the next
 PATIENCE = 600.0  # seconds
 UPDATES = 1000
 SECTIONS: dict[str, dict[str, object]] = {
@@ -45,11 +45,18 @@ def main(nights: int, runs: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         workspace = Workspace(folder / "workspace")
-        environment = {**os.environ, "GPT2FLOW_HOME": str(workspace.root), "GPT2FLOW_LOCKS": str(folder / "locks")}
+        environment = _environment_of(workspace, folder / "locks")
         with _served(workspace, environment) as served:
             _report_memory(served)
             _report_first_steps(served, folder, environment, nights)
             _report_databases(served, workspace, folder, environment, runs)
+
+
+def _environment_of(workspace: Workspace, locks: Path) -> dict[str, str]:
+    """Without what importing `tasks` has said about the workspace that is the current one."""
+    other = ("PREFECT_HOME", "PREFECT_API_URL", "MLFLOW_TRACKING_URI")
+    kept = {name: value for name, value in os.environ.items() if name not in other}
+    return {**kept, "GPT2FLOW_HOME": str(workspace.root), "GPT2FLOW_LOCKS": str(locks)}
 
 
 @contextmanager
@@ -105,8 +112,8 @@ def _seconds_to_first_step(served: RunningDashboard, runs: Path, known: int) -> 
         return json.loads(lines[0]) if lines else None
 
     row = _wait_for(first_row)
-    asked = {"deployments": {"name": {"any_": ["night"]}}, "sort": "START_TIME_DESC", "limit": 1}
-    (flow_run,) = _ask(served, "/flow_runs/filter", asked)
+    begun = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "COMPLETED"]}}}, "sort": "START_TIME_DESC", "limit": 1}
+    (flow_run,) = _ask(served, "/flow_runs/filter", {"deployments": {"name": {"any_": ["night"]}}, **begun})
     _wait_for(lambda: _ask(served, f"/flow_runs/{flow_run['id']}")["state_type"] == "COMPLETED")
     return float(row["time"]) / 1000 - datetime.fromisoformat(flow_run["expected_start_time"]).timestamp()
 

@@ -194,6 +194,13 @@ class TrainSettings(Section):
     ] = 0
     """Processes that make each update together, whole batches each, so accumulate should be a multiple. The weights are the
     same, bit for bit, whatever their number, which may change when a run goes on. auto: one a GPU, 1 on the processor."""
+    reduce: Literal["exact", "fast"] = "exact"
+    """How the gradients of several processes are added. exact: in the order of the batches, so that the weights are the same,
+    bit for bit, whatever the number of processes. fast: by the back-end's all-reduce while backward goes on, in an order that
+    depends on their number."""
+    shard: Annotated[Literal["none", "optimizer"], Influence.NONE] = "none"
+    """What several processes share out instead of each having all: the optimizer's state. The weights are the same, and so are
+    checkpoints; the first process collects it for each of them in the machine's memory."""
     process_timeout: Annotated[float, Field(gt=0.0), Influence.NONE] = 600.0
     """Seconds that processes wait for one another in an update, before the one that hangs is named and the run ends."""
     restore_from: Annotated[str, Influence.APART] = "latest"

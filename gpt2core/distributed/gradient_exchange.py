@@ -7,11 +7,10 @@ a ring, and the order of adding, which decides about the last bits, depends on n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
+from gpt2core.distributed.buckets import buckets_of, fill, flat
 from gpt2core.distributed.process_group import ProcessGroup
 
 BUCKET = 16_000_000
@@ -35,8 +34,8 @@ class GradientExchange:
         """Add the losses [] and gradients of a round's `made` batches; those of a process that made none are not looked at."""
         tensors = [loss.reshape(1), *(torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters)]
         is_first = not self._pieces
-        for number, bucket in enumerate(_buckets(tensors)):
-            rows = self._group.exchange(_flat(bucket, self._group.size))
+        for number, bucket in enumerate(buckets_of(tensors, BUCKET)):
+            rows = self._group.exchange(flat(bucket, self._group.size))
             if is_first:
                 self._pieces.append(rows[0].clone())
             for row in rows[int(is_first) : made]:
@@ -47,34 +46,8 @@ class GradientExchange:
         """The sum [] of all losses; that of all gradients is left in every parameter's `grad`."""
         loss = torch.empty_like(self._pieces[0][:1])
         gradients = [torch.empty_like(p) if p.grad is None else p.grad for p in self._parameters]
-        for piece, bucket in zip(self._pieces, _buckets([loss, *gradients]), strict=True):
-            _fill(bucket, self._group.gather(piece))
+        for piece, bucket in zip(self._pieces, buckets_of([loss, *gradients], BUCKET), strict=True):
+            fill(bucket, self._group.gather(piece))
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         return loss[0]
-
-
-def _buckets(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours that are exchanged together: one large tensor, or several small ones."""
-    bucket, size = list[Tensor](), 0
-    for tensor in tensors:
-        if bucket and size + tensor.numel() > BUCKET:
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(tensor)
-        size += tensor.numel()
-    yield bucket
-
-
-def _flat(bucket: list[Tensor], size: int) -> Tensor:
-    """All numbers one behind the other, and as many zeros as make `size` pieces of one length."""
-    parts = [tensor.flatten() for tensor in bucket]
-    padding = -sum(map(len, parts)) % size
-    return torch.cat([*parts, parts[0].new_zeros(padding)])
-
-
-def _fill(bucket: list[Tensor], flat: Tensor) -> None:
-    """What `_flat` has put together, back to where it was."""
-    lengths = [tensor.numel() for tensor in bucket]
-    parts = torch.split(flat[: sum(lengths)], lengths)
-    torch._foreach_copy_(bucket, [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)])

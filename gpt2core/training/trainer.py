@@ -19,7 +19,9 @@ from torch import Tensor
 from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.distributed.gradient_exchange import GradientExchange
+from gpt2core.distributed.overlapped_sum import OverlappedSum
 from gpt2core.distributed.process_group import ALONE, ProcessGroup
+from gpt2core.distributed.shards import Shards
 from gpt2core.machine.allocator import keep_freed_memory
 from gpt2core.machine.devices import choose_threads, copy_to, same_bits_every_time
 from gpt2core.machine.dtypes import choose_dtype
@@ -103,6 +105,15 @@ class Trainer:
             self._recorded = RecordedGradient(self.optimizer.parameters)
         self._group = group
         self._exchange = GradientExchange(self.optimizer.parameters, group) if group.size > 1 else None
+        self._overlapped: OverlappedSum | None = None
+        if self._exchange and settings.reduce == "fast":
+            self._overlapped = OverlappedSum(self.optimizer.parameters, group)
+            if not self._recorded:  # what the device repeats by itself calls nobody
+                self._working.call_with_gradients(self._overlapped.made)
+        self._shards: Shards | None = None
+        if self._exchange and settings.shard == "optimizer":
+            self._shards = Shards(self.optimizer.parameters, group)
+            self.optimizer.keep(self._shards.own)
         self._stop_requested = self._stop_agreed = False
         self._not_finite = torch.zeros((), dtype=torch.bool)
         self._skipped = 0
@@ -126,6 +137,7 @@ class Trainer:
         (stop), DivergedError (rewind), or training goes on (skip).
         """
         self.model.train()
+        self.optimizer.gathered = None
         self._reported_at = time.perf_counter()
         gc.freeze()  # all that is alive now stays alive until the end: the collector need not walk through it again and again
         try:
@@ -136,6 +148,8 @@ class Trainer:
             self._report()
             if self._exchange:
                 self._group.require_same(self.optimizer.parameters)
+            if self._shards:
+                self._gather_state(self._shards)
         finally:
             gc.unfreeze()
             if self._recorded:
@@ -184,12 +198,24 @@ class Trainer:
             callback.before_update()
         self._not_finite = ~(loss.isfinite() & norm.isfinite())
         self.optimizer.update(rate, left_out=self._not_finite)
+        if self._shards:
+            self._shards.share()
         if self.optimizer.fills_copies:
             self._working.note_as_current()
         self.step += 1
         self._pending.append((loss, rate, norm))
 
+    def _gather_state(self, shards: Shards) -> None:
+        """For the first process, which saves it."""
+        own = self.optimizer.tensors()
+        gathered = shards.gather(self.optimizer.moments, own)
+        if self.optimizer.counts_updates:
+            gathered["step"] = torch.tensor(self._group.largest(float(own.get("step", 0.0))))
+        self.optimizer.gathered = gathered
+
     def _gradient(self) -> Tensor:
+        if self._overlapped:
+            return self._gradient_by_all_at_once(self._overlapped)
         if self._exchange:
             return self._gradient_by_all(self._exchange)
         self.begin_update()
@@ -205,6 +231,30 @@ class Trainer:
             exchange.add(self._batch_of_round(number), made)
         return exchange.finish()
 
+    def _gradient_by_all_at_once(self, overlapped: OverlappedSum) -> Tensor:
+        lacking, loss = False, torch.zeros((), device=self._device)
+        overlapped.forget()
+        self.begin_update()
+        try:
+            own = range(self._group.rank, self.micro_batches, self._group.size)
+            for number in own:
+                if number == own[-1]:
+                    overlapped.begin()
+                loss += self._accumulate(number, is_first=number == own[0])
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            lacking = True
+        loss = overlapped.finish(loss)
+        self._agree(lacking)
+        return loss
+
+    def _agree(self, lacking: bool) -> None:
+        """With the other processes, on whether to stop; raises MemoryError in all where one of them lacks memory."""
+        lacking, self._stop_agreed = self._group.any(lacking, self._stop_requested)
+        if lacking:
+            raise MemoryError("a process lacks memory")
+
     def _batch_of_round(self, number: int | None) -> Tensor:
         """The loss of this process's batch, if it makes one; MemoryError in every process where one of them lacks memory."""
         lacking, loss = False, torch.zeros((), device=self._device)
@@ -215,9 +265,7 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             lacking = True
-        lacking, self._stop_agreed = self._group.any(lacking, self._stop_requested)
-        if lacking:
-            raise MemoryError("a process lacks memory")
+        self._agree(lacking)
         return loss
 
     def _cut_batches(self) -> None:

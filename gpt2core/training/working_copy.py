@@ -7,7 +7,7 @@ them once an update, not at every layer, and its gradients are added up in float
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Literal
@@ -68,9 +68,7 @@ class WorkingCopy:
 
         So no more than one of them is held beside the sums.
         """
-        if self._aside is None:
-            for copied, own in self._trained:
-                copied.register_post_accumulate_grad_hook(partial(self._add_to_sum, own))  # type: ignore[no-untyped-call]
+        self._register_sums()
         self._aside = {own: own.grad for _, own in self._trained if own.grad is not None}
         for summed in self._aside:
             summed.grad = None
@@ -82,11 +80,27 @@ class WorkingCopy:
         finally:
             self._aside.clear()
 
+    def call_with_gradients(self, made: Callable[[Tensor], None]) -> None:
+        """Have it called with each trained parameter of the master as soon as backward has added to its `grad`."""
+        self._register_sums()  # which come before
+        for copied, own in self._trained:
+            copied.register_post_accumulate_grad_hook(partial(_hand_on, made, own))  # type: ignore[no-untyped-call]
+
+    def _register_sums(self) -> None:
+        if self._aside is None:
+            for copied, own in self._trained:
+                copied.register_post_accumulate_grad_hook(partial(self._add_to_sum, own))  # type: ignore[no-untyped-call]
+            self._aside = {}
+
     @torch.no_grad()
     def _add_to_sum(self, own: Tensor, _: Tensor) -> None:
         total = self._aside.pop(own, None) if self._aside else None
         if total is not None:
             own.grad = total if own.grad is None else total.add_(own.grad)
+
+
+def _hand_on(made: Callable[[Tensor], None], own: Tensor, _: Tensor) -> None:
+    made(own)
 
 
 def _copy_of(master: GPT2, dtype: torch.dtype) -> GPT2:

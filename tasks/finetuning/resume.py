@@ -28,6 +28,11 @@ KERNELS_CHANGED = (
     "its weights are as good, and not those, bit for bit, of a run on one kind of processor"
 )
 
+PROCESSES_CHANGED = (
+    "the run was trained by {before} processes with train.reduce fast, and goes on with {now} from step {step}: its weights "
+    "are as good, and not those, bit for bit, of a run by either number; with train.reduce exact they would be"
+)
+
 
 def start_or_resume(run: FinetuneRun, origin: Origin | None, asked: str) -> None:
     """Fill the trainer from the newest sound checkpoint, or from `origin`, and make folder and logs agree with it."""
@@ -111,6 +116,9 @@ def _describe(run: FinetuneRun, state: CheckpointState | None, origin: Origin | 
     if known.kernels and kernels and known.kernels != kernels:
         changes["kernels"] = [known.kernels, kernels]
         warn("kernels", KERNELS_CHANGED.format(before=known.kernels, now=kernels, step=run.trainer.step))
+    if run.config.train.reduce == "fast" and run.trainer.step and "train.processes" in changes:
+        by, by_now = changes["train.processes"]
+        warn("processes", PROCESSES_CHANGED.format(before=by, now=by_now, step=run.trainer.step))
     change = [Change(step=run.trainer.step, settings=changes)] if changes else []
     update = {
         "settings": config,

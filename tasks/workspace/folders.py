@@ -140,6 +140,9 @@ def point_environment(workspace: Workspace) -> None:
         "DO_NOT_TRACK": "1",
         "MLFLOW_TRACKING_URI": workspace.mlflow_database,
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Files go through MLflow's server: who uses it need not reach the place where it keeps them.
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",

@@ -48,7 +48,7 @@ def test_an_interval_deployment_fires_twice_and_the_second_time_finds_nothing_ne
     up: Any, wait_until: Any, folder: Path
 ) -> None:
     config = up.config("twice", folder, registry={"enabled": True})
-    assert "every 0:00:10" in up.gpt2flow("deploy", config, "--every", "10s")
+    assert "every 0:00:05" in up.gpt2flow("deploy", config, "--every", "5s")
     wait_until(lambda: len(up.ended("twice")) >= 2)
     assert "twice" in up.gpt2flow("pause", "twice")
     first, second = up.ended("twice")[:2]

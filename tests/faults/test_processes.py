@@ -4,6 +4,7 @@ Also tests `tasks.finetuning.ranks`, `tasks.finetuning.follow` and `tasks.finetu
 """
 
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from runs_by_processes import assert_same, config_file, run
+from runs_by_processes import STEPS, assert_same, config_file, run
 
 from configs.errors import UserError
 from gpt2core.training.trainer import Trainer
@@ -40,7 +41,7 @@ def test_a_killed_process_is_named_and_the_run_goes_on_with_another_number_to_th
     sentence = r"^Process 1 of 2 was killed by SIGKILL: the run ends, and the same command goes on from the last checkpoint"
     monkeypatch.setattr(Trainer, "_update", killing)
     with pytest.raises(UserError, match=sentence):
-        run(file, processes=2)
+        run(file, processes=2, shard="optimizer")
     monkeypatch.undo()
     assert not others_of(os.getpid())
     assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}, f"more than {loopback()} can reach the processes"
@@ -85,3 +86,43 @@ def test_when_the_first_process_is_killed_the_others_end_and_the_run_goes_on(
         _, alive = psutil.wait_procs(others, timeout=30)
     assert not alive
     assert_same(run(file, processes=1), run_by_one)
+
+
+@pytest.mark.slow
+def test_any_process_may_be_killed_at_any_moment_and_the_run_goes_on_with_any_number_to_the_same_bits(
+    text: Path, tmp_path: Path, run_by_one: RunFolder, slow_process: Any
+) -> None:
+    file, chance = config_file("ranks-at-random", text, tmp_path, checkpoint_every=1), random.Random(17)
+    for kill in range(4):
+        number = chance.randrange(2, 5)
+        arguments = ["run", str(file), "--train.processes", str(number), "--train.shard", chance.choice(["none", "optimizer"])]
+        with slow_process(*arguments, until="an update begins", pause=1) as process:
+            time.sleep(chance.uniform(0, 2))
+            others = others_of(process.pid)
+            chance.choice([process, *others]).kill()
+            output = process.communicate()[0]
+        assert process.returncode in (2, -signal.SIGKILL), f"kill {kill}: {output}"
+        assert not psutil.wait_procs(others, timeout=60)[1]
+    assert_same(run(file, processes=3, shard="optimizer"), run_by_one)
+
+
+@pytest.mark.slow
+def test_a_fast_run_goes_on_with_another_number_of_processes_and_says_what_that_means(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, update = config_file("ranks-fast", text, tmp_path, reduce="fast"), Trainer._update
+
+    def failing(trainer: Trainer) -> None:
+        if trainer.step == 5:
+            raise UserError("a fault")
+        update(trainer)
+
+    monkeypatch.setattr(Trainer, "_update", failing)
+    with pytest.raises(UserError):
+        run(file, processes=2)
+    monkeypatch.undo()
+    capsys.readouterr()
+    done = run(file, processes=1)
+    assert "the run was trained by 2 processes with train.reduce fast" in " ".join(capsys.readouterr().out.split())
+    assert done.record.changes[-1].settings["train.processes"] == ["2", "1"]
+    assert done.checkpoint_path(STEPS).is_dir()

@@ -22,6 +22,14 @@ CASES = {
 }
 
 
+@pytest.mark.slow
+def test_eight_processes_make_the_bits_of_one() -> None:
+    cases = {name: {"accumulate": 8, **CASES[name]} for name in ("adamw, bfloat16, dropout", "muon, noise", "lora")}
+    cases["batches that do not divide"] = {"accumulate": 11}
+    alone, eight = train_by([1, 8], cases)
+    assert eight == alone
+
+
 def test_several_processes_make_the_bits_of_one() -> None:
     alone, two, four = train_by([1, 2, 4], CASES)
     assert two == alone

@@ -175,3 +175,23 @@ def test_gradients_are_those_that_autograd_returns(dtype: torch.dtype) -> None:
             (working.model.loss(half, half) / 2).backward()
         for parameter, exact in zip(model.parameters(), expected, strict=True):
             assert (parameter.grad - exact).norm() <= (1e-5 if dtype is torch.float32 else 0.05) * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gradient_is_handed_on_once_and_whole_while_backward_goes_on(store: TokenStore, dtype: str) -> None:
+    trainer = make_trainer(store, dtype, accumulate=2)
+    handed: list[tuple[Tensor, Tensor]] = []
+
+    def note(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        handed.append((parameter, parameter.grad.clone()))
+
+    trainer._working.call_with_gradients(note)
+    trainer.gradient()
+    of_second = handed[len(handed) // 2 :]
+    assert {parameter for parameter, _ in of_second} == set(trainer.optimizer.parameters)
+    assert len(of_second) == len(trainer.optimizer.parameters)
+    assert all(torch.equal(gradient, parameter.grad) for parameter, gradient in of_second if parameter.grad is not None)
+    (first, _), (last, _) = of_second[0], of_second[-1]
+    assert first is trainer.model.ln_f.bias or first is trainer.model.ln_f.weight
+    assert last is trainer.model.wte.weight or last is trainer.model.wpe.weight

@@ -62,7 +62,7 @@ def test_every_setting_that_is_part_of_the_id_is_so_on_purpose() -> None:
     train = [f"train.{name}.{inner}" for name in ("lora", "early_stopping") for inner in sorted(KNOWN_TO_0_1[name])]
     train += [f"train.{name}" for name, inner in KNOWN_TO_0_1.items() if inner is True]
     model = ["model.n_ctx", "model.n_embd", "model.n_head", "model.n_layer", "model.dropout"]
-    assert sorted(settings_by_name(config_of())) == sorted([*train, *model, "data.mask_documents"])
+    assert sorted(settings_by_name(config_of())) == sorted([*train, "train.reduce", *model, "data.mask_documents"])
 
 
 def test_a_setting_that_is_new_changes_no_id_until_it_is_used() -> None:

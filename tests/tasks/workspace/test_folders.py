@@ -37,6 +37,7 @@ def test_whoever_imports_the_pipeline_keeps_state_in_the_workspace_and_sends_not
         "print(prefect.settings.get_current_settings().server.analytics_enabled)\n"
         "print(mlflow.get_tracking_uri())\n"
         "print(os.environ['MLFLOW_DISABLE_TELEMETRY'], os.environ['DO_NOT_TRACK'])\n"
+        "print(os.environ['MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD'])  # files come from its server, wherever it keeps them\n"
     )
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_", "DO_NOT"))}
     command = [sys.executable, "-c", script]
@@ -47,6 +48,7 @@ def test_whoever_imports_the_pipeline_keeps_state_in_the_workspace_and_sends_not
         f"sqlite:///{tmp_path}/mlflow/mlflow.db",
         "true",
         "1",
+        "false",
     ]
 
 
