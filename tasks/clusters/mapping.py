@@ -98,11 +98,11 @@ def _ray(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[Task
     from prefect_ray.context import remote_options
     from prefect_ray.task_runners import RayTaskRunner
 
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    local = {"num_cpus": len(_environments(cluster, pieces, computes)), "_node_ip_address": HOST, "include_dashboard": False}
+    local: dict[str, Any] = {"_node_ip_address": HOST, "include_dashboard": False}
+    local |= {"num_cpus": len(_environments(cluster, pieces, computes)), "logging_level": logging.ERROR, "log_to_driver": False}
     with ExitStack() as stack:
         try:
-            runner = stack.enter_context(RayTaskRunner(cluster.address, quiet if cluster.address else quiet | local))
+            runner = stack.enter_context(RayTaskRunner(cluster.address, {} if cluster.address else local))
         except Exception as error:  # Ray raises that very class where it does not come up
             raise _failure(cluster, error) from error
         gpus = computes and ray.cluster_resources().get("GPU", 0)
