@@ -97,9 +97,11 @@ def test_runs_stop_with_a_checkpoint_when_their_sweep_is_killed(tmp_path: Path, 
     config = config_of(tmp_path, "abandoned", 1_000_000, workers=1)
     command = [sys.executable, "-m", "flows.cli", "sweep", str(config), "--grid", GRID]
     with subprocess.Popen(command, env={**os.environ, "PREFECT_API_URL": prefect_url}) as process:
-        wait_until(lambda: any(run.metrics.rows() for run in runs_named("abandoned")))
-        members = [child for child in psutil.Process().children(recursive=True) if PROGRAM in child.cmdline()]
-        process.kill()
+        try:
+            wait_until(lambda: any(run.metrics.rows() for run in runs_named("abandoned")))
+            members = [child for child in psutil.Process().children(recursive=True) if PROGRAM in child.cmdline()]
+        finally:
+            process.kill()
     assert members
     wait_until(lambda: not any(member.is_running() for member in members))
     stopped = [run for run in runs_named("abandoned") if run.metrics.rows()]
