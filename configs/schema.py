@@ -20,6 +20,7 @@ from configs.accepted_values import (
     no_secret_inside,
 )
 from configs.alerts import AlertSettings
+from configs.cluster import ClusterSettings
 from configs.evaluation import EvaluateSettings
 from configs.influence import Influence
 from configs.promotion import PromotionSettings
@@ -61,7 +62,7 @@ class DataSettings(Section):
     mask_documents: bool = False
     """Keep documents that share a window apart, in training and validation: attention and positions begin anew with each."""
     workers: Annotated[Positive, Influence.NONE] = 1
-    """Prefect tasks that share the shards out among them, on the flow's task runner; 1 encodes in the run itself, and its
+    """Prefect tasks that share the shards out among them, where cluster.runner says; 1 encodes in the run itself, and its
     tokenizer uses every core already."""
     expanded_limit: Annotated[Positive, Influence.NONE] = 64
     """GiB that one compressed file or archive may expand to."""
@@ -269,6 +270,7 @@ class RunSettings(Section):
     promote: Annotated[PromotionSettings, Influence.NONE] = PromotionSettings()
     schedule: Annotated[ScheduleSettings, Influence.NONE] = ScheduleSettings()
     alerts: Annotated[AlertSettings, Influence.NONE] = AlertSettings()
+    cluster: Annotated[ClusterSettings, Influence.NONE] = ClusterSettings()
     gc: Annotated[RetentionSettings, Influence.NONE] = RetentionSettings()
 
 
