@@ -20,6 +20,7 @@ from configs.accepted_values import (
     no_secret_inside,
 )
 from configs.alerts import AlertSettings
+from configs.cluster import ClusterSettings
 from configs.evaluation import EvaluateSettings
 from configs.influence import Influence
 from configs.promotion import PromotionSettings
@@ -61,7 +62,7 @@ class DataSettings(Section):
     mask_documents: bool = False
     """Keep documents that share a window apart, in training and validation: attention and positions begin anew with each."""
     workers: Annotated[Positive, Influence.NONE] = 1
-    """Prefect tasks that share the shards out among them, on the flow's task runner; 1 encodes in the run itself, and its
+    """Prefect tasks that share the shards out among them, where cluster.runner says; 1 encodes in the run itself, and its
     tokenizer uses every core already."""
     expanded_limit: Annotated[Positive, Influence.NONE] = 64
     """GiB that one compressed file or archive may expand to."""
@@ -197,6 +198,9 @@ class TrainSettings(Section):
     """How the gradients of several processes are added. exact: in the order of the batches, so that the weights are the same,
     bit for bit, whatever the number of processes. fast: by the back-end's all-reduce while backward goes on, in an order that
     depends on their number."""
+    shard: Annotated[Literal["none", "optimizer"], Influence.NONE] = "none"
+    """What several processes share out instead of each having all: the optimizer's state. The weights are the same, and so are
+    checkpoints; the first process collects it for each of them in the machine's memory."""
     process_timeout: Annotated[float, Field(gt=0.0), Influence.NONE] = 600.0
     """Seconds that processes wait for one another in an update, before the one that hangs is named and the run ends."""
     restore_from: Annotated[str, Influence.APART] = "latest"
@@ -266,6 +270,7 @@ class RunSettings(Section):
     promote: Annotated[PromotionSettings, Influence.NONE] = PromotionSettings()
     schedule: Annotated[ScheduleSettings, Influence.NONE] = ScheduleSettings()
     alerts: Annotated[AlertSettings, Influence.NONE] = AlertSettings()
+    cluster: Annotated[ClusterSettings, Influence.NONE] = ClusterSettings()
     gc: Annotated[RetentionSettings, Influence.NONE] = RetentionSettings()
 
 

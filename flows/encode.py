@@ -9,7 +9,7 @@ from configs.schema import RunConfig
 from gpt2core.store.contracts import damaged_store_files
 from gpt2core.store.encoding import name_of_store
 from gpt2core.store.report import CorpusReport
-from gpt2core.store.token_store import open_store
+from gpt2core.store.token_store import TokenStore, open_store
 from tasks.encode_to_parquet import encode_to_parquet
 from tasks.load_dataset import load_dataset
 from tasks.prepare_tokenizer import prepare_tokenizer
@@ -22,11 +22,14 @@ from tasks.workspace.folders import Workspace
 @flow(persist_result=False, validate_parameters=True)
 def encode(config: RunConfig) -> CorpusReport:
     """Make or update the token store of a config and report on it."""
-    base = resolve_base(config.model)
+    return report_data(encode_text(config), config, resolve_base(config.model))
+
+
+def encode_text(config: RunConfig) -> TokenStore:
+    """The stages that make the token store, inside whichever flow calls them."""
     files = load_dataset(config.data)
-    tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
-    store = encode_to_parquet(files, config.data, tokenizer)
-    return report_data(store, config, base)
+    tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, resolve_base(config.model))
+    return encode_to_parquet(files, config.data, tokenizer, config.cluster)
 
 
 def show_data(config: RunConfig, price: float | None) -> None:

@@ -49,7 +49,7 @@ def fine_tune(asked: RunConfig, files: list[SourceFile] | None = None) -> RunRes
     check_choices(config, base)
     files = files or load_dataset(config.data)
     tokenizer = prepare_tokenizer(files, config.data, config.tokenizer, base)
-    store = encode_to_parquet(files, config.data, tokenizer)
+    store = encode_to_parquet(files, config.data, tokenizer, config.cluster)
     if (staying := stay_with_base(asked, config, store)) != config:
         config, base = staying, resolve_base(staying.model)
     with device_for(config):

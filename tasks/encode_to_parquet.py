@@ -10,15 +10,16 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
-from prefect.futures import wait
 from rich.markup import escape
 
+from configs.cluster import HERE, ClusterSettings
 from configs.schema import DataSettings
 from gpt2core.store.contracts import ContractError
 from gpt2core.store.encoding import ShardWork, encode_store, encode_work
 from gpt2core.store.token_store import TokenStore, open_store
 from gpt2core.text.documents import SourceFile
 from gpt2core.text.tokenizer import Tokenizer
+from tasks.clusters.mapping import map_task
 from tasks.runs.flow_run_locks import note_progress
 from tasks.terminal.console import begin, encoding_bar, say, warn
 from tasks.terminal.prefect_page import shown_if_served
@@ -26,7 +27,9 @@ from tasks.workspace.folders import Workspace
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def encode_to_parquet(files: list[SourceFile], settings: DataSettings, tokenizer: Tokenizer) -> TokenStore:
+def encode_to_parquet(
+    files: list[SourceFile], settings: DataSettings, tokenizer: Tokenizer, cluster: ClusterSettings = HERE
+) -> TokenStore:
     """The corpus's token store, verified; one that holds the same text in the same vocabulary is not encoded again."""
     stores = Workspace.current().stores
     before = {path.name for path in stores.iterdir()}
@@ -38,7 +41,10 @@ def encode_to_parquet(files: list[SourceFile], settings: DataSettings, tokenizer
             note_progress()
             bar.update(row, description=stage, completed=done, total=total)
 
-        path = encode_store(files, settings, tokenizer, stores, show, _share_out)
+        def share_out(works: list[ShardWork]) -> None:
+            map_task(encode_shards, cluster, computes=False, work=works)
+
+        path = encode_store(files, settings, tokenizer, stores, show, share_out)
     store = open_store(path, verify=False)  # encode_store has just verified it
     for note in store.manifest.findings.get("notes", []):
         say("read", escape(note))
@@ -56,13 +62,6 @@ def encode_to_parquet(files: list[SourceFile], settings: DataSettings, tokenizer
 def encode_shards(work: ShardWork) -> None:
     """Encode neighbouring shards of a store in the making, on any machine that sees the same files."""
     encode_work(work)
-
-
-def _share_out(works: list[ShardWork]) -> None:
-    futures = encode_shards.map(works)
-    wait(futures)  # before an error is heard nobody may still be writing
-    for future in futures:
-        future.result()
 
 
 @contextmanager

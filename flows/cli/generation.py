@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from configs.cluster import HERE, ClusterSettings
 from configs.errors import UserError
 from configs.generation import BatchSettings
 from flows.cli.app import app
@@ -24,6 +25,7 @@ def generate(
     *,
     model: str | None = None,
     settings: Annotated[BatchSettings, Parameter(name="*")] = BatchSettings(),
+    cluster: ClusterSettings = HERE,
 ) -> None:
     """Complete all prompts of a JSONL, CSV or Parquet file into a Parquet file.
 
@@ -51,4 +53,4 @@ def generate(
     with prefect_starting(Workspace.current().create()):
         from flows.generate import generate as generate_flow
     with naming_a_lost_server():
-        generate_flow(prompts, out.absolute(), model, settings)
+        generate_flow(prompts, out.absolute(), model, settings, cluster)

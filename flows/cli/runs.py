@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -16,6 +17,9 @@ from flows.cli.prefect_start import prefect_starting
 from gpt2core.text.sources import check_sources
 from tasks.servers.prefect_server import naming_a_lost_server
 from tasks.workspace.folders import Workspace
+
+if TYPE_CHECKING:
+    from tasks.finetuning.result import RunResult
 
 
 @app.command
@@ -33,7 +37,7 @@ def run(config: Path, /, *, settings: Overrides = RunSettings()) -> None:
     """
     loaded = load_config(config, settings.model_dump(exclude_unset=True))
     check_sources(loaded.data)
-    _fine_tune(loaded)
+    _train_and_show(loaded)
 
 
 @app.command
@@ -74,7 +78,7 @@ def resume(run: str, /) -> None:
     """
     from tasks.runs.run_control import config_to_resume
 
-    _fine_tune(config_to_resume(run))
+    _train_and_show(config_to_resume(run))
 
 
 @app.command
@@ -180,17 +184,23 @@ def checkpoints(run: str, /, *, verify: bool = False, prune: bool = False, pin: 
         sys.exit(1)
 
 
-def _fine_tune(config: RunConfig) -> None:
+def _train_and_show(config: RunConfig) -> None:
+    result = fine_tune(config)
+    from flows.pages.summary import print_summary
+
+    print_summary(result)
+
+
+def fine_tune(config: RunConfig) -> RunResult:
+    """Train as the config says, with Prefect's server and what was left by killed runs looked after first."""
     print(f"gpt2flow {version('gpt2flow')}, run '{config.name}': starting PyTorch, Prefect and MLflow ...", flush=True)
     workspace = Workspace.current().create()
     with prefect_starting(workspace):
         from flows.finetune import finetune
-        from flows.pages.summary import print_summary
         from tasks.scheduling.recovery import mend_what_died
         from tasks.tracking.reconciliation import reconcile
 
         reconcile(workspace)
     with naming_a_lost_server():
         mend_what_died(workspace)
-        result = finetune(config)
-    print_summary(result)
+        return finetune(config)

@@ -27,9 +27,10 @@ from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, seal_of,
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.text.tokenizer import Tokenizer
+from gpt2core.training.optimizers import Optimization
 from gpt2core.training.trainer import Trainer, TrainerState
 from gpt2core.weights.loading import save_config, save_tensors
-from gpt2core.weights.tensor_files import Readers
+from gpt2core.weights.tensor_files import Readers, open_tensors
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -114,11 +115,19 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     device = str(trainer.model.wte.weight.device)
     try:
         _fill(trainer.model, read_weights(checkpoint.path))
-        trainer.optimizer.load(load_file(checkpoint.path / "optimizer.safetensors", device=device))
+        trainer.optimizer.load(_moments(checkpoint.path / "optimizer.safetensors", trainer.optimizer, device))
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{checkpoint.path} does not fit this model ({error}): choose another train run name.") from error
     state = read_state(checkpoint)
     trainer.state = TrainerState(state.step, state.replaced, state.batch_cuts, state.whole_gradients)
+
+
+def _moments(file: Path, optimizer: Optimization, device: str) -> dict[str, torch.Tensor]:
+    """What this process keeps of them."""
+    if not optimizer.is_shared_out:
+        return load_file(file, device=device)
+    own = optimizer.own_names
+    return {name: read().to(device) for name, read in open_tensors(file).items() if name in own}
 
 
 def _fill(model: GPT2, weights: Readers) -> None:

@@ -64,6 +64,20 @@ class ProcessGroup:
         self._together(lambda: dist.all_gather(list(whole.view(self.size, -1).unbind()), piece))
         return whole
 
+    def broadcast(self, numbers: Tensor, owner: int) -> None:
+        """Replace numbers by those of process `owner`."""
+        self._together(lambda: dist.broadcast(numbers, owner))
+
+    def hand_to_first(self, tensor: Tensor, owner: int) -> None:
+        """From process `owner` to the first one; the others have no part in it."""
+        self._together(lambda: dist.recv(tensor, owner) if self.rank == 0 else dist.send(tensor, 0))
+
+    def largest(self, number: float) -> float:
+        """The largest one of all processes."""
+        found = torch.tensor(number)
+        self._together(lambda: dist.all_reduce(found, dist.ReduceOp.MAX))
+        return float(found)
+
     def begin_sum(self, numbers: Tensor) -> dist.Work:
         """Begin to replace numbers by the sum of everybody's, in the back-end's own order; `wait` for it."""
         work: dist.Work = dist.all_reduce(numbers, async_op=True)

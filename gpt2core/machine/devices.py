@@ -36,6 +36,13 @@ def accelerator_name() -> str | None:
     return "Apple GPU (mps)" if torch.backends.mps.is_available() else None
 
 
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES has to say for each of the GPUs that this process sees; empty without one."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
 def copy_to(device: torch.device, tensor: Tensor) -> Tensor:
     """A tensor on `device`; from the host to CUDA without waiting for what the device still has to do."""
     if device.type == "cuda" and tensor.device.type == "cpu":

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from configs.schema import TrainSettings
+from gpt2core.distributed.shards import largest_share
 from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
@@ -38,13 +39,16 @@ class Footprint:
     weights: int
     gradients: int
     optimizer: int
+    """What this process keeps of the optimizer's state."""
+    state: int
+    """What all processes keep of it."""
     activations: int
     peak: int
 
     @property
     def snapshot(self) -> int:
         """What a checkpoint that is saved beside training copies: trained weights and the optimizer's state."""
-        return 4 * self.trained + self.optimizer
+        return 4 * self.trained + self.state
 
     @property
     def standing(self) -> int:
@@ -101,7 +105,9 @@ def _rehearse(config: GPT2Config, settings_json: str, device: torch.device, mask
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
         count = sum(parameter.numel() for parameter in trained)
-        moments = trainer.optimizer.checkpoint_bytes - 4 * count
+        state = moments = trainer.optimizer.checkpoint_bytes - 4 * count
+        if settings.shard == "optimizer" and settings.processes > 1:
+            moments = largest_share(trainer.optimizer.moments, settings.processes)
         standing = torch.empty(moments, dtype=torch.uint8)
         trainer.begin_update()
         before = ledger.alive
@@ -110,7 +116,7 @@ def _rehearse(config: GPT2Config, settings_json: str, device: torch.device, mask
         trainer.gradient()
         kept = max(at_the_end_of_the_blocks) - before
         del standing
-    return Footprint(model.parameter_count(), count, weights, 4 * count, moments, max(0, kept), ledger.peak)
+    return Footprint(model.parameter_count(), count, weights, 4 * count, moments, state, max(0, kept), ledger.peak)
 
 
 def _note_when_blocks_are_done(model: GPT2, ledger: MemoryLedger) -> list[int]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -150,6 +151,8 @@ class _ShardWriter:
         self._end = np.array([tokenizer.end_of_text], dtype=self._dtype)
         self._lengths = np.zeros(len(rows), dtype=np.int64)
         self._streams: dict[str, TokenShard] = {}
+        # A worker that is taken for lost may still write while another one does its work.
+        self._unfinished = f".{uuid4().hex}.tmp"
         self._done = 0
 
     def add(self, parts: list[ShardPart]) -> None:
@@ -177,23 +180,28 @@ class _ShardWriter:
     def finish(self) -> None:
         """Complete and fsync the token files, then write the lengths."""
         stored = {}
-        for stream in self._streams.values():
+        for split, stream in self._streams.items():
             tokens = stream.close(self._tokenizer.end_of_text)
             fsync(stream.path)
-            size = stream.path.stat().st_size
-            stored[stream.path.name] = StoredFile(bytes=size, sha256=file_sha256(stream.path), tokens=tokens).model_dump()
+            path = self._tokens_path(split)
+            size, sha256 = stream.path.stat().st_size, file_sha256(stream.path)
+            stored[path.name] = StoredFile(bytes=size, sha256=sha256, tokens=tokens).model_dump()
+            stream.path.replace(path)
         table = plan_of(self._folder, self._shard).append_column("n_tokens", pa.array(self._lengths))
         table = table.replace_schema_metadata({"files": json.dumps(stored), "plan": _plan_hash(self._folder, self._shard)})
         path = lengths_path(self._folder, self._shard)
-        unfinished = path.with_suffix(".tmp")
+        unfinished = path.with_suffix(self._unfinished)
         pq.write_table(table, unfinished)
         fsync(unfinished)
         unfinished.replace(path)
         fsync(self._folder)
 
+    def _tokens_path(self, split: str) -> Path:
+        return self._folder / f"tokens-{split}-{self._shard:05d}.parquet"
+
     def _append(self, split: str, row: int, ids: np.ndarray[Any, Any]) -> None:
         if split not in self._streams:
-            self._streams[split] = TokenShard(self._folder / f"tokens-{split}-{self._shard:05d}.parquet", self._dtype)
+            self._streams[split] = TokenShard(self._tokens_path(split).with_suffix(self._unfinished), self._dtype)
         self._streams[split].append(ids)
         self._lengths[row] += len(ids)
 

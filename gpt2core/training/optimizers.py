@@ -38,10 +38,21 @@ class Optimization:
         self._names: dict[Tensor, str] = {
             parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
         }
+        self.gathered: dict[str, Tensor] | None = None
+        """Of the first of several processes that share the state out: what the others keep, between updates."""
+        self.is_shared_out = False
+        """Whether other processes keep a part of the state."""
         self.optimizers = _build(self._names, settings)
         computing = list(copies.values()) if copies else self.parameters
         if settings.optimizer == "adamw" and all(map(training_kernels.supports, computing)):
             self.optimizers = [OnePassAdamW(_groups(self._names, settings), copies or {}, **_adamw_options(settings))]
+        self.moments = [
+            (f"{key}.{self._names[parameter]}", parameter)
+            for optimizer in self.optimizers
+            for parameter in _parameters_of(optimizer)
+            for key in _moments_of(optimizer)
+        ]
+        """The name of every tensor that is kept for a parameter, and the parameter, whose shape it has."""
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -51,7 +62,7 @@ class Optimization:
     @property
     def fills_copies(self) -> bool:
         """Whether an update changes the bfloat16 weights as well."""
-        return isinstance(self.optimizers[0], OnePassAdamW)
+        return isinstance(self.optimizers[0], OnePassAdamW) and not self.is_shared_out
 
     @property
     def state(self) -> dict[Tensor, dict[str, Any]]:
@@ -61,17 +72,37 @@ class Optimization:
     @property
     def checkpoint_bytes(self) -> int:
         """Size of what changes with every update: weights and moments in float32."""
-        sizes = [
-            4 * parameter.numel() * (1 + len(_moments_of(optimizer)))
-            for optimizer in self.optimizers
-            for parameter in _parameters_of(optimizer)
-        ]
-        return sum(sizes)
+        return self.weights_bytes + sum(4 * parameter.numel() for _, parameter in self.moments)
 
     @property
     def weights_bytes(self) -> int:
         """The part of it that is weights."""
         return sum(4 * parameter.numel() for parameter in self._names)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `tensors` are all that there is."""
+        return not self.is_shared_out or self.gathered is not None
+
+    @property
+    def counts_updates(self) -> bool:
+        """Whether the state holds how many updates were made, as AdamW's does."""
+        return any(isinstance(optimizer, AdamW) for optimizer in self.optimizers)
+
+    @property
+    def own_names(self) -> set[str]:
+        """Of the tensors that this process keeps."""
+        own = {parameter for optimizer in self.optimizers for parameter in _parameters_of(optimizer)}
+        return {"step", *(name for name, parameter in self.moments if parameter in own)}
+
+    def keep(self, own: set[Tensor]) -> None:
+        """Update these parameters alone, and keep no state of the others: other processes do."""
+        self.is_shared_out = True
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["params"] = [parameter for parameter in group["params"] if parameter in own]
+            for parameter in optimizer.state.keys() - own:
+                del optimizer.state[parameter]
 
     def clip(self, most: float) -> Tensor:
         """The norm [] of all gradients together; the next update scales them down where it is larger than `most`."""
@@ -103,7 +134,7 @@ class Optimization:
             for parameter, state in optimizer.state.items():
                 found |= {f"{key}.{self._names[parameter]}": state[key] for key in _moments_of(optimizer)}
                 found |= {"step": state["step"]} if "step" in state else {}  # updates applied: fewer if some were skipped
-        return found
+        return {**(self.gathered or {}), **found}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `tensors` returned; raises KeyError where a moment is missing."""

@@ -21,6 +21,7 @@ from configs.schema import TrainSettings
 from gpt2core.distributed.gradient_exchange import GradientExchange
 from gpt2core.distributed.overlapped_sum import OverlappedSum
 from gpt2core.distributed.process_group import ALONE, ProcessGroup
+from gpt2core.distributed.shards import Shards
 from gpt2core.machine.allocator import keep_freed_memory
 from gpt2core.machine.devices import choose_threads, copy_to, same_bits_every_time
 from gpt2core.machine.dtypes import choose_dtype
@@ -109,6 +110,10 @@ class Trainer:
             self._overlapped = OverlappedSum(self.optimizer.parameters, group)
             if not self._recorded:  # what the device repeats by itself calls nobody
                 self._working.call_with_gradients(self._overlapped.made)
+        self._shards: Shards | None = None
+        if self._exchange and settings.shard == "optimizer":
+            self._shards = Shards(self.optimizer.parameters, group)
+            self.optimizer.keep(self._shards.own)
         self._stop_requested = self._stop_agreed = False
         self._not_finite = torch.zeros((), dtype=torch.bool)
         self._skipped = 0
@@ -132,6 +137,7 @@ class Trainer:
         (stop), DivergedError (rewind), or training goes on (skip).
         """
         self.model.train()
+        self.optimizer.gathered = None
         self._reported_at = time.perf_counter()
         gc.freeze()  # all that is alive now stays alive until the end: the collector need not walk through it again and again
         try:
@@ -142,6 +148,8 @@ class Trainer:
             self._report()
             if self._exchange:
                 self._group.require_same(self.optimizer.parameters)
+            if self._shards:
+                self._gather_state(self._shards)
         finally:
             gc.unfreeze()
             if self._recorded:
@@ -190,10 +198,20 @@ class Trainer:
             callback.before_update()
         self._not_finite = ~(loss.isfinite() & norm.isfinite())
         self.optimizer.update(rate, left_out=self._not_finite)
+        if self._shards:
+            self._shards.share()
         if self.optimizer.fills_copies:
             self._working.note_as_current()
         self.step += 1
         self._pending.append((loss, rate, norm))
+
+    def _gather_state(self, shards: Shards) -> None:
+        """For the first process, which saves it."""
+        own = self.optimizer.tensors()
+        gathered = shards.gather(self.optimizer.moments, own)
+        if self.optimizer.counts_updates:
+            gathered["step"] = torch.tensor(self._group.largest(float(own.get("step", 0.0))))
+        self.optimizer.gathered = gathered
 
     def _gradient(self) -> Tensor:
         if self._overlapped:

@@ -110,7 +110,7 @@ class CheckpointKeeper(Callback):
 
     def on_steps_done(self, _: StepsDone) -> None:
         """Save what a full disk has kept from being saved, as soon as there is room."""
-        if self._saver.busy:
+        if self._saver.busy or not self._trainer.optimizer.is_whole:
             return
         self._collect()
         if self._missed is not None and self._lacking_bytes() <= 0:

@@ -30,7 +30,8 @@ PARTING = 5.0  # seconds in which all hear how the run ended
 @cache
 def meet(launch: Launch, limit: float) -> Messages:
     """The one connection of this process to the others; whoever is not heard of for `limit` seconds is lost."""
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", _interface_to(launch))
+    if interface := _interface_to(launch):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     if launch.rank == 0:
         store = _serve(launch)
         return Messages(store, 0, launch.size, Pulses(store, launch.size, limit).ended)
@@ -84,14 +85,16 @@ def _join(launch: Launch, limit: float) -> tuple[dist.TCPStore, Callable[[], dis
 
 
 def _torchrun_s(launch: Launch) -> dist.TCPStore:  # type: ignore[name-defined]
-    return dist.TCPStore(launch.address, launch.port, launch.size, is_master=False, timeout=CONNECTING)  # type: ignore[attr-defined]
+    store = dist.TCPStore(launch.address, launch.port, launch.size)  # type: ignore[attr-defined]
+    store.set_timeout(CONNECTING)
+    return store
 
 
 def _interface_to(launch: Launch) -> str:
-    """Name of the network interface through which the first process's machine and this one reach each other."""
+    """Name of the network interface through which the first process's machine and this one reach each other, if it has one."""
     family, kind, _, _, place = socket.getaddrinfo(launch.address, launch.port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
         probe.connect(place)  # nothing is sent
         own = str(probe.getsockname()[0])
     found = psutil.net_if_addrs().items()
-    return str(next(name for name, addresses in found if own in [address.address for address in addresses]))
+    return next((name for name, addresses in found if own in [address.address for address in addresses]), "")

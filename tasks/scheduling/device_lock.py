@@ -13,7 +13,7 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.schema import RunConfig, TrainSettings
 from gpt2core.distributed.processes import processes_here
-from gpt2core.machine.devices import choose_device
+from gpt2core.machine.devices import choose_device, visible_gpus
 from gpt2core.machine.lock import locked
 from tasks.runs.flow_run_locks import note_progress
 from tasks.terminal.console import begin
@@ -65,8 +65,8 @@ def _names(train: TrainSettings) -> list[str]:
     device = choose_device(train.device)
     if device.type != "cuda":
         return [device.type]
-    first = device.index or 0
-    return [f"cuda:{number}" for number in range(first, first + processes_here(train))]
+    first, gpus = device.index or 0, visible_gpus()  # by the machine's numbers: workers of a cluster see one GPU each
+    return [f"cuda:{gpus[number]}" for number in range(first, first + processes_here(train))]
 
 
 def _file(device: str) -> Path:

@@ -41,7 +41,7 @@ def test_a_killed_process_is_named_and_the_run_goes_on_with_another_number_to_th
     sentence = r"^Process 1 of 2 was killed by SIGKILL: the run ends, and the same command goes on from the last checkpoint"
     monkeypatch.setattr(Trainer, "_update", killing)
     with pytest.raises(UserError, match=sentence):
-        run(file, processes=2)
+        run(file, processes=2, shard="optimizer")
     monkeypatch.undo()
     assert not others_of(os.getpid())
     assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}, f"more than {loopback()} can reach the processes"
@@ -95,7 +95,7 @@ def test_any_process_may_be_killed_at_any_moment_and_the_run_goes_on_with_any_nu
     file, chance = config_file("ranks-at-random", text, tmp_path, checkpoint_every=1), random.Random(17)
     for kill in range(4):
         number = chance.randrange(2, 5)
-        arguments = ["run", str(file), "--train.processes", str(number)]
+        arguments = ["run", str(file), "--train.processes", str(number), "--train.shard", chance.choice(["none", "optimizer"])]
         with slow_process(*arguments, until="an update begins", pause=1) as process:
             time.sleep(chance.uniform(0, 2))
             others = others_of(process.pid)
@@ -103,7 +103,7 @@ def test_any_process_may_be_killed_at_any_moment_and_the_run_goes_on_with_any_nu
             output = process.communicate()[0]
         assert process.returncode in (2, -signal.SIGKILL), f"kill {kill}: {output}"
         assert not psutil.wait_procs(others, timeout=60)[1]
-    assert_same(run(file, processes=3), run_by_one)
+    assert_same(run(file, processes=3, shard="optimizer"), run_by_one)
 
 
 @pytest.mark.slow

@@ -15,8 +15,10 @@ from pathlib import Path
 import mlflow
 import pyarrow.parquet as pq
 import pytest
+from distributed import LocalCluster
 from mlflow import MlflowClient
 
+from configs.cluster import ClusterSettings
 from configs.errors import UserError
 from configs.generation import BatchSettings, CompletionSettings
 from flows.generate import generate
@@ -68,6 +70,13 @@ def test_every_row_is_what_its_own_seed_gives(model: Path, prompts: Path, tmp_pa
     assert [tuple(row[name] for name in names) for row in rows] == wanted
     assert {row["model_version"].split("@")[0] for row in rows} == {"tiny"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "prompts.jsonl"]
+
+
+def test_a_cluster_writes_the_same_bytes(model: Path, prompts: Path, whole: bytes, tmp_path: Path) -> None:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as workers:
+        cluster = ClusterSettings(runner="dask", address=workers.scheduler_address)
+        out = generate(str(prompts), tmp_path / "out.parquet", str(model), SETTINGS, cluster)
+    assert out.read_bytes() == whole
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])

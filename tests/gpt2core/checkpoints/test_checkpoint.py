@@ -4,9 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from configs.schema import TrainSettings
-from gpt2core.checkpoints.checkpoint import Checkpoint, find_checkpoints, find_damage, newest_valid, save_checkpoint, set_aside
+from gpt2core.checkpoints.checkpoint import (
+    Checkpoint,
+    find_checkpoints,
+    find_damage,
+    newest_valid,
+    restore,
+    save_checkpoint,
+    set_aside,
+)
 from gpt2core.machine.sealed_json import read_sealed, write_sealed
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
@@ -103,3 +112,18 @@ def test_a_damaged_checkpoint_of_the_same_step_is_written_again(three: Path, tra
     (three / "step-00000003" / "model.safetensors").write_bytes(b"")
     saved = save_checkpoint(three, trainer, tokenizer, {})
     assert find_damage(saved) == ""
+
+
+def test_a_process_that_keeps_a_part_of_the_state_reads_that_part(three: Path, store: TokenStore, trainer: Trainer) -> None:
+    last = find_checkpoints(three)[-1]
+    alone = Trainer(GPT2(trainer.model.config), trainer.batches, trainer.settings)
+    restore(alone, last)
+    part = Trainer(GPT2(trainer.model.config), trainer.batches, trainer.settings)
+    own = set(part.optimizer.parameters[::2])
+    part.optimizer.keep(own)
+    restore(part, last)
+    whole, kept = alone.optimizer.tensors(), part.optimizer.tensors()
+    assert kept.keys() == {"step", *(name for name, parameter in part.optimizer.moments if parameter in own)}
+    assert all(torch.equal(whole[name], tensor) for name, tensor in kept.items())
+    assert (alone.optimizer.is_whole, part.optimizer.is_whole) == (True, False)
+    assert part.optimizer.checkpoint_bytes == alone.optimizer.checkpoint_bytes

@@ -39,6 +39,9 @@ def test_on_cuda_auto_is_a_process_for_each_gpu_that_an_update_occupies(monkeypa
 def test_processes_that_would_wait_are_told_with_what_would_occupy_them() -> None:
     assert idle_processes(4, settings(accumulate=8)) == ""
     assert describe_shares(4, settings(accumulate=8)) == "4, each makes 2 of an update's 8 batches"
+    assert describe_shares(2, settings(accumulate=3, shard="optimizer")) == (
+        "2, each makes 2 at most of an update's 3 batches, the optimizer's state is shared out"
+    )
     assert idle_processes(4, settings(accumulate=6, batch_size=8)) == (
         "An update has 6 batches for 4 processes, so 2 of them wait in its last round: "
         "train.batch_size 6 with train.accumulate 8 would occupy all (and is another run)."

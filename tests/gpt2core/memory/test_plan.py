@@ -53,6 +53,14 @@ def test_weights_gradients_and_optimizer_are_four_four_and_eight_bytes_a_paramet
     assert rehearse(workload(optimizer="sgd")).optimizer == 4 * count
 
 
+def test_a_state_that_is_shared_out_is_foreseen_in_parts_and_saved_whole() -> None:
+    whole, shared = rehearse(workload()), rehearse(workload(processes=4, shard="optimizer"))
+    assert shared.optimizer == pytest.approx(whole.optimizer / 4, rel=0.25)  # the vocabulary's weights are not cut
+    assert whole.peak - shared.peak == whole.optimizer - shared.optimizer
+    assert (shared.state, shared.snapshot) == (whole.optimizer, whole.snapshot)
+    assert rehearse(workload(processes=4)).optimizer == whole.optimizer
+
+
 def test_what_is_frozen_has_neither_gradient_nor_moments() -> None:
     model = GPT2(SMALL)
     in_blocks = sum(parameter.numel() for parameter in model.h.parameters())

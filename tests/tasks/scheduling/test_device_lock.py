@@ -9,13 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from configs.schema import RunConfig
+from gpt2core.machine.lock import is_held
 from tasks.scheduling.device_lock import DeviceBusyError, device_for
 
 TRAIN = """
 import sys, time
 from configs.schema import RunConfig
+from gpt2core.machine.lock import is_held
 from tasks.scheduling.device_lock import device_for
 with device_for(RunConfig.model_validate({"name": "other", "model": {"n_ctx": 8, "n_embd": 8, "n_head": 1, "n_layer": 1},
                                           "train": {"device": "cpu"}})):
@@ -61,3 +64,15 @@ def test_a_kill_frees_the_device() -> None:
         other.wait()
         with device_for(config_of("skip")):
             pass
+
+
+def test_processes_that_see_one_gpu_each_lock_that_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Both call it cuda:0. A stand-in for GPUs: PyTorch's own count of them."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("tasks.scheduling.device_lock.choose_device", lambda _: torch.device("cuda:0"))
+    taken = []
+    for visible in ("2", "5"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        with device_for(config_of("skip")):
+            taken += [path.name for path in tmp_path.iterdir() if is_held(path)]
+    assert taken == ["cuda-2.lock", "cuda-5.lock"]

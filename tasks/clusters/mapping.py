@@ -1,0 +1,117 @@
+"""The one place that maps a task over pieces of work, wherever they are done."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from prefect import Task
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import CrashedRun
+from prefect.futures import PrefectFuture, wait
+from prefect.task_runners import TaskRunner
+
+from configs.cluster import ClusterSettings
+from configs.errors import UserError
+from gpt2core.machine.devices import visible_gpus
+from tasks.terminal.console import say
+
+HOST = "127.0.0.1"
+CONNECTING = 30.0  # seconds
+
+
+def map_task(task: Task[..., Any], cluster: ClusterSettings, computes: bool, **parameters: Any) -> list[Any]:
+    """What the task returns for each piece, in their order; the first error is raised when nobody works any more.
+
+    `parameters` are as for `Task.map`. A piece whose worker is lost is done again by another one. `computes` says that a piece
+    wants a GPU for itself, where there are any. Raises UserError where the cluster is not there or fails.
+    """
+    if cluster.runner == "local":
+        return _results(task.map(**parameters))
+    pieces = max(len(value) for value in parameters.values() if isinstance(value, list))
+    start = _dask if cluster.runner == "dask" else _ray
+    try:
+        with start(cluster, pieces, computes) as runner:
+            say("cluster", f"{pieces} pieces of work for {cluster.address or f'a {cluster.runner} cluster on this machine'}")
+            with _without_parameters():
+                futures = runner.map(task, parameters)
+            return _results(futures)
+    except ModuleNotFoundError as error:
+        missing = f"cluster.runner {cluster.runner} needs {error.name}: pip install 'gpt2flow[{cluster.runner}]'."
+        raise UserError(missing) from None
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("distributed", "ray") and not isinstance(error, CrashedRun):
+            raise
+        raise _failure(cluster, error) from error
+
+
+def _results(futures: list[PrefectFuture[Any]]) -> list[Any]:
+    wait(futures)
+    return [future.result() for future in futures]
+
+
+@contextmanager
+def _without_parameters() -> Iterator[None]:
+    """Prefect sends its context along with every piece; what flow and task were called with may be large, or bound to here."""
+    with ExitStack() as stack:
+        for kind in (FlowRunContext, TaskRunContext):
+            if context := kind.get():
+                stack.enter_context(context.model_copy(update={"parameters": {}}))
+        yield
+
+
+def _failure(cluster: ClusterSettings, error: Exception) -> UserError:
+    where = cluster.address or "that was started here"
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return UserError(f"The {cluster.runner} cluster {where} failed ({reason}): look after it, then run the same command again.")
+
+
+@contextmanager
+def _dask(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[TaskRunner[Any]]:
+    from distributed import Nanny, Scheduler, SpecCluster
+    from prefect_dask.task_runners import DaskTaskRunner
+
+    if cluster.address:
+        runner = DaskTaskRunner(address=cluster.address, client_kwargs={"timeout": CONNECTING})
+    else:
+        scheduler = {"cls": Scheduler, "options": {"host": HOST, "port": 0, "dashboard_address": f"{HOST}:0"}}
+        options = [
+            {"host": HOST, "nthreads": 1, "memory_limit": 0, "env": env} for env in _environments(cluster, pieces, computes)
+        ]
+        workers = {number: {"cls": Nanny, "options": each} for number, each in enumerate(options)}
+        runner = DaskTaskRunner(cluster_class=SpecCluster, cluster_kwargs={"scheduler": scheduler, "workers": workers})
+    with runner:
+        try:
+            runner.client  # noqa: B018  # connects, which the runner would do with the first piece of work
+        except (OSError, RuntimeError) as error:
+            raise _failure(cluster, error) from error
+        yield runner
+
+
+@contextmanager
+def _ray(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[TaskRunner[Any]]:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    from prefect_ray.context import remote_options
+    from prefect_ray.task_runners import RayTaskRunner
+
+    local: dict[str, Any] = {"_node_ip_address": HOST, "include_dashboard": False}
+    local |= {"num_cpus": len(_environments(cluster, pieces, computes)), "logging_level": logging.ERROR, "log_to_driver": False}
+    with ExitStack() as stack:
+        try:
+            runner = stack.enter_context(RayTaskRunner(cluster.address, {} if cluster.address else local))
+        except Exception as error:  # Ray raises that very class where it does not come up
+            raise _failure(cluster, error) from error
+        gpus = computes and ray.cluster_resources().get("GPU", 0)
+        with remote_options(num_gpus=1 if gpus else 0):
+            yield runner
+
+
+def _environments(cluster: ClusterSettings, pieces: int, computes: bool) -> list[dict[str, str]]:
+    """For each worker of a cluster on this machine; where there are GPUs, those that compute get one each."""
+    gpus = visible_gpus() if computes else []
+    count = cluster.workers or min(pieces, len(gpus) or os.cpu_count() or 1)
+    return [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {} for number in range(count)]
