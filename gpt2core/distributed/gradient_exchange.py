@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gpt2core.distributed.buckets import buckets_of, fill, flat
+from gpt2core.distributed.buckets import buckets_of, fill, flat, itself
 from gpt2core.distributed.process_group import ProcessGroup
 
 BUCKET = 16_000_000
@@ -37,8 +37,8 @@ class GradientExchange:
         for number, bucket in enumerate(buckets_of(tensors, BUCKET)):
             rows = self._group.exchange(flat(bucket, self._group.size))
             if is_first:
-                self._pieces.append(rows[0].clone())
-            for row in rows[int(is_first) : made]:
+                self._pieces.append(rows[0] + rows[1] if made > 1 else rows[0].clone())
+            for row in rows[2 if is_first else 0 : made]:
                 self._pieces[number].add_(row)
 
     @torch.no_grad()
@@ -47,7 +47,7 @@ class GradientExchange:
         loss = torch.empty_like(self._pieces[0][:1])
         gradients = [torch.empty_like(p) if p.grad is None else p.grad for p in self._parameters]
         for piece, bucket in zip(self._pieces, buckets_of([loss, *gradients], BUCKET), strict=True):
-            fill(bucket, self._group.gather(piece))
+            fill(bucket, self._group.gather(piece, itself(bucket, self._group.size)))
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         return loss[0]

@@ -58,9 +58,9 @@ class ProcessGroup:
         self._together(lambda: dist.all_to_all_single(received, flat))
         return received.view(self.size, -1)
 
-    def gather(self, piece: Tensor) -> Tensor:
-        """Everybody's piece [n], one behind the other: [size * n]."""
-        whole = piece.new_empty(self.size * len(piece))
+    def gather(self, piece: Tensor, into: Tensor | None = None) -> Tensor:
+        """Everybody's piece [n], one behind the other: [size * n], in memory that is there or new."""
+        whole = piece.new_empty(self.size * len(piece)) if into is None else into
         self._together(lambda: dist.all_gather(list(whole.view(self.size, -1).unbind()), piece))
         return whole
 

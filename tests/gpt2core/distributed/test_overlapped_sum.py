@@ -44,3 +44,16 @@ def test_what_travels_together_comes_back_to_its_place() -> None:
     assert len(together) == 10
     fill(buckets[2], together + 1)
     assert [float(tensor.mean()) for tensor in tensors] == [3, 40, 2, 3]
+
+
+def test_a_large_tensor_travels_alone_from_and_to_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt2core.distributed.buckets.LARGE", 6)
+    tensors = [torch.ones(2), torch.ones(2, 3), torch.ones(2), torch.ones(3, 2).mT, torch.ones(7)]
+    buckets = list(buckets_of(tensors, 20))
+    assert [len(bucket) for bucket in buckets] == [1] * 5
+    assert flat(buckets[1], 2).data_ptr() == tensors[1].data_ptr()
+    for bucket in (buckets[3], buckets[4]):  # numbers in another order, and too many for two processes
+        together = flat(bucket, 2)
+        assert together.data_ptr() != bucket[0].data_ptr()
+        fill(bucket, together + 1)
+        assert (bucket[0] == 2).all()
