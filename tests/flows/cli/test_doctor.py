@@ -119,6 +119,7 @@ def test_a_server_that_the_environment_names_must_answer(monkeypatch: pytest.Mon
 def test_a_database_that_the_environment_names_must_answer_and_its_password_is_not_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)  # where a server is used, the database is that server's
     monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", "postgresql+asyncpg://ann:s3cret@127.0.0.1:9/prefect")
     finding = findings()["database of Prefect"]
     assert finding.verdict == "missing"
