@@ -129,6 +129,9 @@ def other_machine(file: Path, *arguments: str, code: int = 0) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**told, "RANK": "0", "GLOO_SOCKET_IFNAME": "lo"}.items():
                 patch.setenv(name, value)
+            for name in ("PREFECT_API_URL", "PREFECT_UI_URL"):  # what the run sets is gone after it
+                patch.setenv(name, "")
+                patch.delenv(name)
             yield
         assert process.wait(PATIENCE) == code
     finally:
