@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from prefect import Task
 from prefect.context import FlowRunContext, TaskRunContext
@@ -94,6 +96,8 @@ def _dask(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[Tas
 @contextmanager
 def _ray(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[TaskRunner[Any]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not cluster.address:  # read at import: without it Ray takes 127.0.0.1 for a slip, and listens to all networks
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
     from prefect_ray.context import remote_options
     from prefect_ray.task_runners import RayTaskRunner
@@ -102,12 +106,20 @@ def _ray(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[Task
     local |= {"num_cpus": len(_environments(cluster, pieces, computes)), "logging_level": logging.ERROR, "log_to_driver": False}
     with ExitStack() as stack:
         try:
+            _require_listener(cluster.address)
             runner = stack.enter_context(RayTaskRunner(cluster.address, {} if cluster.address else local))
         except Exception as error:  # Ray raises that very class where it does not come up
             raise _failure(cluster, error) from error
         gpus = computes and ray.cluster_resources().get("GPU", 0)
         with remote_options(num_gpus=1 if gpus else 0):
             yield runner
+
+
+def _require_listener(address: str | None) -> None:
+    """Ray itself looks for an absent cluster for five minutes, and then ends this process; raises OSError at once."""
+    place = urlsplit(f"//{(address or '').removeprefix('ray://')}")
+    if place.hostname and place.port:
+        socket.create_connection((place.hostname, place.port), CONNECTING).close()
 
 
 def _environments(cluster: ClusterSettings, pieces: int, computes: bool) -> list[dict[str, str]]:
