@@ -19,6 +19,7 @@ from gpt2core.model.config import GPT2Config
 from gpt2core.model.document_mask import DocumentMask, document_mask
 from gpt2core.model.gelu import gelu
 from gpt2core.model.key_value_cache import KeyValueCache
+from gpt2core.model.layer_norm import LayerNorm
 from gpt2core.model.linear import embedding, linear
 from gpt2core.model.linear_cross_entropy import linear_cross_entropy
 
@@ -83,9 +84,9 @@ class Block(nn.Module):
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, eps=1e-5)
+        self.ln_1 = LayerNorm(config.n_embd, eps=1e-5)
         self.attn = Attention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd, eps=1e-5)
+        self.ln_2 = LayerNorm(config.n_embd, eps=1e-5)
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
@@ -115,7 +116,7 @@ class GPT2(nn.Module):
         self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, eps=1e-5)
+        self.ln_f = LayerNorm(config.n_embd, eps=1e-5)
 
     def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None, mask: DocumentMask | None = None) -> Tensor:
         """Final hidden states [B, T, C], behind ln_f, of tokens int64 [B, T]; `cache` is read and extended.

@@ -106,11 +106,12 @@ class Optimization:
 
     def clip(self, most: float) -> Tensor:
         """The norm [] of all gradients together; the next update scales them down where it is larger than `most`."""
+        norm = _norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         (first, *_) = self.optimizers
-        if not isinstance(first, OnePassAdamW):
-            return nn.utils.clip_grad_norm_(self.parameters, most)
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
-        first.clip = min(1.0, most / (norm.item() + 1e-6))
+        if isinstance(first, OnePassAdamW):
+            first.clip = min(1.0, most / (norm.item() + 1e-6))
+        else:
+            nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
         return norm
 
     def update(self, rate: float, left_out: Tensor) -> None:
@@ -167,6 +168,15 @@ def _adamw(parameters: Iterable[Tensor], settings: TrainSettings) -> AdamW:
 
 def _adamw_options(settings: TrainSettings) -> dict[str, Any]:
     return {"lr": settings.learning_rate, "betas": (settings.beta1, settings.beta2), "eps": settings.epsilon}
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    """The norm [] of all gradients together: with our kernel the same bits for any number of threads."""
+    if not gradients or not all(map(training_kernels.supports, gradients)):
+        return nn.utils.get_total_norm(gradients)
+    squares = torch.empty((), dtype=torch.float64)
+    training_kernels.sum_of_squares([gradient.contiguous() for gradient in gradients], squares)
+    return squares.sqrt().float()
 
 
 def _groups(parameters: Iterable[Tensor], settings: TrainSettings) -> list[dict[str, Any]]:

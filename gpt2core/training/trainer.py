@@ -34,6 +34,7 @@ from gpt2core.training.noise import add_noise
 from gpt2core.training.optimizers import Optimization
 from gpt2core.training.recorded_gradient import RecordedGradient
 from gpt2core.training.schedule import learning_rate
+from gpt2core.training.thread_choice import ThreadChoice, choose_from
 from gpt2core.training.trainable import choose_trainable
 from gpt2core.training.working_copy import WorkingCopy
 
@@ -103,6 +104,7 @@ class Trainer:
         self._recorded: RecordedGradient | None = None
         if self._device.type == "cuda" and not settings.recompute_blocks:  # which asks for random states
             self._recorded = RecordedGradient(self.optimizer.parameters)
+        self._threads = choose_from(self._working.model, settings) if group.size == 1 else ThreadChoice(())
         self._group = group
         self._exchange = GradientExchange(self.optimizer.parameters, group) if group.size > 1 else None
         self._overlapped: OverlappedSum | None = None
@@ -142,7 +144,8 @@ class Trainer:
         gc.freeze()  # all that is alive now stays alive until the end: the collector need not walk through it again and again
         try:
             while self.step < step and not (self._stop_agreed if self._exchange else self._stop_requested):
-                self._update()
+                with self._threads.applied():
+                    self._update()
                 if len(self._pending) >= REPORT_EVERY or self._is_known_to_diverge():
                     self._report()
             self._report()
