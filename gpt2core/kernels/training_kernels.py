@@ -31,7 +31,7 @@ SIGNATURES: dict[str, list[type]] = {
     "adamw": [POINTER] * 5 + [NUMBER] * 7 + [COUNT],
 }
 
-SUMMED_ROWS = 32
+SUMMED_ROWS = 64
 """Rows whose gradients by a LayerNorm's weight and bias are added up together, as training_kernels.c says."""
 
 library = CLibrary("training_kernels", SIGNATURES)

@@ -30,6 +30,7 @@ class ThreadChoice:
         self._numbers = numbers
         self._seconds: dict[int, float] = {}
         self._tried_at: dict[int, float] = {}
+        self._spent = 0.0  # seconds in updates
         self._is_warm = False
 
     @contextmanager
@@ -38,29 +39,30 @@ class ThreadChoice:
         if len(self._numbers) < 2:
             yield
             return
-        number, before, started = self.next_number(time.perf_counter()), torch.get_num_threads(), time.perf_counter()
+        number, before, started = self.next_number(), torch.get_num_threads(), time.perf_counter()
         torch.set_num_threads(number)
         try:
             yield
         finally:
             torch.set_num_threads(before)
-        self.note(number, started, time.perf_counter())
+        self.note(number, time.perf_counter() - started)
 
-    def next_number(self, now: float) -> int:
+    def next_number(self) -> int:
         """The number of threads for the next update: one that was never tried, or not for long, or else the fastest."""
         for number in self._numbers:
-            if number not in self._seconds or now - self._tried_at[number] > LOOK_AGAIN * self._seconds[number]:
+            if number not in self._seconds or self._spent - self._tried_at[number] > LOOK_AGAIN * self._seconds[number]:
                 return number
         return min(self._numbers, key=self._seconds.__getitem__)
 
-    def note(self, number: int, started: float, ended: float) -> None:
-        """An update was made with this number; a slower one than before counts by half, since it may be chance."""
+    def note(self, number: int, taken: float) -> None:
+        """An update took so many seconds with this number; a slower one than before counts by half, since it may be chance."""
         if not self._is_warm:  # the first one prepares what all need
             self._is_warm = True
             return
-        taken, known = ended - started, self._seconds.get(number)
+        known = self._seconds.get(number)
         self._seconds[number] = taken if known is None else min(taken, (known + taken) / 2)
-        self._tried_at[number] = ended
+        self._spent += taken
+        self._tried_at[number] = self._spent
 
 
 def choose_from(model: GPT2, settings: TrainSettings) -> ThreadChoice:

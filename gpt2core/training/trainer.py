@@ -34,7 +34,7 @@ from gpt2core.training.noise import add_noise
 from gpt2core.training.optimizers import Optimization
 from gpt2core.training.recorded_gradient import RecordedGradient
 from gpt2core.training.schedule import learning_rate
-from gpt2core.training.thread_choice import ThreadChoice, choose_from
+from gpt2core.training.thread_choice import ThreadChoice, changes_no_bit, choose_from
 from gpt2core.training.trainable import choose_trainable
 from gpt2core.training.working_copy import WorkingCopy
 
@@ -104,6 +104,8 @@ class Trainer:
         self._recorded: RecordedGradient | None = None
         if self._device.type == "cuda" and not settings.recompute_blocks:  # which asks for random states
             self._recorded = RecordedGradient(self.optimizer.parameters)
+        self.any_threads = changes_no_bit(self._working.model, settings)
+        """Whether the number of threads changes no bit of an update."""
         self._threads = choose_from(self._working.model, settings) if group.size == 1 else ThreadChoice(())
         self._group = group
         self._exchange = GradientExchange(self.optimizer.parameters, group) if group.size > 1 else None

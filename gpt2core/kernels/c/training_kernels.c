@@ -23,7 +23,7 @@ INLINE element put(float value) { return to_bf16(value); }
 
 #define CHUNK 4096 /* elements that a thread takes at a time */
 #define LONG (16 * CHUNK) /* the same where only sums are kept */
-#define SUMMED 32 /* rows whose gradients by weight and bias are added up by one thread */
+#define SUMMED 64 /* rows whose gradients by weight and bias are added up by one thread */
 #define BLOCKS(count) (((count) + CHUNK - 1) / CHUNK)
 #define PRAGMA(text) _Pragma(#text)
 #define SHARED_BY_THREADS(work) PRAGMA(omp parallel for schedule(static) if ((work) > 1 << 15))

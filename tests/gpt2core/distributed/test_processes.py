@@ -50,13 +50,15 @@ def test_processes_that_would_wait_are_told_with_what_would_occupy_them() -> Non
 
 
 def test_what_decides_about_bits_names_the_code_and_shows_a_difference() -> None:
-    own = what_decides(torch.device("cpu"), "1234")
-    assert differences(own, what_decides(torch.device("cpu"), "1234")) == []
-    assert differences(own, what_decides(torch.device("cpu"), "5678")) == ["text is 5678 there and 1234 here"]
+    own = what_decides(torch.device("cpu"), "1234", any_threads=True)
+    assert "number of threads (OMP_NUM_THREADS)" not in own
+    assert "number of threads (OMP_NUM_THREADS)" in what_decides(torch.device("cpu"), "1234", any_threads=False)
+    assert differences(own, what_decides(torch.device("cpu"), "1234", any_threads=True)) == []
+    assert differences(own, what_decides(torch.device("cpu"), "5678", any_threads=True)) == ["text is 5678 there and 1234 here"]
     name = "gpt2flow's code"
     assert differences(own, {**own, name: "another"}) == [f"{name} is another there and {own[name]} here"]
     with pytest.raises(UserError, match=r"^Process 1 of 2 is not like the first one: text is 5678 there and 1234 here\. Give"):
-        require_same(own, {1: what_decides(torch.device("cpu"), "5678")})
+        require_same(own, {1: what_decides(torch.device("cpu"), "5678", any_threads=True)})
 
 
 def test_torchrun_says_how_many_there_are_in_all_and_here(monkeypatch: pytest.MonkeyPatch) -> None:

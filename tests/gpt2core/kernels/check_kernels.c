@@ -79,7 +79,7 @@ static void check_sum_of_squares(int64_t count) {
 static void check_layer_norm(int64_t rows, int64_t width) {
     float *x = random_numbers(rows * width), *weight = random_numbers(width), *bias = random_numbers(width);
     float *y = random_numbers(rows * width), *outer = random_numbers(rows * width), *by_x = random_numbers(rows * width);
-    float *statistics = malloc(2 * rows * sizeof *statistics), *workspace = malloc((rows + 31) / 32 * 2 * width * sizeof *workspace);
+    float *statistics = malloc(2 * rows * sizeof *statistics), *workspace = malloc((rows + 63) / 64 * 2 * width * sizeof *workspace);
     float *by_weight = random_numbers(width), *by_bias = random_numbers(width);
     double *normal = malloc(rows * width * sizeof *normal);
     layer_norm(x, weight, bias, y, statistics, 1e-5f, rows, width);
