@@ -1,7 +1,6 @@
 """The number of threads that make an update is found by trying, costs little when it is wrong, and changes no bit."""
 
 import dataclasses
-from collections.abc import Iterable
 
 import pytest
 import torch
@@ -21,37 +20,33 @@ CONFIG = GPT2Config(301, 64, 64, 2, 1)
 """In batches of 12 windows, large enough for every operation to be shared by threads."""
 
 
-def numbers_chosen(choice: ThreadChoice, seconds: Iterable[dict[int, float]], begin: float = 0.0) -> tuple[list[int], float]:
-    """What was chosen for each of some updates, of which each takes so long with each number; and when the last one ended."""
-    chosen, now = [], begin
-    for durations in seconds:
-        number = choice.next_number(now)
-        choice.note(number, now, now + durations[number])
-        chosen.append(number)
-        now += durations[number]
-    return chosen, now
+def numbers_chosen(choice: ThreadChoice, updates: int, durations: dict[int, float]) -> list[int]:
+    """What is chosen for each of some updates, which take so long with each number."""
+    chosen = []
+    for _ in range(updates):
+        chosen.append(choice.next_number())
+        choice.note(chosen[-1], durations[chosen[-1]])
+    return chosen
 
 
 def test_both_are_tried_and_the_faster_one_stays() -> None:
-    assert numbers_chosen(ThreadChoice((1, 2)), [{1: 2.0, 2: 1.0}] * 20)[0] == [1, 1, *[2] * 18]
-    assert numbers_chosen(ThreadChoice((1, 2)), [{1: 1.0, 2: 8.0}] * 20)[0] == [1, 1, 2, *[1] * 17]
+    assert numbers_chosen(ThreadChoice((1, 2)), 20, {1: 2.0, 2: 1.0}) == [1, 1, *[2] * 18]
+    assert numbers_chosen(ThreadChoice((1, 2)), 20, {1: 1.0, 2: 8.0}) == [1, 1, 2, *[1] * 17]
 
 
 def test_a_machine_that_becomes_busy_is_noticed_at_once_and_one_that_becomes_idle_some_time_later() -> None:
-    choice = ThreadChoice((1, 4))
-    idle, busy = {1: 1.0, 4: 0.4}, {1: 1.5, 4: 10.0}
-    _, now = numbers_chosen(choice, [idle] * 10)
-    chosen, now = numbers_chosen(choice, [busy] * 30, now)
-    assert chosen == [4, *[1] * 29]
-    chosen, now = numbers_chosen(choice, [idle] * 2000, now)
-    assert chosen[-100:].count(4) > 90
+    choice, idle, busy = ThreadChoice((1, 4)), {1: 1.0, 4: 0.4}, {1: 1.5, 4: 10.0}
+    numbers_chosen(choice, 10, idle)
+    assert numbers_chosen(choice, 30, busy) == [4, *[1] * 29]
+    assert numbers_chosen(choice, 3000, idle)[-100:].count(4) > 90
 
 
 def test_looking_again_at_a_bad_number_costs_a_fiftieth_of_the_time_at_most() -> None:
     durations = {1: 1.0, 2: 10.0}
-    chosen, ended = numbers_chosen(ThreadChoice((1, 2)), [durations] * 5000)
-    assert chosen.count(2) > 5
-    assert chosen.count(2) * durations[2] < ended / LOOK_AGAIN + 2 * durations[2]
+    chosen = numbers_chosen(ThreadChoice((1, 2)), 5000, durations)
+    looked = chosen.count(2)
+    assert looked > 5
+    assert looked * durations[2] < sum(durations[number] for number in chosen) / LOOK_AGAIN + 2 * durations[2]
 
 
 def run(
