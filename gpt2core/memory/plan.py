@@ -57,7 +57,7 @@ class Need:
     @property
     def outside(self) -> int:
         """What an evaluation in a process of its own holds, beside this one."""
-        return self.process + self.footprint.weights + self.evaluation
+        return self.process + self.footprint.whole + self.evaluation
 
     @property
     def with_spare(self) -> int:
@@ -115,6 +115,7 @@ def extra_of_blocks(work: Workload) -> int:
 
 
 def _beside_tensors(work: Workload) -> int | None:
+    work = work.with_settings(processes=1)  # several have the same libraries, and are not tried out
     found = measure(work)
     if found is None:
         return None

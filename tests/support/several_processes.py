@@ -42,6 +42,7 @@ def _trained(case: Mapping[str, Any], group: Any) -> str:
 
     given = dict(case)
     masked, dropout, cuts = given.pop("masked", False), given.pop("dropout", 0.0), given.pop("cuts", 1)
+    lacking = given.pop("lacking", None)
     settings = TrainSettings.model_validate(
         {"steps": 3, "batch_size": 2, "accumulate": 4, "warmup_steps": 0, "learning_rate": 1e-2, "device": "cpu", **given}
     )
@@ -51,7 +52,10 @@ def _trained(case: Mapping[str, Any], group: Any) -> str:
     model.separator = 5 if masked else None
     trainer = Trainer(model, Batches(stream, 16, settings.batch_size, settings.seed), settings, group=group)
     trainer.batch_cuts = {1: cuts}
+    if lacking and group.rank == group.size - 1:
+        _lack_memory_once(trainer, lacking)
     trainer.run_until(settings.steps)
+    assert trainer.batch_cuts == {1: 2 if lacking else cuts}
     if settings.reduce == "fast" and settings.accumulate > 2:  # whose last bits depend on the number of processes
         return json.dumps([float(parameter.norm()) for parameter in model.parameters()])
     digest = hashlib.sha256()
@@ -63,6 +67,25 @@ def _trained(case: Mapping[str, Any], group: Any) -> str:
     if group.rank == 0:  # which alone has it all
         store.set(key, digest.hexdigest())
     return str(store.get(key).decode())
+
+
+def _lack_memory_once(trainer: Any, where: str) -> None:
+    """In the last block of the second update, `forward` or `backward`."""
+    run, left = trainer._working.model.training_block, [where]
+
+    def fail(*_: Any) -> None:
+        left.clear()
+        raise MemoryError
+
+    def lacking(block: Any, x: Any, cache: Any, mask: Any) -> Any:
+        last = block is trainer._working.model.h[-1] and trainer.step == 1
+        if last and left == ["forward"]:
+            fail()
+        if last and left:
+            x.register_hook(fail)
+        return run(block, x, cache, mask)
+
+    trainer._working.model.training_block = lacking
 
 
 def _main() -> None:
