@@ -3,8 +3,8 @@
     python -m benchmarks.sharding                               # 124M, 2 processes of one thread, 3 rounds
     python -m benchmarks.sharding --size 355M --processes 4
 
-Every way of sharing is tried by processes of their own, round after round. The peak is that of the first process, without what it
-held before there was a model, beside what `gpt2flow plan` foresees of tensors.
+Every way of sharing is tried by processes of their own, round after round. The peak is that of the first process, without what
+it held before there was a model, beside what `gpt2flow plan` foresees of tensors.
 """
 
 from __future__ import annotations
