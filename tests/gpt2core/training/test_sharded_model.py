@@ -3,8 +3,13 @@
 Also tests `gpt2core.distributed.sharded_weights`, in processes of their own.
 """
 
+from pathlib import Path
+
 import pytest
+from pydantic import ValidationError
 from several_processes import train_by
+
+from configs.schema import TrainSettings
 
 pytestmark = pytest.mark.kernels
 
@@ -27,8 +32,14 @@ KINDS = {
 }
 
 
-def test_the_bits_are_those_of_one_process() -> None:
-    alone, two, three = train_by([1, 2, 3], {name: {**kind, "shard": "model"} for name, kind in KINDS.items()})
-    assert two == alone
+def test_the_bits_are_those_of_one_process(tmp_path: Path) -> None:
+    back = {"back to a checkpoint": {"back_to": str(tmp_path), "seed": 2}, "not back": {"seed": 2}}
+    alone, three = train_by([1, 3], {name: {**kind, "shard": "model"} for name, kind in {**KINDS, **back}.items()})
+    assert alone["back to a checkpoint"] == alone.pop("not back") == three.pop("not back")
     assert three == alone
-    assert len(set(alone.values())) == len(KINDS)
+    assert len(set(alone.values())) == len(alone)
+
+
+def test_it_adds_exactly() -> None:
+    with pytest.raises(ValidationError, match="says shard model, which adds gradients exactly, and reduce fast"):
+        TrainSettings.model_validate({"shard": "model", "reduce": "fast"})
