@@ -130,13 +130,12 @@ def _cross_entropy_on_cuda(*arguments: Any) -> None:
     triton_cross_entropy.cross_entropy(*arguments)
 
 
-@operator("total")
-def sum_of_squares(tensors: list[Tensor], total: Tensor) -> None:
-    """The sum of the squares of all float32 elements, float64 [], in an order that depends on the shapes alone."""
-    code, sum_so_far = _code(tensors[0]), address(total)
-    total.zero_()
-    for tensor in tensors:
-        code.sum_of_squares(address(tensor), sum_so_far, tensor.numel())
+@operator("sums")
+def sums_of_squares(tensors: list[Tensor], sums: Tensor) -> None:
+    """For each of n float32 tensors the sum of its squares, float64 [n], in an order that depends on its size alone."""
+    code = _code(tensors[0])
+    for tensor, place in zip(tensors, range(sums.data_ptr(), sums.data_ptr() + sums.nbytes, sums.itemsize), strict=True):
+        code.sum_of_squares(address(tensor), place, tensor.numel())
 
 
 @operator("values")

@@ -7,6 +7,8 @@ transposed. Shapes: B batch, T new positions, C n_embd, H heads, D head size, V 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +105,14 @@ def run_block(block: nn.Module, x: Tensor, cache: KeyValueCache | None, mask: Do
     return out
 
 
+Around = Callable[[nn.Module, Callable[[Tensor], Tensor], Tensor], Tensor]
+"""Has a block's output of x computed by the function that it is given."""
+
+
+def _nothing_around(_: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return compute(x)
+
+
 class GPT2(nn.Module):
     """The language model. Its parameters are uninitialised until `initialise` or a loader fills them."""
 
@@ -111,6 +121,7 @@ class GPT2(nn.Module):
         self.config = config
         self.recomputed = 0  # the first so many blocks keep no activations: backward computes them again
         self.training_block = run_block  # perhaps compiled
+        self.around_block: Around = _nothing_around  # what happens around each block in training
         self.separator: int | None = None  # end-of-text id by which training and scoring keep documents apart
         self.wte = nn.Embedding(config.n_vocab, config.n_embd)
         self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
@@ -139,8 +150,9 @@ class GPT2(nn.Module):
         run = self.training_block if self.training else run_block
         for number, block in enumerate(self.h):
             recompute = number < self.recomputed and torch.is_grad_enabled()
-            values = (block, x, cache, mask)
-            x = checkpoint(run, *values, use_reentrant=False) if recompute else run(*values)
+            way = partial(checkpoint, run, use_reentrant=False) if recompute else run
+            around = self.around_block if self.training else _nothing_around
+            x = around(block, partial(way, block, cache=cache, mask=mask), x)
         return x
 
     def _positions(self, count: int, cache: KeyValueCache | None, mask: DocumentMask | None) -> Tensor:

@@ -154,13 +154,14 @@ INLINE double squares_of_block(const float *values, int64_t count) {
     return total;
 }
 
-/* Adds to `total`, block by block in their order. */
+/* Blocks are added up in their order. */
 void sum_of_squares(const float *values, double *total, int64_t count) {
     const int64_t blocks = ceil_div(count, LONG);
     double sums[blocks + 1];
     SHARED_BY_THREADS(count)
     for (int64_t block = 0; block < blocks; block++)
         sums[block] = squares_of_block(values + block * LONG, min(LONG, count - block * LONG));
+    *total = 0.0;
     for (int64_t block = 0; block < blocks; block++) *total += sums[block];
 }
 

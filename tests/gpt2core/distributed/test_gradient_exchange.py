@@ -19,6 +19,7 @@ CASES = {
     "recomputed blocks": {"recompute_blocks": 1, "trainable": ["h.1.*", "ln_f.*"]},
     "batches that do not divide": {"accumulate": 5},
     "batches cut from the second update on": {"cuts": 2},
+    "memory lacks in one of them": {"lacking": "backward", "seed": 1},
 }
 
 

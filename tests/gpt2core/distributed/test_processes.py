@@ -42,6 +42,7 @@ def test_processes_that_would_wait_are_told_with_what_would_occupy_them() -> Non
     assert describe_shares(2, settings(accumulate=3, shard="optimizer")) == (
         "2, each makes 2 at most of an update's 3 batches, the optimizer's state is shared out"
     )
+    assert describe_shares(2, settings(shard="model")).endswith(", the model is shared out")
     assert idle_processes(4, settings(accumulate=6, batch_size=8)) == (
         "An update has 6 batches for 4 processes, so 2 of them wait in its last round: "
         "train.batch_size 6 with train.accumulate 8 would occupy all (and is another run)."

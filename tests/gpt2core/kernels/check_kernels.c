@@ -68,7 +68,7 @@ static void check_gelu(int64_t count) {
 
 static void check_sum_of_squares(int64_t count) {
     float *values = random_numbers(count);
-    double found = 1, exact = 1;
+    double found = 1, exact = 0;
     sum_of_squares(values, &found, count);
     for (int64_t i = 0; i < count; i++) exact += (double)values[i] * values[i];
     expect(fabs(found - exact), 1e-6 * exact, "sum_of_squares", count);
