@@ -121,13 +121,12 @@ class ShardedModel:
 
     def gradient_norms(self, parameters: list[Tensor]) -> Tensor:
         """The norm of each one's gradient, [parameters]."""
-        norms = torch.zeros(len(parameters), device=self._anchor.device)
-        own = [number for number, parameter in enumerate(parameters) if parameter in self._shards.own]
-        if own:
+        norms, owners = torch.zeros(len(parameters), device=self._anchor.device), map(self._shards.owner_of, parameters)
+        places = list(zip(owners, range(len(parameters)), strict=True))
+        if own := [number for owner, number in places if owner == self._group.rank]:
             norms[own] = gradient_norms([parameters[number] for number in own])
         by_process = self._group.gather(norms).view(self._group.size, -1)
-        owners = [self._shards.owner_of(parameter) for parameter in parameters]
-        return by_process[owners, list(range(len(parameters)))]
+        return torch.stack([by_process[place] for place in places])
 
     def _around_block(self, block: nn.Module, compute: Compute, x: Tensor) -> Tensor:
         """What a block computes from x, [B, T, C] -> [B, T, C], with weights that are there meanwhile."""
@@ -157,7 +156,8 @@ class ShardedModel:
         weights.release()
 
     def _take_part(self, weights: ShardedWeights, what: str) -> None:
-        assert self._left.popleft() == (weights, what)
+        expected = self._left.popleft()
+        assert expected == (weights, what)
         if what == _FETCH:
             weights.fetch()
         else:

@@ -103,31 +103,40 @@ class Trainer:
             compile_blocks(self._working.model)
         self._drops = bool(model.config.dropout or settings.lora.dropout)
         self._recorded: RecordedGradient | None = None
-        shards_model = group.size > 1 and settings.shard == "model"
-        if self._device.type == "cuda" and not (settings.recompute_blocks or shards_model):  # these ask for more than kernels
+        fetches = group.size > 1 and settings.shard == "model"
+        if self._device.type == "cuda" and not (settings.recompute_blocks or fetches):  # these ask for more than kernels
             self._recorded = RecordedGradient(self.optimizer.parameters)
         self.any_threads = changes_no_bit(self._working.model, settings)
         """Whether the number of threads changes no bit of an update."""
         self._threads = choose_from(self._working.model, settings) if group.size == 1 else ThreadChoice(())
         self._group = group
-        self._shards: Shards | None = None
-        if group.size > 1 and settings.shard != "none":
-            self._shards = Shards(list(model.parameters()) if shards_model else self.optimizer.parameters, group)
-            self.optimizer.keep(self._shards.own)
-        self._sharded = ShardedModel(self._working, self._shards, group) if shards_model and self._shards else None
-        self._exchange: GradientExchange | ShardedModel | None = self._sharded
-        if group.size > 1 and not self._sharded:
-            self._exchange = GradientExchange(self.optimizer.parameters, group)
-        self._overlapped: OverlappedSum | None = None
-        if self._exchange and settings.reduce == "fast":
-            self._overlapped = OverlappedSum(self.optimizer.parameters, group)
-            if not self._recorded:  # what the device repeats by itself calls nobody
-                self._working.call_with_gradients(self._overlapped.made)
+        self._join(group)
         self._stop_requested = self._stop_agreed = False
         self._not_finite = torch.zeros((), dtype=torch.bool)
         self._skipped = 0
         self._pending: list[tuple[Tensor, float, Tensor]] = []
         self._reported_at = time.perf_counter()
+
+    def _join(self, group: ProcessGroup) -> None:
+        """Make updates together with others, where there are any."""
+        settings, several = self.settings, group.size > 1
+        self._shards: Shards | None = None
+        self._sharded: ShardedModel | None = None
+        self._exchange: GradientExchange | ShardedModel | None = None
+        self._overlapped: OverlappedSum | None = None
+        if several and settings.shard == "optimizer":
+            self._shards = Shards(self.optimizer.parameters, group)
+        elif several and settings.shard == "model":
+            self._shards = Shards(list(self.model.parameters()), group)
+            self._exchange = self._sharded = ShardedModel(self._working, self._shards, group)
+        if self._shards:
+            self.optimizer.keep(self._shards.own)
+        if several and not self._sharded:
+            self._exchange = GradientExchange(self.optimizer.parameters, group)
+        if several and settings.reduce == "fast":
+            self._overlapped = OverlappedSum(self.optimizer.parameters, group)
+            if not self._recorded:  # what the device repeats by itself calls nobody
+                self._working.call_with_gradients(self._overlapped.made)
 
     @property
     def state(self) -> TrainerState:
