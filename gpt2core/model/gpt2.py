@@ -109,6 +109,12 @@ Around = Callable[[nn.Module, Callable[[Tensor], Tensor], Tensor], Tensor]
 """Has a block's output of x computed by the function that it is given."""
 
 
+def _bound(
+    run: Callable[..., Tensor], block: nn.Module, cache: KeyValueCache | None, mask: DocumentMask | None
+) -> Callable[[Tensor], Tensor]:
+    return lambda x: run(block, x, cache, mask)
+
+
 def _nothing_around(_: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return compute(x)
 
@@ -152,7 +158,7 @@ class GPT2(nn.Module):
             recompute = number < self.recomputed and torch.is_grad_enabled()
             way = partial(checkpoint, run, use_reentrant=False) if recompute else run
             around = self.around_block if self.training else _nothing_around
-            x = around(block, partial(way, block, cache=cache, mask=mask), x)
+            x = around(block, _bound(way, block, cache, mask), x)
         return x
 
     def _positions(self, count: int, cache: KeyValueCache | None, mask: DocumentMask | None) -> Tensor:
