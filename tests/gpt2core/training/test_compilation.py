@@ -79,7 +79,7 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_what_is_compiled_is_for_training_only() -> None:
     model = GPT2(GPT2Config(50, 8, 16, 2, 2)).initialise(0)
     seen = []
-    model.training_block = lambda *values, **named: seen.append(1) or run_block(*values, **named)  # type: ignore[func-returns-value]
+    model.training_block = lambda *values: seen.append(1) or run_block(*values)  # type: ignore[func-returns-value]
     model.eval()(torch.arange(8)[None])
     assert not seen
     model.train()(torch.arange(8)[None])
