@@ -1,4 +1,7 @@
-"""The compiled parts of a float32 step against float64, for sizes that no tile or vector divides evenly."""
+"""The compiled parts of a float32 step against float64, for sizes that no tile or vector divides evenly.
+
+Also tests `gpt2core.model.layer_norm`.
+"""
 
 import math
 from collections.abc import Iterator
