@@ -94,6 +94,8 @@ def _dask(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[Tas
 @contextmanager
 def _ray(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[TaskRunner[Any]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not cluster.address:  # read at import: without it Ray takes 127.0.0.1 for a slip, and listens to all networks
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
     from prefect_ray.context import remote_options
     from prefect_ray.task_runners import RayTaskRunner

@@ -79,6 +79,13 @@ def test_a_cluster_writes_the_same_bytes(model: Path, prompts: Path, whole: byte
     assert out.read_bytes() == whole
 
 
+@pytest.mark.slow
+def test_workers_of_ray_write_the_same_bytes(model: Path, prompts: Path, whole: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("prefect_ray", reason="Ray is large, so it is no part of the set-up: pip install 'gpt2flow[ray]'")
+    out = generate(str(prompts), tmp_path / "out.parquet", str(model), SETTINGS, ClusterSettings(runner="ray", workers=2))
+    assert out.read_bytes() == whole
+
+
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
 def test_completions_do_not_depend_on_shards_or_the_form_of_the_table(
     model: Path, prompts: Path, whole: bytes, tmp_path: Path, form: str

@@ -11,8 +11,6 @@ from several_processes import train_by
 
 from configs.schema import TrainSettings
 
-pytestmark = pytest.mark.kernels
-
 KINDS = {
     "adamw": {},
     "adamw, bfloat16, dropout": {"dtype": "bfloat16", "dropout": 0.1},

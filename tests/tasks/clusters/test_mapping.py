@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,11 +36,11 @@ Corpus = Callable[[int], tuple[list[SourceFile], DataSettings, Tokenizer]]
 
 @pytest.fixture
 def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
-    """Text of so many bytes, about, in some ten shards that two pieces of work share."""
+    """Text of so many bytes, about, in some ten shards that two pieces of work share; no other test encodes the same."""
 
     def make(size: int) -> tuple[list[SourceFile], DataSettings, Tokenizer]:
         Workspace.current().create()
-        tales = (f"Tale {number}. " + f"And so on, {number} times. " * (size // 2_000) for number in range(80))
+        tales = (f"Tale {number} of {tmp_path.name}. " + f"And so on, {number} times. " * (size // 2_000) for number in range(80))
         (tmp_path / "a.txt").write_text("<|endoftext|>".join(tales))
         monkeypatch.setattr(shard_plan, "SHARD_BYTES", size // 10)
         settings = DataSettings(source=str(tmp_path / "a.txt"), workers=2)
@@ -83,6 +85,11 @@ def listening() -> Iterator[str]:
             yield from (each.laddr.ip for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN)
 
 
+def require(runner: str) -> None:
+    if runner == "ray":
+        pytest.importorskip("prefect_ray", reason="Ray is large, so it is no part of the set-up: pip install 'gpt2flow[ray]'")
+
+
 def bytes_in(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -102,8 +109,7 @@ def test_a_store_made_by_a_cluster_has_the_bytes_of_one_process(corpus: Corpus, 
 def test_a_store_made_by_a_cluster_has_the_bytes_of_one_process_though_a_worker_was_killed(
     corpus: Corpus, tmp_path: Path, runner: str
 ) -> None:
-    if runner == "ray":
-        pytest.importorskip("prefect_ray", reason="Ray is large, so it is no part of the set-up: pip install 'gpt2flow[ray]'")
+    require(runner)
     files, settings, tokenizer = corpus(8_000_000)
     alone = encode_store(files, settings, tokenizer, tmp_path / "alone")
     cluster = ClusterSettings.model_validate({"runner": runner, "workers": 2})
@@ -113,12 +119,37 @@ def test_a_store_made_by_a_cluster_has_the_bytes_of_one_process_though_a_worker_
         store = flow(encode_to_parquet.fn, validate_parameters=False)(files, settings, tokenizer, cluster)
     assert killed
     assert (store.hash, bytes_in(store.path)) == (alone.name, bytes_in(alone))
-    assert heard == {"127.0.0.1"}
+    assert heard <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    assert heard
 
 
 @task
 def doubled(number: int) -> int:
     return 2 * number
+
+
+@task
+def deadly(number: int, folder: Path) -> None:
+    """The second piece kills whoever works at it."""
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / f"{number}").touch()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runner", ["dask", "ray"])
+def test_a_piece_that_kills_one_worker_after_the_other_is_one_sentence_and_loses_no_other(tmp_path: Path, runner: str) -> None:
+    require(runner)
+    cluster = ClusterSettings.model_validate({"runner": runner, "workers": 1})
+
+    @flow
+    def mapped() -> None:
+        map_task(deadly, cluster, computes=False, number=[1, 2, 3], folder=tmp_path)
+
+    sentence = rf"^The {runner} cluster that was started here failed \(.*\): look after it, then run the same command again\.$"
+    with pytest.raises(UserError, match=sentence):
+        mapped()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
 
 
 def test_a_cluster_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,15 +70,28 @@ def killing_the_first_member() -> Iterator[None]:
     killing.join()
 
 
+@pytest.fixture(params=["dask", "ray"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[dict[str, object]]:
+    """What a config says of a cluster: one of Dask that is there, or one of Ray that is started for each sweep."""
+    if request.param == "ray":
+        pytest.importorskip("prefect_ray", reason="Ray is large, so it is no part of the set-up: pip install 'gpt2flow[ray]'")
+        yield {"runner": "ray", "workers": 2}
+        return
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as workers:
+        yield {"runner": "dask", "address": workers.scheduler_address}
+
+
 @pytest.mark.slow
 def test_a_killed_run_is_one_failure_and_the_same_command_ends_the_sweep(
-    tmp_path: Path, prefect_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cluster: dict[str, object],
+    tmp_path: Path,
+    prefect_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with (
-        temporary_settings({PREFECT_API_URL: prefect_url}),
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as workers,
-    ):
-        config = config_of(tmp_path, "clustered", 4, address=workers.scheduler_address)
+    name = f"clustered-{cluster['runner']}"
+    with temporary_settings({PREFECT_API_URL: prefect_url}):
+        config = config_of(tmp_path, name, 4, **cluster)
         plan = load_sweep(config, [GRID], {})
         with killing_the_first_member(), pytest.raises(UserError, match="1 of 2 runs failed"):
             sweep_grid(plan)
@@ -86,25 +99,29 @@ def test_a_killed_run_is_one_failure_and_the_same_command_ends_the_sweep(
         result = sweep_grid(plan)
     assert "failed: its process was killed by SIGKILL" in failed
     assert result is not None
-    assert [run.outcome() for run in runs_named("clustered")] == ["finished"] * 2
+    assert [run.outcome() for run in runs_named(name)] == ["finished"] * 2
     monkeypatch.setattr(Trainer, "_update", None)
     here = sweep_grid(load_sweep(config, [GRID], {"cluster": {"runner": "local", "address": None}}))
     assert here == result
 
 
 @pytest.mark.slow
-def test_runs_stop_with_a_checkpoint_when_their_sweep_is_killed(tmp_path: Path, prefect_url: str) -> None:
-    config = config_of(tmp_path, "abandoned", 1_000_000, workers=1)
+@pytest.mark.parametrize("runner", ["dask", "ray"])
+def test_runs_stop_with_a_checkpoint_when_their_sweep_is_killed(runner: str, tmp_path: Path, prefect_url: str) -> None:
+    if runner == "ray":
+        pytest.importorskip("prefect_ray", reason="Ray is large, so it is no part of the set-up: pip install 'gpt2flow[ray]'")
+    name = f"abandoned-{runner}"
+    config = config_of(tmp_path, name, 1_000_000, runner=runner, workers=1)
     command = [sys.executable, "-m", "flows.cli", "sweep", str(config), "--grid", GRID]
     with subprocess.Popen(command, env={**os.environ, "PREFECT_API_URL": prefect_url}) as process:
         try:
-            wait_until(lambda: any(run.metrics.rows() for run in runs_named("abandoned")))
+            wait_until(lambda: any(run.metrics.rows() for run in runs_named(name)))
             members = [child for child in psutil.Process().children(recursive=True) if PROGRAM in child.cmdline()]
         finally:
             process.kill()
     assert members
     wait_until(lambda: not any(member.is_running() for member in members))
-    stopped = [run for run in runs_named("abandoned") if run.metrics.rows()]
+    stopped = [run for run in runs_named(name) if run.metrics.rows()]
     for run in stopped:
         assert run.state() == "stopped"
         assert find_checkpoints(run.checkpoints)[-1].step == run.metrics.rows()[-1]["step"]
