@@ -40,7 +40,9 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
 
     def make(size: int) -> tuple[list[SourceFile], DataSettings, Tokenizer]:
         Workspace.current().create()
-        tales = (f"Tale {number} of {tmp_path.name}. " + f"And so on, {number} times. " * (size // 2_000) for number in range(80))
+        tales = (
+            f"Tale {number} of {tmp_path.name}. " + f"And so on, {number} times. " * (size // 2_000) for number in range(80)
+        )
         (tmp_path / "a.txt").write_text("<|endoftext|>".join(tales))
         monkeypatch.setattr(shard_plan, "SHARD_BYTES", size // 10)
         settings = DataSettings(source=str(tmp_path / "a.txt"), workers=2)
