@@ -198,9 +198,9 @@ class TrainSettings(Section):
     """How the gradients of several processes are added. exact: in the order of the batches, so that the weights are the same,
     bit for bit, whatever the number of processes. fast: by the back-end's all-reduce while backward goes on, in an order that
     depends on their number."""
-    shard: Annotated[Literal["none", "optimizer"], Influence.NONE] = "none"
-    """What several processes share out instead of each having all: the optimizer's state. The weights are the same, and so are
-    checkpoints; the first process collects it for each of them in the machine's memory."""
+    shard: Annotated[Literal["none", "optimizer", "model"], Influence.NONE] = "none"
+    """What several processes share out instead of each having all: the optimizer's state; or the model, its weights, gradients
+    and the optimizer's state. The weights are the same, and so are checkpoints, for which the first process collects all."""
     process_timeout: Annotated[float, Field(gt=0.0), Influence.NONE] = 600.0
     """Seconds that processes wait for one another in an update, before the one that hangs is named and the run ends."""
     restore_from: Annotated[str, Influence.APART] = "latest"
@@ -228,6 +228,12 @@ class TrainSettings(Section):
         if given and given != ["steps"]:
             return {**values, "steps": 0}
         return {**values, **dict.fromkeys(LENGTHS[1:])} if given else values
+
+    @model_validator(mode="after")
+    def _adds_as_it_shares(self) -> Self:
+        if self.shard == "model" and self.reduce == "fast":
+            raise ValueError("says shard model, which adds gradients exactly, and reduce fast: give one of them")
+        return self
 
     @model_validator(mode="after")
     def _has_a_length(self) -> Self:

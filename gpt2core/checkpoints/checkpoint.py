@@ -113,6 +113,7 @@ def write_checkpoint_manifest(folder: Path, hashes: dict[str, str]) -> None:
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     """Fill the trainer's weights, moments and state from a verified checkpoint; raises UserError if it does not fit."""
     device = str(trainer.model.wte.weight.device)
+    trainer.hold_all_weights()
     try:
         _fill(trainer.model, read_weights(checkpoint.path))
         trainer.optimizer.load(_moments(checkpoint.path / "optimizer.safetensors", trainer.optimizer, device))

@@ -41,7 +41,7 @@ def flat(bucket: list[Tensor], multiple: int = 1) -> Tensor:
 
 def fill(bucket: list[Tensor], numbers: Tensor) -> None:
     """What `flat` has put together, back to where it was."""
-    if numbers.data_ptr() == bucket[0].data_ptr():
+    if numbers.untyped_storage()._cdata == bucket[0].untyped_storage()._cdata:
         return
     lengths = [tensor.numel() for tensor in bucket]
     parts = torch.split(numbers[: sum(lengths)], lengths)

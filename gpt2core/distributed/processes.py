@@ -55,12 +55,12 @@ def device_of(settings: TrainSettings, number: int) -> str:
 
 
 def describe_shares(processes: int, settings: TrainSettings) -> str:
-    """How an update's batches are shared out, and whether the optimizer's state is."""
+    """How an update's batches are shared out, and what else is."""
     batches = settings.accumulate
     most = -(-batches // processes)
     each = f"each makes {most}" if batches % processes == 0 else f"each makes {most} at most"
-    shared = ", the optimizer's state is shared out" if settings.shard == "optimizer" else ""
-    return f"{processes}, {each} of an update's {batches} batches{shared}"
+    what = {"none": "", "optimizer": ", the optimizer's state is shared out", "model": ", the model is shared out"}
+    return f"{processes}, {each} of an update's {batches} batches{what[settings.shard]}"
 
 
 def idle_processes(processes: int, settings: TrainSettings) -> str:

@@ -24,11 +24,15 @@ def software() -> dict[str, str]:
     return {"gpt2flow's code": code_hash(), **versions, **{name: version(name) for name in ("numpy", "safetensors")}}
 
 
-def what_decides(device: torch.device, text: str) -> dict[str, str]:
-    """The same with what it computes on, and the hash of the `text` that it reads."""
+def what_decides(device: torch.device, text: str, any_threads: bool) -> dict[str, str]:
+    """The same with what it computes on, and the hash of the `text` that it reads.
+
+    The number of threads belongs to it unless any gives the same bits (`any_threads`): see `training.thread_choice`.
+    """
     facts = {**software(), "text": text}
     if device.type == "cpu":
-        return {**facts, "level of kernels": level(), "number of threads (OMP_NUM_THREADS)": str(torch.get_num_threads())}
+        threads = {} if any_threads else {"number of threads (OMP_NUM_THREADS)": str(torch.get_num_threads())}
+        return {**facts, "level of kernels": level(), **threads}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {**facts, "kind of device": name}
 

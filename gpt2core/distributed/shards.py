@@ -18,21 +18,16 @@ BUCKET = 16_000_000
 
 
 def owners(parameters: Iterable[Tensor], size: int) -> dict[Tensor, int]:
-    """Which process keeps the state of each parameter: the next largest one goes to whoever has least."""
+    """Which process keeps the state of each parameter: the next largest one goes to whoever has least, the first of those.
+
+    So the first process keeps no less than others, the smallest parameters aside.
+    """
     held, found = [0] * size, {}
     for parameter in sorted(parameters, key=lambda parameter: -parameter.numel()):
         rank = held.index(min(held))
         held[rank] += parameter.numel()
         found[parameter] = rank
     return found
-
-
-def largest_share(kinds: list[tuple[str, Tensor]], size: int) -> int:
-    """Bytes that the process keeps that has most of `kinds`: a tensor's name and the parameter whose shape it has."""
-    found, held = owners({parameter: None for _, parameter in kinds}, size), [0] * size
-    for _, parameter in kinds:
-        held[found[parameter]] += 4 * parameter.numel()
-    return max(held)
 
 
 class Shards:
@@ -47,16 +42,16 @@ class Shards:
         """The parameters that this process updates."""
         return {parameter for parameter, rank in self._owners.items() if rank == self._group.rank}
 
-    @torch.no_grad()
+    def owner_of(self, parameter: Tensor) -> int:
+        """The process that updates it."""
+        return self._owners[parameter]
+
     def share(self) -> None:
         """Give everybody the parameters that this process has updated, and take over those of the others."""
-        for owner in range(self._group.size):
-            theirs = [parameter for parameter, rank in self._owners.items() if rank == owner]
-            for bucket in buckets_of(theirs, BUCKET) if theirs else ():
-                numbers = flat(bucket)
-                self._group.broadcast(numbers, owner)
-                if owner != self._group.rank:
-                    fill(bucket, numbers)
+        by_owner: list[list[Tensor]] = [[] for _ in range(self._group.size)]
+        for parameter, owner in self._owners.items():
+            by_owner[owner].append(parameter)
+        give(by_owner, self._group)
 
     def gather(self, kinds: list[tuple[str, Tensor]], own: dict[str, Tensor]) -> dict[str, Tensor]:
         """For the first process what the others have of `kinds` (name of a tensor, parameter whose shape it has).
@@ -73,3 +68,14 @@ class Shards:
                 self._group.hand_to_first(received, owner)
                 found[name] = received.detach().cpu()
         return found
+
+
+@torch.no_grad()
+def give(by_owner: list[list[Tensor]], group: ProcessGroup) -> None:
+    """Give everybody the numbers that each process has in its tensors, in memory that is there."""
+    for owner, tensors in enumerate(by_owner):
+        for bucket in buckets_of(tensors, BUCKET) if tensors else ():
+            numbers = flat(bucket)
+            group.broadcast(numbers, owner)
+            if owner != group.rank:
+                fill(bucket, numbers)

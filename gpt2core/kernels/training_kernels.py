@@ -23,10 +23,16 @@ from gpt2core.kernels.operators import operator
 SIGNATURES: dict[str, list[type]] = {
     "gelu": [POINTER] * 2 + [COUNT],
     "gelu_backward": [POINTER] * 3 + [COUNT],
+    "layer_norm": [POINTER] * 5 + [NUMBER] + [COUNT] * 2,
+    "layer_norm_backward": [POINTER] * 8 + [COUNT] * 3,
     "cross_entropy": [POINTER] * 4 + [COUNT] * 4,
+    "sum_of_squares": [POINTER] * 2 + [COUNT],
     "scale": [POINTER] * 2 + [COUNT],
     "adamw": [POINTER] * 5 + [NUMBER] * 7 + [COUNT],
 }
+
+SUMMED_ROWS = 64
+"""Rows whose gradients by a LayerNorm's weight and bias are added up together, as training_kernels.c says."""
 
 library = CLibrary("training_kernels", SIGNATURES)
 float32_library = CLibrary("training_kernels", SIGNATURES, defined=("FLOAT32",))
@@ -67,6 +73,45 @@ def gelu_backward(x: Tensor, by_output: Tensor, by_input: Tensor) -> None:
     _code(x).gelu_backward(address(x), address(by_output), address(by_input), x.numel())
 
 
+@operator("out", "statistics")
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, statistics: Tensor, epsilon: float) -> None:
+    """LayerNorm of the rows of x [..., C]; `statistics` float32 [rows, 2] are what `layer_norm_backward` needs besides."""
+    tensors = map(address, (x, weight, bias, out, statistics))
+    _code(x).layer_norm(*tensors, epsilon, len(statistics), len(weight))
+
+
+def layer_norm_backward(
+    x: Tensor,
+    weight: Tensor,
+    statistics: Tensor,
+    by_out: Tensor,
+    by_x: Tensor,
+    by_weight: Tensor | None,
+    by_bias: Tensor | None,
+    add: bool,
+) -> None:
+    """The gradients by x and, float32 [C] and both or none, by weight and bias: with `add` they are added to what is there."""
+    blocks = 0 if by_weight is None else -(-len(statistics) // SUMMED_ROWS)
+    workspace = statistics.new_empty(blocks, 2, len(weight))
+    _layer_norm_backward(x, weight, statistics, by_out, by_x, by_weight, by_bias, workspace, add)
+
+
+@operator("by_x", "by_weight", "by_bias", "workspace")
+def _layer_norm_backward(
+    x: Tensor,
+    weight: Tensor,
+    statistics: Tensor,
+    by_out: Tensor,
+    by_x: Tensor,
+    by_weight: Tensor | None,
+    by_bias: Tensor | None,
+    workspace: Tensor,
+    add: bool,
+) -> None:
+    tensors = map(address, (x, weight, statistics, by_out, by_x, by_weight, by_bias, workspace))
+    _code(x).layer_norm_backward(*tensors, add, len(statistics), len(weight))
+
+
 @operator("logits", "losses")
 def cross_entropy(logits: Tensor, targets: Tensor, share: Tensor, losses: Tensor, n_vocab: int, gradients: bool) -> None:
     """Each row's cross-entropy, times its `share`, of logits [n, padded V] at targets int64 [n]: float32 [n].
@@ -83,6 +128,14 @@ def _cross_entropy_on_cuda(*arguments: Any) -> None:
     from gpt2core.kernels import triton_cross_entropy  # Triton is not everywhere
 
     triton_cross_entropy.cross_entropy(*arguments)
+
+
+@operator("sums")
+def sums_of_squares(tensors: list[Tensor], sums: Tensor) -> None:
+    """For each of n float32 tensors the sum of its squares, float64 [n], in an order that depends on its size alone."""
+    code = _code(tensors[0])
+    for tensor, place in zip(tensors, range(sums.data_ptr(), sums.data_ptr() + sums.nbytes, sums.itemsize), strict=True):
+        code.sum_of_squares(address(tensor), place, tensor.numel())
 
 
 @operator("values")

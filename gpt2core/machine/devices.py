@@ -73,7 +73,8 @@ def choose_threads(n_embd: int, processes: int = 1) -> None:
     """Compute small models on one thread, others of several processes on a share of the cores; OMP_NUM_THREADS goes before.
 
     Their operations are so short that a second thread gains little on idle cores and loses much on busy ones, where both
-    wait for each other at every operation (measured: 1.4 times as fast, and 5 to 10 times as slow).
+    wait for each other at every operation (measured: 1.4 times as fast, and 5 to 10 times as slow). Training tries both where
+    that changes no bit: `training.thread_choice`.
     """
     if "OMP_NUM_THREADS" in os.environ:
         return

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from configs.schema import TrainSettings
-from gpt2core.distributed.shards import largest_share
+from gpt2core.distributed.process_group import ProcessGroup
 from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
@@ -32,16 +32,24 @@ MANY_PARTS = 4
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of the tensors of an update. `peak` is their sum at its fullest moment, when not all gradients need be there."""
+    """Bytes of the tensors of an update. `peak` is their sum at its fullest moment, when not all gradients need be there.
+
+    Of several processes it is the first one's, which keeps no less than others, and has all between updates.
+    """
 
     parameters: int
     trained: int
     weights: int
+    """What this process keeps of them during an update."""
+    whole: int
+    """All of them."""
     gradients: int
     optimizer: int
     """What this process keeps of the optimizer's state."""
     state: int
     """What all processes keep of it."""
+    collected: int
+    """What is there of it between updates: in the machine's memory all."""
     activations: int
     peak: int
 
@@ -53,7 +61,7 @@ class Footprint:
     @property
     def standing(self) -> int:
         """What stays between updates."""
-        return self.weights + self.gradients + self.optimizer
+        return self.whole + self.gradients + self.collected
 
 
 def by_rows(count: Callable[[int], int], rows: int, n_ctx: int) -> int:
@@ -87,9 +95,8 @@ def rehearse(work: Workload) -> Footprint:
 
 
 def _footprint(work: Workload) -> Footprint:
-    like = work.with_length(1).with_settings(
-        noise=0.0, compile=False, accumulate=min(2, work.settings.accumulate), memory_limit=None
-    )
+    accumulate = min(2 * max(1, work.settings.processes), work.settings.accumulate)
+    like = work.with_length(1).with_settings(noise=0.0, compile=False, accumulate=accumulate, memory_limit=None)
     return _rehearse(work.config, like.settings.model_dump_json(), work.device, work.mask_documents)
 
 
@@ -99,30 +106,56 @@ def _rehearse(config: GPT2Config, settings_json: str, device: torch.device, mask
     with FakeTensorMode(), MemoryLedger() as ledger, device:
         model = GPT2(config)
         model.separator = 0 if masked else None
-        trainer = Trainer(model, _Blank(settings.batch_size, config.n_ctx), settings)  # type: ignore[arg-type]
-        weights = ledger.alive
-        trained = trainer.optimizer.parameters
-        for parameter in trained:
+        batches, group = _Blank(settings.batch_size, config.n_ctx), _FirstOf(settings.processes)
+        trainer = Trainer(model, batches, settings, group=group)  # type: ignore[arg-type]
+        whole, optimizer = ledger.alive, trainer.optimizer
+        trainer.let_go_of_others()
+        weights, trained = ledger.alive, optimizer.parameters
+        added_up = optimizer.kept if weights < whole else trained
+        for parameter in added_up:
             parameter.grad = torch.empty_like(parameter)
-        count = sum(parameter.numel() for parameter in trained)
-        state = moments = trainer.optimizer.checkpoint_bytes - 4 * count
-        if settings.shard == "optimizer" and settings.processes > 1:
-            moments = largest_share(trainer.optimizer.moments, settings.processes)
+        count, gradients = (sum(parameter.numel() for parameter in some) for some in (trained, added_up))
+        kept = set(optimizer.kept)
+        moments = sum(4 * parameter.numel() for _, parameter in optimizer.moments if parameter in kept)
+        state = optimizer.checkpoint_bytes - optimizer.weights_bytes
         standing = torch.empty(moments, dtype=torch.uint8)
         trainer.begin_update()
         before = ledger.alive
         at_the_end_of_the_blocks = _note_when_blocks_are_done(trainer.computing_model(), ledger)
         model.train()
         trainer.gradient()
-        kept = max(at_the_end_of_the_blocks) - before
+        activations = max(0, max(at_the_end_of_the_blocks) - before)
         del standing
-    return Footprint(model.parameter_count(), count, weights, 4 * count, moments, state, max(0, kept), ledger.peak)
+    collected = state if device.type == "cpu" else moments
+    sizes = (model.parameter_count(), count, weights, whole, 4 * gradients, moments, state, collected)
+    return Footprint(*sizes, activations, ledger.peak)
 
 
 def _note_when_blocks_are_done(model: GPT2, ledger: MemoryLedger) -> list[int]:
     notes: list[int] = []
     model.ln_f.register_forward_hook(lambda *_: notes.append(ledger.alive))
     return notes
+
+
+class _FirstOf(ProcessGroup):
+    """The first of `size` processes that send nothing, and have all the memory for it."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = self.here = max(1, size)
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Nobody else raises one."""
+        return list(flags)
+
+    def begin_sum(self, numbers: Tensor) -> Any:
+        """Nothing is sent."""
+
+    def wait(self, work: Any) -> None:
+        """Nothing is awaited."""
+
+    def _together(self, call: Callable[[], object]) -> None:
+        """Nothing is said."""
 
 
 class _Blank:
@@ -147,18 +180,20 @@ class MemoryLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do what was asked and enter the results' storages."""
         result = function(*args, **(kwargs or {}))
+        if function is torch.ops.inductor.resize_storage_bytes_.default:
+            self._enter(args[0].untyped_storage())
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._enter(leaf.untyped_storage())
         return result
 
     def _enter(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
+        key, size = storage._cdata, storage.nbytes()
         if key not in self._sizes:
-            self._sizes[key] = storage.nbytes()
-            self.alive += self._sizes[key]
-            self.peak = max(self.peak, self.alive)
             weakref.finalize(storage, self._leave, key)
+        self.alive += size - self._sizes.get(key, 0)
+        self._sizes[key] = size
+        self.peak = max(self.peak, self.alive)
 
     def _leave(self, key: int) -> None:
         self.alive -= self._sizes.pop(key)

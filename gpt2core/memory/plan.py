@@ -20,6 +20,8 @@ ASSUMED_EXTRA = 0.05
 """Share of the tensors that libraries and allocator are taken to need where that cannot be measured."""
 EVALUATION_EXTRA = 0.15
 """Share of an evaluation's tensors, mostly in float32, that they are taken to need (measured: 0.1)."""
+EXCHANGE_EXTRA = 0.1
+"""Share of the tensors that the allocator wastes on a CPU where several processes exchange them (measured: 0.05 to 0.2)."""
 ENOUGH_TOKENS = 4096
 """Tokens in a batch beyond which a CPU is no faster and only needs more memory."""
 CLOSE = 1.2
@@ -57,7 +59,7 @@ class Need:
     @property
     def outside(self) -> int:
         """What an evaluation in a process of its own holds, beside this one."""
-        return self.process + self.footprint.weights + self.evaluation
+        return self.process + self.footprint.whole + self.evaluation
 
     @property
     def with_spare(self) -> int:
@@ -82,6 +84,8 @@ def predict(work: Workload, process: int, saves_beside: bool = True, measured: b
     on_cuda = work.device.type == "cuda"
     if not on_cuda:
         extra = max(extra, int(EVALUATION_EXTRA * evaluation))
+    if not on_cuda and work.settings.processes > 1:
+        extra += int(EXCHANGE_EXTRA * footprint.peak)
     if extra < 0:  # compiled blocks keep less than those that are rehearsed
         less = {"activations": max(0, footprint.activations + extra), "peak": footprint.peak + extra}
         footprint, extra = replace(footprint, **less), 0
@@ -115,6 +119,7 @@ def extra_of_blocks(work: Workload) -> int:
 
 
 def _beside_tensors(work: Workload) -> int | None:
+    work = work.with_settings(processes=1)  # several have the same libraries, and are not tried out
     found = measure(work)
     if found is None:
         return None

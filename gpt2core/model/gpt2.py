@@ -7,6 +7,8 @@ transposed. Shapes: B batch, T new positions, C n_embd, H heads, D head size, V 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from gpt2core.model.config import GPT2Config
 from gpt2core.model.document_mask import DocumentMask, document_mask
 from gpt2core.model.gelu import gelu
 from gpt2core.model.key_value_cache import KeyValueCache
+from gpt2core.model.layer_norm import LayerNorm
 from gpt2core.model.linear import embedding, linear
 from gpt2core.model.linear_cross_entropy import linear_cross_entropy
 
@@ -83,9 +86,9 @@ class Block(nn.Module):
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, eps=1e-5)
+        self.ln_1 = LayerNorm(config.n_embd, eps=1e-5)
         self.attn = Attention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd, eps=1e-5)
+        self.ln_2 = LayerNorm(config.n_embd, eps=1e-5)
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
@@ -102,6 +105,20 @@ def run_block(block: nn.Module, x: Tensor, cache: KeyValueCache | None, mask: Do
     return out
 
 
+Around = Callable[[nn.Module, Callable[[Tensor], Tensor], Tensor], Tensor]
+"""Has a block's output of x computed by the function that it is given."""
+
+
+def _bound(
+    run: Callable[..., Tensor], block: nn.Module, cache: KeyValueCache | None, mask: DocumentMask | None
+) -> Callable[[Tensor], Tensor]:
+    return lambda x: run(block, x, cache, mask)
+
+
+def _nothing_around(_: nn.Module, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return compute(x)
+
+
 class GPT2(nn.Module):
     """The language model. Its parameters are uninitialised until `initialise` or a loader fills them."""
 
@@ -110,12 +127,13 @@ class GPT2(nn.Module):
         self.config = config
         self.recomputed = 0  # the first so many blocks keep no activations: backward computes them again
         self.training_block = run_block  # perhaps compiled
+        self.around_block: Around = _nothing_around  # what happens around each block in training
         self.separator: int | None = None  # end-of-text id by which training and scoring keep documents apart
         self.wte = nn.Embedding(config.n_vocab, config.n_embd)
         self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, eps=1e-5)
+        self.ln_f = LayerNorm(config.n_embd, eps=1e-5)
 
     def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None, mask: DocumentMask | None = None) -> Tensor:
         """Final hidden states [B, T, C], behind ln_f, of tokens int64 [B, T]; `cache` is read and extended.
@@ -138,8 +156,9 @@ class GPT2(nn.Module):
         run = self.training_block if self.training else run_block
         for number, block in enumerate(self.h):
             recompute = number < self.recomputed and torch.is_grad_enabled()
-            values = (block, x, cache, mask)
-            x = checkpoint(run, *values, use_reentrant=False) if recompute else run(*values)
+            way = partial(checkpoint, run, use_reentrant=False) if recompute else run
+            around = self.around_block if self.training else _nothing_around
+            x = around(block, _bound(way, block, cache, mask), x)
         return x
 
     def _positions(self, count: int, cache: KeyValueCache | None, mask: DocumentMask | None) -> Tensor:

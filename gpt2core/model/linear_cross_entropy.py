@@ -113,7 +113,12 @@ def _walk_on_our_way(
             matmul.multiply(error, weight, by_hidden[rows])
         if by_weight is not None:
             matmul.add_gradient(error, hidden[rows], by_weight, None, add=start > 0)
-    return losses.sum()
+    return _total(losses)
+
+
+def _total(losses: Tensor) -> Tensor:
+    """Their sum []: on a CPU by chunks, since threads would share out a long sum, each number of them in its own way."""
+    return losses.sum() if losses.is_cuda else torch.stack([part.sum() for part in torch.split(losses, OWN_CHUNK)]).sum()
 
 
 def _walk_on_pytorchs_way(

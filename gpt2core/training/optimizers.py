@@ -90,9 +90,14 @@ class Optimization:
         return any(isinstance(optimizer, AdamW) for optimizer in self.optimizers)
 
     @property
+    def kept(self) -> list[Tensor]:
+        """What this process updates."""
+        return [parameter for optimizer in self.optimizers for parameter in _parameters_of(optimizer)]
+
+    @property
     def own_names(self) -> set[str]:
         """Of the tensors that this process keeps."""
-        own = {parameter for optimizer in self.optimizers for parameter in _parameters_of(optimizer)}
+        own = set(self.kept)
         return {"step", *(name for name, parameter in self.moments if parameter in own)}
 
     def keep(self, own: set[Tensor]) -> None:
@@ -104,13 +109,17 @@ class Optimization:
             for parameter in optimizer.state.keys() - own:
                 del optimizer.state[parameter]
 
-    def clip(self, most: float) -> Tensor:
-        """The norm [] of all gradients together; the next update scales them down where it is larger than `most`."""
+    def clip(self, most: float, norms: Tensor | None = None) -> Tensor:
+        """The norm [] of all gradients together; the next update scales them down where it is larger than `most`.
+
+        `norms` [n] of all gradients must be given where they are not all here.
+        """
+        norm: Tensor = torch.linalg.vector_norm(gradient_norms(self.parameters) if norms is None else norms)
         (first, *_) = self.optimizers
-        if not isinstance(first, OnePassAdamW):
-            return nn.utils.clip_grad_norm_(self.parameters, most)
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
-        first.clip = min(1.0, most / (norm.item() + 1e-6))
+        if isinstance(first, OnePassAdamW):
+            first.clip = min(1.0, most / (norm.item() + 1e-6))
+        else:
+            nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
         return norm
 
     def update(self, rate: float, left_out: Tensor) -> None:
@@ -144,6 +153,16 @@ class Optimization:
                 if isinstance(optimizer, AdamW):
                     state["step"] = tensors["step"].to(parameter.device, copy=True)
                 optimizer.state[parameter] = state
+
+
+def gradient_norms(parameters: Iterable[Tensor]) -> Tensor:
+    """The norm of each gradient that there is, float32 [n]: with our kernel the same bits for any number of threads."""
+    gradients = [parameter.grad.contiguous() for parameter in parameters if parameter.grad is not None]
+    if not gradients or not all(map(training_kernels.supports, gradients)):
+        return torch.stack(torch._foreach_norm(gradients))
+    squares = torch.empty(len(gradients), dtype=torch.float64)
+    training_kernels.sums_of_squares(gradients, squares)
+    return squares.sqrt().float()
 
 
 def _build(names: dict[Tensor, str], settings: TrainSettings) -> list[Optimizer]:

@@ -34,6 +34,8 @@ from gpt2core.training.noise import add_noise
 from gpt2core.training.optimizers import Optimization
 from gpt2core.training.recorded_gradient import RecordedGradient
 from gpt2core.training.schedule import learning_rate
+from gpt2core.training.sharded_model import ShardedModel
+from gpt2core.training.thread_choice import ThreadChoice, changes_no_bit, choose_from
 from gpt2core.training.trainable import choose_trainable
 from gpt2core.training.working_copy import WorkingCopy
 
@@ -101,24 +103,40 @@ class Trainer:
             compile_blocks(self._working.model)
         self._drops = bool(model.config.dropout or settings.lora.dropout)
         self._recorded: RecordedGradient | None = None
-        if self._device.type == "cuda" and not settings.recompute_blocks:  # which asks for random states
+        fetches = group.size > 1 and settings.shard == "model"
+        if self._device.type == "cuda" and not (settings.recompute_blocks or fetches):  # these ask for more than kernels
             self._recorded = RecordedGradient(self.optimizer.parameters)
+        self.any_threads = changes_no_bit(self._working.model, settings)
+        """Whether the number of threads changes no bit of an update."""
+        self._threads = choose_from(self._working.model, settings) if group.size == 1 else ThreadChoice(())
         self._group = group
-        self._exchange = GradientExchange(self.optimizer.parameters, group) if group.size > 1 else None
-        self._overlapped: OverlappedSum | None = None
-        if self._exchange and settings.reduce == "fast":
-            self._overlapped = OverlappedSum(self.optimizer.parameters, group)
-            if not self._recorded:  # what the device repeats by itself calls nobody
-                self._working.call_with_gradients(self._overlapped.made)
-        self._shards: Shards | None = None
-        if self._exchange and settings.shard == "optimizer":
-            self._shards = Shards(self.optimizer.parameters, group)
-            self.optimizer.keep(self._shards.own)
+        self._join(group)
         self._stop_requested = self._stop_agreed = False
         self._not_finite = torch.zeros((), dtype=torch.bool)
         self._skipped = 0
         self._pending: list[tuple[Tensor, float, Tensor]] = []
         self._reported_at = time.perf_counter()
+
+    def _join(self, group: ProcessGroup) -> None:
+        """Make updates together with others, where there are any."""
+        settings, several = self.settings, group.size > 1
+        self._shards: Shards | None = None
+        self._sharded: ShardedModel | None = None
+        self._exchange: GradientExchange | ShardedModel | None = None
+        self._overlapped: OverlappedSum | None = None
+        if several and settings.shard == "optimizer":
+            self._shards = Shards(self.optimizer.parameters, group)
+        elif several and settings.shard == "model":
+            self._shards = Shards(list(self.model.parameters()), group)
+            self._exchange = self._sharded = ShardedModel(self._working, self._shards, group)
+        if self._shards:
+            self.optimizer.keep(self._shards.own)
+        if several and not self._sharded:
+            self._exchange = GradientExchange(self.optimizer.parameters, group)
+        if several and settings.reduce == "fast":
+            self._overlapped = OverlappedSum(self.optimizer.parameters, group)
+            if not self._recorded:  # what the device repeats by itself calls nobody
+                self._working.call_with_gradients(self._overlapped.made)
 
     @property
     def state(self) -> TrainerState:
@@ -142,11 +160,14 @@ class Trainer:
         gc.freeze()  # all that is alive now stays alive until the end: the collector need not walk through it again and again
         try:
             while self.step < step and not (self._stop_agreed if self._exchange else self._stop_requested):
-                self._update()
+                with self._threads.applied():
+                    self._update()
                 if len(self._pending) >= REPORT_EVERY or self._is_known_to_diverge():
                     self._report()
             self._report()
-            if self._exchange:
+            if self._sharded:
+                self._sharded.collect()
+            elif self._exchange:
                 self._group.require_same(self.optimizer.parameters)
             if self._shards:
                 self._gather_state(self._shards)
@@ -160,6 +181,18 @@ class Trainer:
         self._working.refresh()
         return self._working.model
 
+    def let_go_of_others(self) -> None:
+        """Hold no more weights than those that this process keeps, where the processes share them out."""
+        if self._sharded and self._sharded.is_whole:
+            for callback in self.callbacks:
+                callback.before_update()  # whoever still copies weights must be through with it
+            self._sharded.scatter()
+
+    def hold_all_weights(self) -> None:
+        """Have memory for all weights, where other processes keep a part of them: they are filled next."""
+        if self._sharded:
+            self._sharded.allocate()
+
     def begin_update(self) -> None:
         """Let go of gradients that the next update will make anew."""
         self._working.begin_update()
@@ -170,6 +203,7 @@ class Trainer:
         Where the memory does not suffice, the batch is split, so that the update sees the same windows in more and smaller
         batches. Raises UserError where a single window does not fit.
         """
+        self.let_go_of_others()
         self._working.refresh()
         while True:
             self._cut_batches()
@@ -193,12 +227,13 @@ class Trainer:
     def _update(self) -> None:
         rate = learning_rate(self.step, self.settings)
         loss = self.gradient()
-        norm = self.optimizer.clip(self.settings.clip or math.inf)
+        norms = self._sharded.gradient_norms(self.optimizer.parameters) if self._sharded else None
+        norm = self.optimizer.clip(self.settings.clip or math.inf, norms)
         for callback in self.callbacks:
             callback.before_update()
         self._not_finite = ~(loss.isfinite() & norm.isfinite())
         self.optimizer.update(rate, left_out=self._not_finite)
-        if self._shards:
+        if self._shards and not self._sharded:
             self._shards.share()
         if self.optimizer.fills_copies:
             self._working.note_as_current()
@@ -224,10 +259,12 @@ class Trainer:
             loss += self._accumulate(number, is_first=number == 0)
         return loss
 
-    def _gradient_by_all(self, exchange: GradientExchange) -> Tensor:
+    def _gradient_by_all(self, exchange: GradientExchange | ShardedModel) -> Tensor:
         exchange.begin()
         for number, made in self._group.rounds(self.micro_batches):
             self.begin_update()
+            if self._sharded:
+                self._sharded.begin_round(made)
             exchange.add(self._batch_of_round(number), made)
         return exchange.finish()
 
@@ -265,6 +302,8 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             lacking = True
+        if self._sharded:
+            self._sharded.catch_up()
         self._agree(lacking)
         return loss
 

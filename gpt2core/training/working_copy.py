@@ -31,8 +31,9 @@ class WorkingCopy:
         self.master = master
         self.model = master if dtype is torch.float32 else _copy_of(master, dtype)
         self._current: dict[Tensor, int] = {}
-        self._outdated = list(zip(self.model.parameters(), master.parameters(), strict=True))
-        self._trained = [(copied, own) for copied, own in self._outdated if own.requires_grad]
+        self._pairs = list(zip(self.model.parameters(), master.parameters(), strict=True))
+        self._trained = [(copied, own) for copied, own in self._pairs if own.requires_grad]
+        self._outdated, self._followed = self._pairs, self._trained
         self._sums = [sum_gradients_of(copied, own) for copied, own in self._trained]
         self._aside: dict[Tensor, Tensor] | None = None
 
@@ -43,8 +44,13 @@ class WorkingCopy:
             outdated = [pair for pair in self._outdated if self._current.get(pair[1]) != pair[1]._version]
             if outdated:
                 torch._foreach_copy_([copied for copied, _ in outdated], [own for _, own in outdated])
-            self._outdated = self._trained
+            self._outdated = self._followed
             self.model.train(self.master.training)
+
+    def follow(self, some: set[Tensor]) -> None:
+        """From now on take over these weights of the master, and no others: whoever holds those fills their copies."""
+        self._outdated = [pair for pair in self._pairs if pair[1] in some]
+        self._followed = [pair for pair in self._trained if pair[1] in some]
 
     @property
     def copies(self) -> dict[Tensor, Tensor]:

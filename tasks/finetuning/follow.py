@@ -78,7 +78,8 @@ class Follower:
             _require_here(checkpoint)
             restore(self._trainer, Checkpoint(Path(checkpoint), found.step))
         self._trainer.state = found
-        self._messages.answer(**what_decides(self._trainer.model.wte.weight.device, self._text))
+        device = self._trainer.model.wte.weight.device
+        self._messages.answer(**what_decides(device, self._text, self._trainer.any_threads))
         self._group.require_same(self._trainer.model.parameters())
 
     def _run_until(self, step: int) -> None:

@@ -77,7 +77,7 @@ class Ranks:
                 warn("processes", idle)
 
     def _require_same(self, trainer: Trainer) -> None:
-        own = what_decides(trainer.model.wte.weight.device, self._text)
+        own = what_decides(trainer.model.wte.weight.device, self._text, trainer.any_threads)
         require_same(own, self.group.messages.answers())
         self.group.require_same(trainer.model.parameters())
 

@@ -65,6 +65,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+TAKEN = ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST")
+"""What MLflow says of a name that is taken: the second where it was given back while MLflow looked at who has it."""
+
+
 def _acquire(client: MlflowClient, model: str, holder: str, what: str, patience: float) -> str:
     lock, deadline, watch = f"lock of {model}", time.monotonic() + patience, _Watch()
     tags = {
@@ -80,7 +84,7 @@ def _acquire(client: MlflowClient, model: str, holder: str, what: str, patience:
             client.create_registered_model(lock, tags=tags, description=f"Held by {who()}: {what}. It goes by itself.")
             return lock
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            if error.error_code not in TAKEN:
                 raise
         held = _read(client, lock)
         if held is None:

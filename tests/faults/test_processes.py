@@ -64,7 +64,7 @@ def test_a_killed_process_is_named_and_the_run_goes_on_with_another_number_to_th
     sentence = r"^Process 1 of 2 was killed by SIGKILL: the run ends, and the same command goes on from the last checkpoint"
     monkeypatch.setattr(Trainer, "_update", killing)
     with pytest.raises(UserError, match=sentence):
-        run(file, processes=2, shard="optimizer")
+        run(file, processes=2, shard="model")
     monkeypatch.undo()
     assert not others_of(os.getpid())
     assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}, f"more than {loopback()} can reach the processes"
@@ -103,12 +103,14 @@ def test_whatever_happens_to_a_process_the_run_ends_with_a_sentence_and_goes_on(
         ({"processes": 3}, {"processes": 1}),
         ({"processes": 2, "shard": "optimizer"}, {"processes": 1}),
         ({"processes": 2, "shard": "optimizer"}, {"processes": 4, "shard": "optimizer"}),
+        ({"processes": 3, "shard": "model"}, {"processes": 1}),
+        ({"processes": 2, "shard": "model"}, {"processes": 4, "shard": "model"}),
     ],
 )
 def test_when_the_first_process_is_killed_the_others_end_and_the_run_goes_on(
     before: dict[str, Any], after: dict[str, Any], text: Path, tmp_path: Path, run_by_one: RunFolder, slow_process: Any
 ) -> None:
-    name = f"ranks-first-{before['processes']}-{after['processes']}"
+    name = f"ranks-first-{before.get('shard')}-{before['processes']}-{after['processes']}"
     file = config_file(name, text, tmp_path)
     arguments = [f"--train.{key}={value}" for key, value in before.items()]
     with slow_process("run", str(file), *arguments, until="an update begins", pause=1) as process:
@@ -131,7 +133,8 @@ def test_any_process_may_be_killed_at_any_moment_and_the_run_goes_on_with_any_nu
     seconds = {"beside this one": (0, 8), "each makes": (0, 2), "an update begins": (0.5, 1.5)}
     for kill, moment in enumerate(chance.sample([*seconds, "an update begins"] * 2, 8)):
         number = chance.randrange(2, 5)
-        arguments = ["run", str(file), "--train.processes", str(number), "--train.shard", chance.choice(["none", "optimizer"])]
+        shard = chance.choice(["none", "optimizer", "model"])
+        arguments = ["run", str(file), "--train.processes", str(number), "--train.shard", shard]
         with slow_process(*arguments, until=moment, pause=1) as process:
             time.sleep(chance.uniform(*seconds[moment]))
             others = others_of(process.pid)
@@ -139,11 +142,11 @@ def test_any_process_may_be_killed_at_any_moment_and_the_run_goes_on_with_any_nu
             output = process.communicate()[0]
         assert process.returncode in (2, -signal.SIGKILL), f"kill {kill}, {moment}: {output}"
         assert not psutil.wait_procs(others, timeout=60)[1]
-    assert_same(run(file, processes=3, shard="optimizer"), run_by_one)
+    assert_same(run(file, processes=3, shard="model"), run_by_one)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shard", ["none", "optimizer"])
+@pytest.mark.parametrize("shard", ["none", "optimizer", "model"])
 def test_a_full_disk_pauses_saving_and_the_run_goes_on_with_any_number_to_the_same_bits(
     shard: str,
     text: Path,

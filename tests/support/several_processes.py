@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 HOST = "127.0.0.1"
@@ -42,6 +43,7 @@ def _trained(case: Mapping[str, Any], group: Any) -> str:
 
     given = dict(case)
     masked, dropout, cuts = given.pop("masked", False), given.pop("dropout", 0.0), given.pop("cuts", 1)
+    lacking, back = given.pop("lacking", None), given.pop("back_to", None)
     settings = TrainSettings.model_validate(
         {"steps": 3, "batch_size": 2, "accumulate": 4, "warmup_steps": 0, "learning_rate": 1e-2, "device": "cpu", **given}
     )
@@ -51,7 +53,12 @@ def _trained(case: Mapping[str, Any], group: Any) -> str:
     model.separator = 5 if masked else None
     trainer = Trainer(model, Batches(stream, 16, settings.batch_size, settings.seed), settings, group=group)
     trainer.batch_cuts = {1: cuts}
+    if lacking and group.rank == group.size - 1:
+        _lack_memory_once(trainer, lacking)
+    if back:
+        _go_back(trainer, group, Path(back))
     trainer.run_until(settings.steps)
+    assert trainer.batch_cuts == {1: 2 if lacking else cuts}
     if settings.reduce == "fast" and settings.accumulate > 2:  # whose last bits depend on the number of processes
         return json.dumps([float(parameter.norm()) for parameter in model.parameters()])
     digest = hashlib.sha256()
@@ -63,6 +70,41 @@ def _trained(case: Mapping[str, Any], group: Any) -> str:
     if group.rank == 0:  # which alone has it all
         store.set(key, digest.hexdigest())
     return str(store.get(key).decode())
+
+
+def _go_back(trainer: Any, group: Any, folder: Path) -> None:
+    """To the checkpoint of the first update, which the first process saves, in the middle of the third."""
+    from types import SimpleNamespace
+
+    from gpt2core.checkpoints.checkpoint import Checkpoint, restore, save_checkpoint
+
+    own = folder / str(group.size)
+    trainer.run_until(1)
+    if group.rank == 0:
+        tokenizer: Any = SimpleNamespace(end_of_text=None, save=lambda _: None)
+        save_checkpoint(own, trainer, tokenizer, {})
+    trainer.run_until(2)
+    trainer.gradient()
+    restore(trainer, Checkpoint(own / "step-00000001", 1))
+
+
+def _lack_memory_once(trainer: Any, where: str) -> None:
+    """In the last block of the second update, `forward` or `backward`."""
+    run, left = trainer._working.model.training_block, [where]
+
+    def fail(*_: Any) -> None:
+        left.clear()
+        raise MemoryError
+
+    def lacking(block: Any, x: Any, cache: Any, mask: Any) -> Any:
+        last = block is trainer._working.model.h[-1] and trainer.step == 1
+        if last and left == ["forward"]:
+            fail()
+        if last and left:
+            x.register_hook(fail)
+        return run(block, x, cache, mask)
+
+    trainer._working.model.training_block = lacking
 
 
 def _main() -> None:

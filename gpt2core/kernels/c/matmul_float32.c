@@ -46,6 +46,10 @@ INLINE void pack(const int WIDTH, const float *from, int64_t line, int64_t step,
             }
         return;
     }
+    if (lines >= WIDTH) {
+        for (int64_t p = 0; p < depth; p++) memcpy(to + p * WIDTH, from + p * step, WIDTH * sizeof *to);
+        return;
+    }
     for (int64_t p = 0; p < depth; p++)
         for (int first = 0; first < WIDTH; first += LANES)
             store_some(to + p * WIDTH + first, load_some(from + p * step + first, min(lines - first, WIDTH - first)), WIDTH - first);

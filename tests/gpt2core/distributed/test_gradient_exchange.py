@@ -1,4 +1,4 @@
-"""Weights and moments after some updates by 1, 2 and 4 processes are the same bits, whatever is trained how.
+"""Weights and moments after some updates by 1 and 4 processes are the same bits, whatever is trained how.
 
 Also tests `gpt2core.distributed.gradient_exchange`, in processes of their own.
 """
@@ -19,6 +19,7 @@ CASES = {
     "recomputed blocks": {"recompute_blocks": 1, "trainable": ["h.1.*", "ln_f.*"]},
     "batches that do not divide": {"accumulate": 5},
     "batches cut from the second update on": {"cuts": 2},
+    "memory lacks in one of them": {"lacking": "backward", "seed": 1},
 }
 
 
@@ -31,7 +32,6 @@ def test_eight_processes_make_the_bits_of_one() -> None:
 
 
 def test_several_processes_make_the_bits_of_one() -> None:
-    alone, two, four = train_by([1, 2, 4], CASES)
-    assert two == alone
+    alone, four = train_by([1, 4], CASES)
     assert four == alone
     assert len(set(alone.values())) == len(CASES)

@@ -42,6 +42,7 @@ def test_processes_that_would_wait_are_told_with_what_would_occupy_them() -> Non
     assert describe_shares(2, settings(accumulate=3, shard="optimizer")) == (
         "2, each makes 2 at most of an update's 3 batches, the optimizer's state is shared out"
     )
+    assert describe_shares(2, settings(shard="model")).endswith(", the model is shared out")
     assert idle_processes(4, settings(accumulate=6, batch_size=8)) == (
         "An update has 6 batches for 4 processes, so 2 of them wait in its last round: "
         "train.batch_size 6 with train.accumulate 8 would occupy all (and is another run)."
@@ -50,13 +51,15 @@ def test_processes_that_would_wait_are_told_with_what_would_occupy_them() -> Non
 
 
 def test_what_decides_about_bits_names_the_code_and_shows_a_difference() -> None:
-    own = what_decides(torch.device("cpu"), "1234")
-    assert differences(own, what_decides(torch.device("cpu"), "1234")) == []
-    assert differences(own, what_decides(torch.device("cpu"), "5678")) == ["text is 5678 there and 1234 here"]
+    own = what_decides(torch.device("cpu"), "1234", any_threads=True)
+    assert "number of threads (OMP_NUM_THREADS)" not in own
+    assert "number of threads (OMP_NUM_THREADS)" in what_decides(torch.device("cpu"), "1234", any_threads=False)
+    assert differences(own, what_decides(torch.device("cpu"), "1234", any_threads=True)) == []
+    assert differences(own, what_decides(torch.device("cpu"), "5678", any_threads=True)) == ["text is 5678 there and 1234 here"]
     name = "gpt2flow's code"
     assert differences(own, {**own, name: "another"}) == [f"{name} is another there and {own[name]} here"]
     with pytest.raises(UserError, match=r"^Process 1 of 2 is not like the first one: text is 5678 there and 1234 here\. Give"):
-        require_same(own, {1: what_decides(torch.device("cpu"), "5678")})
+        require_same(own, {1: what_decides(torch.device("cpu"), "5678", any_threads=True)})
 
 
 def test_torchrun_says_how_many_there_are_in_all_and_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,9 @@
 """Optimizer state that is shared out: the same bits, a part of the memory in each process, and a whole checkpoint."""
 
-import pytest
 import torch
 from several_processes import train_by
 
 from gpt2core.distributed.shards import owners
-
-pytestmark = pytest.mark.kernels
 
 KINDS = {
     "adamw": {},

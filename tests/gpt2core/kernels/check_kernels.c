@@ -17,6 +17,10 @@ void multiply(const float *, int64_t, int64_t, const float *, int64_t, int64_t, 
               int64_t, int64_t, int64_t, int64_t, int64_t);
 int64_t multiply_workspace_size(int64_t, int64_t, int64_t);
 void gelu(const float *, float *, int64_t);
+void layer_norm(const float *, const float *, const float *, float *, float *, float, int64_t, int64_t);
+void layer_norm_backward(const float *, const float *, const float *, const float *, float *, float *, float *, float *, int64_t,
+                         int64_t, int64_t);
+void sum_of_squares(const float *, double *, int64_t);
 void products(const projection *, const void *, float *, int64_t);
 int64_t activation_bytes(void);
 int64_t attention_bytes(int64_t, int64_t, int64_t);
@@ -60,6 +64,53 @@ static void check_gelu(int64_t count) {
         expect(fabs(0.5 * x[i] * (1 + tanh(u)) - y[i]), 2e-6, "gelu", count);
     }
     free(x), free(y);
+}
+
+static void check_sum_of_squares(int64_t count) {
+    float *values = random_numbers(count);
+    double found = 1, exact = 0;
+    sum_of_squares(values, &found, count);
+    for (int64_t i = 0; i < count; i++) exact += (double)values[i] * values[i];
+    expect(fabs(found - exact), 1e-6 * exact, "sum_of_squares", count);
+    free(values);
+}
+
+/* The gradients follow from the normal values: y without weight and bias. */
+static void check_layer_norm(int64_t rows, int64_t width) {
+    float *x = random_numbers(rows * width), *weight = random_numbers(width), *bias = random_numbers(width);
+    float *y = random_numbers(rows * width), *outer = random_numbers(rows * width), *by_x = random_numbers(rows * width);
+    float *statistics = malloc(2 * rows * sizeof *statistics), *workspace = malloc((rows + 63) / 64 * 2 * width * sizeof *workspace);
+    float *by_weight = random_numbers(width), *by_bias = random_numbers(width);
+    double *normal = malloc(rows * width * sizeof *normal);
+    layer_norm(x, weight, bias, y, statistics, 1e-5f, rows, width);
+    layer_norm_backward(x, weight, statistics, outer, by_x, by_weight, by_bias, workspace, 0, rows, width);
+    for (int64_t r = 0; r < rows; r++) {
+        const int64_t row = r * width;
+        double mean = 0, variance = 0, middle = 0, slope = 0;
+        for (int64_t j = 0; j < width; j++) mean += x[row + j] / (double)width;
+        for (int64_t j = 0; j < width; j++) variance += (x[row + j] - mean) * (x[row + j] - mean) / width;
+        for (int64_t j = 0; j < width; j++) {
+            normal[row + j] = (x[row + j] - mean) / sqrt(variance + 1e-5);
+            expect(fabs(normal[row + j] * weight[j] + bias[j] - y[row + j]), 1e-5, "layer_norm", width);
+            middle += (double)outer[row + j] * weight[j] / width;
+            slope += (double)outer[row + j] * weight[j] * normal[row + j] / width;
+        }
+        for (int64_t j = 0; j < width; j++) {
+            const double exact = ((double)outer[row + j] * weight[j] - middle - normal[row + j] * slope) / sqrt(variance + 1e-5);
+            expect(fabs(exact - by_x[row + j]), 1e-5 / sqrt(variance + 1e-5), "gradient of layer_norm", width);
+        }
+    }
+    for (int64_t j = 0; j < width; j++) {
+        double exact_weight = 0, exact_bias = 0;
+        for (int64_t r = 0; r < rows; r++) {
+            exact_weight += outer[r * width + j] * normal[r * width + j];
+            exact_bias += outer[r * width + j];
+        }
+        expect(fabs(exact_weight - by_weight[j]), 1e-5 * (1 + rows), "gradient by weight of layer_norm", width);
+        expect(fabs(exact_bias - by_bias[j]), 1e-6 * (1 + rows), "gradient by bias of layer_norm", width);
+    }
+    free(x), free(weight), free(bias), free(y), free(outer), free(by_x), free(statistics), free(workspace);
+    free(by_weight), free(by_bias), free(normal);
 }
 
 /* Weights are whole numbers, which bfloat16 and int8 hold exactly; so are inputs, whatever they are rounded to. */
@@ -138,6 +189,8 @@ int main(void) {
         for (int way = 0; way < 4; way++) check_multiply(sizes[i][0], sizes[i][1], sizes[i][2], way & 1, way >> 1);
     for (int64_t count = 1; count < 100; count += 11) check_gelu(count);
     check_gelu(5000);
+    for (int64_t count = 0; count < 200000; count += 33333) check_sum_of_squares(count);
+    for (int64_t rows = 1; rows < 80; rows += 13) check_layer_norm(rows, 1 + 5 * rows);
     for (int64_t length = 1; length < 200; length += 37)
         for (int64_t size = 1; size < 70; size += 15) check_attention(length, size, 3 + length / 2), check_attention(length, size, 5);
     for (int64_t rows = 1; rows < 18; rows++)

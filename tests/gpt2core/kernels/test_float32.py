@@ -1,5 +1,9 @@
-"""The compiled parts of a float32 step against float64, for sizes that no tile or vector divides evenly."""
+"""The compiled parts of a float32 step against float64, for sizes that no tile or vector divides evenly.
 
+Also tests `gpt2core.model.layer_norm`.
+"""
+
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +14,8 @@ from torch.nn import functional as F
 from gpt2core.kernels import matmul, training_kernels
 from gpt2core.machine.kernel_level import level, reaches
 from gpt2core.model.gelu import gelu
+from gpt2core.model.gradient_sums import sum_gradients_of
+from gpt2core.model.layer_norm import LayerNorm
 from gpt2core.model.linear import linear
 from gpt2core.model.linear_cross_entropy import linear_cross_entropy
 from gpt2core.training.one_pass_adamw import OnePassAdamW
@@ -92,11 +98,69 @@ def test_nothing_is_read_or_written_beside_the_columns_asked_for_or_behind_the_w
     assert len(guarded) == 2 and all((memory[-1024:] == 171).all() for memory in guarded)
 
 
+def layer_norm_and_gradients(rows: int, width: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Its output and the gradients by x, weight and bias."""
+    norm, x, outer = LayerNorm(width), random(rows, width).add(0.7).to(dtype).requires_grad_(), random(rows, width, seed=3)
+    norm.weight.data, norm.bias.data = random(width, seed=1), random(width, seed=2)
+    norm.to(dtype)
+    out = norm(x)
+    return [out, *torch.autograd.grad(out, (x, norm.weight, norm.bias), outer.to(dtype))]
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 33), (3, 16), (70, 31), (101, 130), (333, 768)])
+def test_layer_norm_and_its_gradients_are_those_of_float64(rows: int, width: int) -> None:
+    found, exact = (layer_norm_and_gradients(rows, width, dtype) for dtype in (torch.float32, torch.float64))
+    assert [type(one[0].grad_fn).__name__ for one in (found, exact)] == ["_LayerNormBackward", "NativeLayerNormBackward0"]
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5 * math.sqrt(rows))
+
+
+@pytest.mark.parametrize("trained", [(), ("weight",), ("bias",)])
+def test_a_layer_norm_that_is_frozen_in_part_has_the_gradients_that_are_asked_for(trained: tuple[str, ...]) -> None:
+    gradients = []
+    for layer in (LayerNorm(24), torch.nn.LayerNorm(24)):
+        x = random(5, 24).requires_grad_()
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_(name in trained)
+        layer(x).backward(random(5, 24, seed=1))
+        gradients.append([x.grad, layer.weight.grad, layer.bias.grad])
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other)
+
+
+def test_what_layer_norm_gives_to_its_parameters_is_added_up_where_their_gradients_are() -> None:
+    norm, x, outer = LayerNorm(40), random(90, 40).requires_grad_(), random(90, 40, seed=1)
+    expected = [2 * part for part in torch.autograd.grad(norm(x), (norm.weight, norm.bias), outer)]
+    for parameter in norm.parameters():
+        sum_gradients_of(parameter, parameter)
+    for _ in range(2):
+        norm(x).backward(outer)
+    torch.testing.assert_close([norm.weight.grad, norm.bias.grad], expected)
+
+
+def squares(tensors: list[Tensor]) -> Tensor:
+    sums = torch.empty(len(tensors), dtype=torch.float64)
+    training_kernels.sums_of_squares(tensors, sums)
+    return sums
+
+
+@pytest.mark.parametrize("sizes", [(1,), (0, 4095, 17), (200_001, 5), (1_000_003,)])
+def test_the_sums_of_squares_of_large_tensors_are_those_of_float64(sizes: tuple[int, ...]) -> None:
+    tensors = [random(size, seed=size) for size in sizes]
+    exact = torch.stack([tensor.double().square().sum() for tensor in tensors])
+    torch.testing.assert_close(squares(tensors), exact, rtol=1e-6, atol=0)
+    tensors[-1][-1] = torch.inf
+    assert squares(tensors)[-1].isinf()
+
+
 def results() -> list[Tensor]:
     x, weight, bias = random(131, 700).requires_grad_(), random(700, 203, seed=1).requires_grad_(), random(203, seed=2)
     activated = gelu(linear(x, weight, bias))
     loss = linear_cross_entropy(activated, random(301, 203, seed=3), torch.arange(131))
-    return [activated, loss, *torch.autograd.grad(loss, (x, weight))]
+    others = [*layer_norm_and_gradients(301, 130), squares([random(300_001)])]
+    return [activated, loss, *torch.autograd.grad(loss, (x, weight)), *others]
 
 
 def test_any_number_of_threads_gives_the_same_bits(threads: int) -> None:

@@ -12,6 +12,7 @@ from gpt2core.kernels import training_kernels
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gelu import gelu
 from gpt2core.model.gpt2 import GPT2
+from gpt2core.model.layer_norm import LayerNorm
 from gpt2core.model.linear_cross_entropy import linear_cross_entropy
 from gpt2core.training.one_pass_adamw import OnePassAdamW
 
@@ -49,6 +50,21 @@ def test_gelu_takes_every_number_and_no_number() -> None:
     found, expected = gelu(every), F.gelu(every.double(), approximate="tanh")
     assert_rounded(found[every.isfinite()], expected[every.isfinite()])
     assert torch.equal(found.isnan(), every.isnan() | (every == -torch.inf))
+
+
+def layer_norm_and_gradients(rows: int, width: int, exact: bool = False) -> list[Tensor]:
+    """Output and gradients by x, weight and bias: in bfloat16, or from the same numbers in float64."""
+    dtype, norm = torch.float64 if exact else torch.bfloat16, LayerNorm(width)
+    norm.weight.data, norm.bias.data = random(width, seed=1).to(dtype), random(width, seed=2).to(dtype)
+    x = random(rows, width).to(dtype).requires_grad_()
+    out = norm(x)
+    return [out, *torch.autograd.grad(out, (x, norm.weight, norm.bias), random(rows, width, seed=3).to(dtype))]
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 33), (70, 31), (333, 768)])
+def test_layer_norm_and_its_gradients_are_rounded_once(rows: int, width: int) -> None:
+    for found, exact in zip(layer_norm_and_gradients(rows, width), layer_norm_and_gradients(rows, width, True), strict=True):
+        assert_rounded(found, exact, spare=1e-4)
 
 
 def loss_and_gradients(dtype: torch.dtype) -> list[Tensor]:
@@ -105,7 +121,8 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 def results() -> list[Tensor]:
     x = random(SIZES[-1]).requires_grad_()
     activated = gelu(x)
-    return [*loss_and_gradients(torch.bfloat16), activated, *torch.autograd.grad(activated.sum(), x)]
+    of_norm = layer_norm_and_gradients(333, 130)
+    return [*loss_and_gradients(torch.bfloat16), activated, *torch.autograd.grad(activated.sum(), x), *of_norm]
 
 
 def test_without_a_compiler_a_model_has_the_same_gradients_within_rounding(model: GPT2, request: pytest.FixtureRequest) -> None:

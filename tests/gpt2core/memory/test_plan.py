@@ -54,11 +54,28 @@ def test_weights_gradients_and_optimizer_are_four_four_and_eight_bytes_a_paramet
 
 
 def test_a_state_that_is_shared_out_is_foreseen_in_parts_and_saved_whole() -> None:
-    whole, shared = rehearse(workload()), rehearse(workload(processes=4, shard="optimizer"))
+    of_several = {"processes": 4, "accumulate": 8}
+    whole, shared = rehearse(workload(**of_several)), rehearse(workload(**of_several, shard="optimizer"))
     assert shared.optimizer == pytest.approx(whole.optimizer / 4, rel=0.25)  # the vocabulary's weights are not cut
     assert whole.peak - shared.peak == whole.optimizer - shared.optimizer
     assert (shared.state, shared.snapshot) == (whole.optimizer, whole.snapshot)
-    assert rehearse(workload(processes=4)).optimizer == whole.optimizer
+    assert shared.collected == shared.state  # for the first process, in the memory of the machine, which is the same here
+
+
+def test_a_model_that_is_shared_out_is_foreseen_in_parts_and_saved_whole() -> None:
+    of_several = {"processes": 4, "accumulate": 8, "dtype": "bfloat16"}
+    whole, shared = rehearse(workload(**of_several)), rehearse(workload(**of_several, shard="model"))
+    for part in ("weights", "gradients", "optimizer"):
+        assert getattr(shared, part) == pytest.approx(getattr(whole, part) / 4, rel=0.25)
+    assert shared.whole == pytest.approx(whole.weights, abs=64)
+    assert shared.snapshot == whole.snapshot
+    assert shared.peak < whole.peak - (whole.optimizer - shared.optimizer)
+    assert shared.standing == shared.whole + shared.gradients + whole.optimizer
+
+
+def test_sums_that_several_processes_share_out_are_foreseen_beside_the_next_batch() -> None:
+    one_round, two_rounds = (rehearse(workload(processes=4, accumulate=accumulate)) for accumulate in (4, 8))
+    assert two_rounds.peak - one_round.peak == pytest.approx(two_rounds.gradients / 4, rel=0.05)
 
 
 def test_what_is_frozen_has_neither_gradient_nor_moments() -> None:

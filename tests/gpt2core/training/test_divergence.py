@@ -34,7 +34,7 @@ def make_trainer(store: TokenStore, policy: str) -> Trainer:
     )
     batches = PoisonedBatches(store.stream("train"), 16, 2, 0)
     model = GPT2(GPT2Config(300, 16, 16, 2, 1, 0.1)).initialise(0)
-    model.ln_f.weight.register_hook(lambda gradient: gradient * float("nan") if batches.poison else gradient)
+    model.wpe.weight.register_hook(lambda gradient: gradient * float("nan") if batches.poison else gradient)
     return Trainer(model, batches, settings)
 
 

@@ -7,6 +7,8 @@ import time
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST
 
 from configs.errors import UserError
 from tasks.registry import alias_lock
@@ -40,6 +42,22 @@ def test_who_comes_second_is_refused_with_who_holds_it(client: MlflowClient) -> 
         pass
     with moving_aliases(client, "busy", "the third", 1):
         pass
+
+
+def test_a_lock_that_is_given_back_while_mlflow_looks_at_it_is_asked_for_again(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, refusals = client.create_registered_model, [RESOURCE_DOES_NOT_EXIST, RESOURCE_ALREADY_EXISTS]
+
+    def contended(*arguments: object, **options: object) -> object:
+        if refusals:
+            raise MlflowException("as MLflow says it of a name that was taken just before", refusals.pop())
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(client, "create_registered_model", contended)
+    with moving_aliases(client, "contended", "a test", 1):
+        assert locks(client, "contended") == ["lock of contended"]
+    assert not refusals
 
 
 def test_an_error_inside_frees_it(client: MlflowClient) -> None:

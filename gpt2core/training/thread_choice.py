@@ -1,0 +1,86 @@
+"""How many threads make an update of a small model on a CPU: one or all of them, whichever is faster just now.
+
+A second thread makes such an update up to 1.8 times as fast on idle cores, and 5 to 10 times as slow on busy ones, where both
+wait for each other at every operation. So updates are timed, which are all real ones: nothing is lost by trying. This is done
+only where the number of threads changes no bit, so that a resumed run still ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from configs.schema import TrainSettings
+from gpt2core.kernels import causal_attention, matmul
+from gpt2core.machine.devices import SMALLEST_PARALLEL_WIDTH, THREADS
+from gpt2core.model.gpt2 import GPT2
+
+LOOK_AGAIN = 50
+"""A number of threads that was slower is tried again after so many times the time that an update took with it."""
+
+
+class ThreadChoice:
+    """Finds the faster of some `numbers` of threads; with one or none of them it leaves things alone."""
+
+    def __init__(self, numbers: tuple[int, ...]) -> None:
+        self._numbers = numbers
+        self._seconds: dict[int, float] = {}
+        self._tried_at: dict[int, float] = {}
+        self._spent = 0.0  # seconds in updates
+        self._is_warm = False
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, an update is made, with the number that is chosen for it; afterwards there are as many threads as before."""
+        if len(self._numbers) < 2:
+            yield
+            return
+        number, before, started = self.next_number(), torch.get_num_threads(), time.perf_counter()
+        torch.set_num_threads(number)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+        self.note(number, time.perf_counter() - started)
+
+    def next_number(self) -> int:
+        """The number of threads for the next update: one that was never tried, or not for long, or else the fastest."""
+        for number in self._numbers:
+            if number not in self._seconds or self._spent - self._tried_at[number] > LOOK_AGAIN * self._seconds[number]:
+                return number
+        return min(self._numbers, key=self._seconds.__getitem__)
+
+    def note(self, number: int, taken: float) -> None:
+        """An update took so many seconds with this number; a slower one than before counts by half, since it may be chance."""
+        if not self._is_warm:  # the first one prepares what all need
+            self._is_warm = True
+            return
+        known = self._seconds.get(number)
+        self._seconds[number] = taken if known is None else min(taken, (known + taken) / 2)
+        self._spent += taken
+        self._tried_at[number] = self._spent
+
+
+def choose_from(model: GPT2, settings: TrainSettings) -> ThreadChoice:
+    """One thread or all, where a small `model` computes on a CPU and that changes no bit; OMP_NUM_THREADS goes before."""
+    may_change = model.config.n_embd < SMALLEST_PARALLEL_WIDTH and "OMP_NUM_THREADS" not in os.environ and THREADS > 1
+    return ThreadChoice((1, THREADS) if may_change and changes_no_bit(model, settings) else ())
+
+
+def changes_no_bit(model: GPT2, settings: TrainSettings) -> bool:
+    """Whether all large sums of an update of `model`, as it computes, are made by our kernels, in an order of their own.
+
+    PyTorch's products and attention promise none. They compute dropout, adapters, Muon and what our kernels do not take.
+    """
+    weight, config = model.wte.weight, model.config
+    window = weight.new_empty(1, config.n_ctx, config.n_embd)
+    heads = window.new_empty(1, config.n_ctx, 3, config.n_head, config.n_embd // config.n_head)
+    return (
+        matmul.supports(window)
+        and causal_attention.supports(heads, documents=model.separator is not None)
+        and not (config.dropout or settings.adapts or settings.optimizer == "muon" or settings.compile is True)
+    )
