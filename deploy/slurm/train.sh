@@ -11,7 +11,8 @@
 #SBATCH --signal=TERM@600
 set -euo pipefail
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${hosts%%$'\n'*}
 export GPT2FLOW_HOME="${GPT2FLOW_HOME:-$SLURM_SUBMIT_DIR/.gpt2flow}"
 
 # shellcheck disable=SC2016  # the machine's own name is filled in on that machine

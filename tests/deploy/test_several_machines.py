@@ -9,7 +9,7 @@ from torch.distributed.run import get_args_parser
 
 PROJECT = Path(__file__).parents[2]
 STUBS = {
-    "scontrol": "echo node-a; echo node-b",
+    "scontrol": "echo node-a; seq -f node-%g 20000",  # more than a pipe holds, to one who reads them all
     "srun": 'while [ "$1" != bash ]; do shift; done; SLURMD_NODENAME=node-b exec "$@"',
     "torchrun": 'printf "%s\\n" "$@"',
 }
