@@ -80,6 +80,12 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, statistics:
     _code(x).layer_norm(*tensors, epsilon, len(statistics), len(weight))
 
 
+def layer_norm_workspace(statistics: Tensor, weight: Tensor) -> Tensor:
+    """What `layer_norm_backward` needs where it makes gradients by weight and bias."""
+    return statistics.new_empty(-(-len(statistics) // SUMMED_ROWS), 2, len(weight))
+
+
+@operator("by_x", "by_weight", "by_bias", "workspace")
 def layer_norm_backward(
     x: Tensor,
     weight: Tensor,
@@ -88,26 +94,10 @@ def layer_norm_backward(
     by_x: Tensor,
     by_weight: Tensor | None,
     by_bias: Tensor | None,
+    workspace: Tensor | None,
     add: bool,
 ) -> None:
     """The gradients by x and, float32 [C] and both or none, by weight and bias: with `add` they are added to what is there."""
-    blocks = 0 if by_weight is None else -(-len(statistics) // SUMMED_ROWS)
-    workspace = statistics.new_empty(blocks, 2, len(weight))
-    _layer_norm_backward(x, weight, statistics, by_out, by_x, by_weight, by_bias, workspace, add)
-
-
-@operator("by_x", "by_weight", "by_bias", "workspace")
-def _layer_norm_backward(
-    x: Tensor,
-    weight: Tensor,
-    statistics: Tensor,
-    by_out: Tensor,
-    by_x: Tensor,
-    by_weight: Tensor | None,
-    by_bias: Tensor | None,
-    workspace: Tensor,
-    add: bool,
-) -> None:
     tensors = map(address, (x, weight, statistics, by_out, by_x, by_weight, by_bias, workspace))
     _code(x).layer_norm_backward(*tensors, add, len(statistics), len(weight))
 

@@ -36,13 +36,15 @@ class _LayerNorm(torch.autograd.Function):
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, statistics = ctx.saved_tensors
         by_x, by_out = torch.empty_like(x), outer[0].contiguous()
-        needed = ctx.needs_input_grad[1:3]
-        if all(needed) and all(ctx.sums):
+        needed, add = ctx.needs_input_grad[1:3], False
+        by_weight = by_bias = workspace = None
+        is_summed = all(needed) and all(ctx.sums)
+        if is_summed:
             (by_weight, add), (by_bias, _) = (total.destination() for total in ctx.sums)
-            training_kernels.layer_norm_backward(x, weight, statistics, by_out, by_x, by_weight, by_bias, add)
-            return by_x, None, None, None
-        by_weight = by_bias = None
-        if any(needed):
+        elif any(needed):
             by_weight, by_bias = (torch.empty_like(weight, dtype=torch.float32) for _ in range(2))
-        training_kernels.layer_norm_backward(x, weight, statistics, by_out, by_x, by_weight, by_bias, add=False)
-        return by_x, *(found.to(x.dtype) if found is not None else None for found in (by_weight, by_bias)), None
+        if any(needed):
+            workspace = training_kernels.layer_norm_workspace(statistics, weight)
+        training_kernels.layer_norm_backward(x, weight, statistics, by_out, by_x, by_weight, by_bias, workspace, add)
+        returned = [None if found is None or is_summed else found.to(x.dtype) for found in (by_weight, by_bias)]
+        return by_x, *returned, None

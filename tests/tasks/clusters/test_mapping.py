@@ -150,7 +150,8 @@ def test_a_piece_that_kills_one_worker_after_the_other_is_one_sentence(tmp_path:
     sentence = rf"^The {runner} cluster that was started here failed \(.*\): look after it, then run the same command again\.$"
     with pytest.raises(UserError, match=sentence):
         mapped()
-    assert (tmp_path / "1").exists()
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"1", "3"} if runner == "ray" else "1" in kept  # Dask also blames what waits at the same worker
 
 
 @pytest.mark.parametrize(
