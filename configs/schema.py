@@ -200,7 +200,8 @@ class TrainSettings(Section):
     depends on their number."""
     shard: Annotated[Literal["none", "optimizer", "model"], Influence.NONE] = "none"
     """What several processes share out instead of each having all: the optimizer's state; or the model, its weights, gradients
-    and the optimizer's state. The weights are the same, and so are checkpoints, for which the first process collects all."""
+    and the optimizer's state. The weights are the same. Each process writes what it keeps of the optimizer's state into the
+    checkpoints, which any number of processes reads."""
     process_timeout: Annotated[float, Field(gt=0.0), Influence.NONE] = 600.0
     """Seconds that processes wait for one another in an update, before the one that hangs is named and the run ends."""
     restore_from: Annotated[str, Influence.APART] = "latest"

@@ -1,7 +1,8 @@
 """Checkpoints: a folder each, complete or absent, verified before it is trusted, no pickle inside.
 
 `step-00000500/` holds config.json and the weights (so it loads as a model by itself, see `gpt2core.checkpoints.weights`),
-tokenizer.json, optimizer.safetensors, state.json, and manifest.json with a hash of every other file.
+tokenizer.json, the optimizer's state (see `gpt2core.checkpoints.moments`), state.json, and manifest.json with a hash of every
+other file.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import platform
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -16,10 +18,10 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
 
 from configs.errors import UserError
 from configs.schema import LoraSettings
+from gpt2core.checkpoints.moments import OthersMoments, moments_file, read_moments
 from gpt2core.checkpoints.state import CheckpointState
 from gpt2core.checkpoints.weights import read_weights, write_weights
 from gpt2core.machine.durable import file_hash, fsync, publish_folder, remove_folder
@@ -27,10 +29,9 @@ from gpt2core.machine.sealed_json import DamagedFileError, read_sealed, seal_of,
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.text.tokenizer import Tokenizer
-from gpt2core.training.optimizers import Optimization
 from gpt2core.training.trainer import Trainer, TrainerState
 from gpt2core.weights.loading import save_config, save_tensors
-from gpt2core.weights.tensor_files import Readers, open_tensors
+from gpt2core.weights.tensor_files import Readers
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -53,12 +54,15 @@ class Snapshot:
     weights: dict[str, torch.Tensor]
     """What training changes."""
     moments: dict[str, torch.Tensor]
+    """What this process keeps of the optimizer's state."""
     state: dict[str, Any]
     """What else is recorded, see `CheckpointState`."""
     frozen: dict[str, torch.Tensor] = field(default_factory=dict)
     """What it does not change; never copied."""
     lora: LoraSettings | None = None
     """What kind of adapters `weights` are, if they are adapters."""
+    others: OthersMoments | None = None
+    """What the other processes keep, where they share it out."""
 
     @property
     def step(self) -> int:
@@ -66,14 +70,14 @@ class Snapshot:
         return self.training.step
 
 
-def take_snapshot(trainer: Trainer, state: dict[str, Any]) -> Snapshot:
+def take_snapshot(trainer: Trainer, state: dict[str, Any], others: OthersMoments | None = None) -> Snapshot:
     """The trainer's present tensors themselves, not copied: they are good until its next update."""
     weights: dict[bool, dict[str, torch.Tensor]] = {True: {}, False: {}}
     for name, parameter in trainer.model.named_parameters():
         weights[parameter.requires_grad][name] = parameter.detach()
     lora = trainer.settings.lora if trainer.settings.adapts else None
     moments = trainer.optimizer.tensors()
-    return Snapshot(trainer.state, trainer.model.config, weights[True], moments, state, weights[False], lora)
+    return Snapshot(trainer.state, trainer.model.config, weights[True], moments, state, weights[False], lora, others)
 
 
 def save_checkpoint(folder: Path, trainer: Trainer, tokenizer: Tokenizer, state: dict[str, Any]) -> Checkpoint:
@@ -87,22 +91,31 @@ def save_checkpoint(folder: Path, trainer: Trainer, tokenizer: Tokenizer, state:
 def write_checkpoint(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> Checkpoint:
     """As `save_checkpoint`, of a snapshot."""
     checkpoint = Checkpoint(folder / f"step-{snapshot.step:08d}", snapshot.step)
-    if checkpoint.path.exists():
-        if not find_damage(checkpoint):
-            return checkpoint
-        set_aside(checkpoint)
-    with publish_folder(checkpoint.path) as temporary:
-        with ThreadPoolExecutor() as pool:  # both large files at once: each waits for the disk, and the other one may not
-            moments = pool.submit(save_tensors, snapshot.moments, temporary / "optimizer.safetensors")
-            write_weights(temporary, snapshot.weights, snapshot.frozen, snapshot.lora)
-            moments.result()
-            save_config(snapshot.config, temporary, end_of_text=tokenizer.end_of_text)
-            tokenizer.save(temporary)
-            write_sealed(temporary / "state.json", {**_as_json(snapshot.training), "versions": _versions(), **snapshot.state})
-            files = sorted(temporary.iterdir())
-            hashes = list(pool.map(file_hash, files))
-        write_checkpoint_manifest(temporary, {file.name: digest for file, digest in zip(files, hashes, strict=True)})
+    with snapshot.others or nullcontext():
+        if checkpoint.path.exists():
+            if not find_damage(checkpoint):
+                return checkpoint
+            set_aside(checkpoint)
+        with publish_folder(checkpoint.path) as temporary:
+            hashes = _write_files(temporary, snapshot, tokenizer)
+            if snapshot.others:
+                hashes |= snapshot.others.move_into(temporary)
+            write_checkpoint_manifest(temporary, hashes)
     return checkpoint
+
+
+def _write_files(folder: Path, snapshot: Snapshot, tokenizer: Tokenizer) -> dict[str, str]:
+    """What this process has of a checkpoint; each file's hash by its name."""
+    moments_name = snapshot.others.own_file if snapshot.others else moments_file()
+    with ThreadPoolExecutor() as pool:  # both large files at once: each waits for the disk, and the other one may not
+        moments = pool.submit(save_tensors, snapshot.moments, folder / moments_name)
+        write_weights(folder, snapshot.weights, snapshot.frozen, snapshot.lora)
+        moments.result()
+        save_config(snapshot.config, folder, end_of_text=tokenizer.end_of_text)
+        tokenizer.save(folder)
+        write_sealed(folder / "state.json", {**_as_json(snapshot.training), "versions": _versions(), **snapshot.state})
+        files = sorted(folder.iterdir())
+        return dict(zip((file.name for file in files), pool.map(file_hash, files), strict=True))
 
 
 def write_checkpoint_manifest(folder: Path, hashes: dict[str, str]) -> None:
@@ -112,23 +125,14 @@ def write_checkpoint_manifest(folder: Path, hashes: dict[str, str]) -> None:
 
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     """Fill the trainer's weights, moments and state from a verified checkpoint; raises UserError if it does not fit."""
-    device = str(trainer.model.wte.weight.device)
     trainer.hold_all_weights()
     try:
         _fill(trainer.model, read_weights(checkpoint.path))
-        trainer.optimizer.load(_moments(checkpoint.path / "optimizer.safetensors", trainer.optimizer, device))
+        trainer.optimizer.load(read_moments(checkpoint.path, trainer.optimizer, trainer.model.wte.weight.device))
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{checkpoint.path} does not fit this model ({error}): choose another train run name.") from error
     state = read_state(checkpoint)
     trainer.state = TrainerState(state.step, state.replaced, state.batch_cuts, state.whole_gradients)
-
-
-def _moments(file: Path, optimizer: Optimization, device: str) -> dict[str, torch.Tensor]:
-    """What this process keeps of them."""
-    if not optimizer.is_shared_out:
-        return load_file(file, device=device)
-    own = optimizer.own_names
-    return {name: read().to(device) for name, read in open_tensors(file).items() if name in own}
 
 
 def _fill(model: GPT2, weights: Readers) -> None:

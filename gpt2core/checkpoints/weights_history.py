@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gpt2core.checkpoints.checkpoint import Checkpoint, recorded_hashes, write_checkpoint_manifest
+from gpt2core.checkpoints.moments import is_moments_file
 from gpt2core.machine.durable import link_file, publish_folder
-
-OPTIMIZER = "optimizer.safetensors"
 
 
 def keep_weights(checkpoint: Checkpoint) -> None:
@@ -18,7 +17,7 @@ def keep_weights(checkpoint: Checkpoint) -> None:
     target = checkpoint.path.with_name(f"weights-{checkpoint.step:08d}")
     if target.exists():
         return
-    hashes = {name: digest for name, digest in recorded_hashes(checkpoint).items() if name != OPTIMIZER}
+    hashes = {name: digest for name, digest in recorded_hashes(checkpoint).items() if not is_moments_file(name)}
     with publish_folder(target) as temporary:
         for name in hashes:
             link_file(checkpoint.path / name, temporary / name)

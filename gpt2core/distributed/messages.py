@@ -56,15 +56,23 @@ class Messages:
 
     def answer(self, **details: Any) -> None:
         """Of the others: reply to what was said last."""
-        self._put(f"answer/{self._said}/{self.rank}", details)
+        self.hand_in(f"answer/{self._said}", **details)
 
     def answers(self, limit: float = math.inf) -> dict[int, dict[str, Any]]:
         """Of the first process: what each of the others replies to what was said last.
 
         Raises PeerLostError that names one who cannot, or has not done so in `limit` seconds.
         """
+        return self.handed_in(f"answer/{self._said}", limit)
+
+    def hand_in(self, what: str, **details: Any) -> None:
+        """Of the others: tell how something of that name has ended, which the first process looks at when it wants to."""
+        self._put(f"{what}/{self.rank}", details)
+
+    def handed_in(self, what: str, limit: float = math.inf) -> dict[int, dict[str, Any]]:
+        """Of the first process: what each of the others has handed in; raises PeerLostError as `answers` does."""
         deadline = time.monotonic() + limit
-        return {rank: self._await(f"answer/{self._said}/{rank}", deadline) for rank in range(1, self.size)}
+        return {rank: self._await(f"{what}/{rank}", deadline) for rank in range(1, self.size)}
 
     def give_up(self, reason: str) -> None:
         """Tell the others why this process ends; nothing where it is they who are lost."""

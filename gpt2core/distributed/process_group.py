@@ -87,12 +87,6 @@ class ProcessGroup:
         """From process `owner` to the first one; the others have no part in it."""
         self._together(lambda: dist.recv(tensor, owner) if self.rank == 0 else dist.send(tensor, 0))
 
-    def largest(self, number: float) -> float:
-        """The largest one of all processes."""
-        found = torch.tensor(number)
-        self._together(lambda: dist.all_reduce(found, dist.ReduceOp.MAX))
-        return float(found)
-
     def begin_sum(self, numbers: Tensor) -> dist.Work:
         """Begin to replace numbers by the sum of everybody's, in the back-end's own order; `wait` for it."""
         work: dist.Work = dist.all_reduce(numbers, async_op=True)

@@ -53,22 +53,6 @@ class Shards:
             by_owner[owner].append(parameter)
         give(by_owner, self._group)
 
-    def gather(self, kinds: list[tuple[str, Tensor]], own: dict[str, Tensor]) -> dict[str, Tensor]:
-        """For the first process what the others have of `kinds` (name of a tensor, parameter whose shape it has).
-
-        It comes to lie in the machine's memory. The others get nothing.
-        """
-        found: dict[str, Tensor] = {}
-        for name, parameter in kinds:
-            owner = self._owners[parameter]
-            if owner and self._group.rank == owner:
-                self._group.hand_to_first(own.get(name, torch.zeros_like(parameter)), owner)
-            elif owner and self._group.rank == 0:
-                received = torch.empty_like(parameter)
-                self._group.hand_to_first(received, owner)
-                found[name] = received.detach().cpu()
-        return found
-
 
 @torch.no_grad()
 def give(by_owner: list[list[Tensor]], group: ProcessGroup) -> None:

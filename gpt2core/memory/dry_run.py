@@ -34,7 +34,7 @@ MANY_PARTS = 4
 class Footprint:
     """Bytes of the tensors of an update. `peak` is their sum at its fullest moment, when not all gradients need be there.
 
-    Of several processes it is the first one's, which keeps no less than others, and has all between updates.
+    Of several processes it is the first one's, which keeps no less than others, and has all weights between updates.
     """
 
     parameters: int
@@ -46,22 +46,18 @@ class Footprint:
     gradients: int
     optimizer: int
     """What this process keeps of the optimizer's state."""
-    state: int
-    """What all processes keep of it."""
-    collected: int
-    """What is there of it between updates: in the machine's memory all."""
     activations: int
     peak: int
 
     @property
     def snapshot(self) -> int:
-        """What a checkpoint that is saved beside training copies: trained weights and the optimizer's state."""
-        return 4 * self.trained + self.state
+        """What a checkpoint that is saved beside training copies: trained weights and what is kept of the optimizer's state."""
+        return 4 * self.trained + self.optimizer
 
     @property
     def standing(self) -> int:
         """What stays between updates."""
-        return self.whole + self.gradients + self.collected
+        return self.whole + self.gradients + self.optimizer
 
 
 def by_rows(count: Callable[[int], int], rows: int, n_ctx: int) -> int:
@@ -117,7 +113,6 @@ def _rehearse(config: GPT2Config, settings_json: str, device: torch.device, mask
         count, gradients = (sum(parameter.numel() for parameter in some) for some in (trained, added_up))
         kept = set(optimizer.kept)
         moments = sum(4 * parameter.numel() for _, parameter in optimizer.moments if parameter in kept)
-        state = optimizer.checkpoint_bytes - optimizer.weights_bytes
         standing = torch.empty(moments, dtype=torch.uint8)
         trainer.begin_update()
         before = ledger.alive
@@ -126,8 +121,7 @@ def _rehearse(config: GPT2Config, settings_json: str, device: torch.device, mask
         trainer.gradient()
         activations = max(0, max(at_the_end_of_the_blocks) - before)
         del standing
-    collected = state if device.type == "cpu" else moments
-    sizes = (model.parameter_count(), count, weights, whole, 4 * gradients, moments, state, collected)
+    sizes = (model.parameter_count(), count, weights, whole, 4 * gradients, moments)
     return Footprint(*sizes, activations, ledger.peak)
 
 

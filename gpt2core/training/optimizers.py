@@ -38,8 +38,6 @@ class Optimization:
         self._names: dict[Tensor, str] = {
             parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad
         }
-        self.gathered: dict[str, Tensor] | None = None
-        """Of the first of several processes that share the state out: what the others keep, between updates."""
         self.is_shared_out = False
         """Whether other processes keep a part of the state."""
         self.optimizers = _build(self._names, settings)
@@ -78,16 +76,6 @@ class Optimization:
     def weights_bytes(self) -> int:
         """The part of it that is weights."""
         return sum(4 * parameter.numel() for parameter in self._names)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether `tensors` are all that there is."""
-        return not self.is_shared_out or self.gathered is not None
-
-    @property
-    def counts_updates(self) -> bool:
-        """Whether the state holds how many updates were made, as AdamW's does."""
-        return any(isinstance(optimizer, AdamW) for optimizer in self.optimizers)
 
     @property
     def kept(self) -> list[Tensor]:
@@ -143,7 +131,7 @@ class Optimization:
             for parameter, state in optimizer.state.items():
                 found |= {f"{key}.{self._names[parameter]}": state[key] for key in _moments_of(optimizer)}
                 found |= {"step": state["step"]} if "step" in state else {}  # updates applied: fewer if some were skipped
-        return {**(self.gathered or {}), **found}
+        return found
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `tensors` returned; raises KeyError where a moment is missing."""

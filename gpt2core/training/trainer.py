@@ -155,7 +155,6 @@ class Trainer:
         (stop), DivergedError (rewind), or training goes on (skip).
         """
         self.model.train()
-        self.optimizer.gathered = None
         self._reported_at = time.perf_counter()
         gc.freeze()  # all that is alive now stays alive until the end: the collector need not walk through it again and again
         try:
@@ -169,8 +168,6 @@ class Trainer:
                 self._sharded.collect()
             elif self._exchange:
                 self._group.require_same(self.optimizer.parameters)
-            if self._shards:
-                self._gather_state(self._shards)
         finally:
             gc.unfreeze()
             if self._recorded:
@@ -239,14 +236,6 @@ class Trainer:
             self._working.note_as_current()
         self.step += 1
         self._pending.append((loss, rate, norm))
-
-    def _gather_state(self, shards: Shards) -> None:
-        """For the first process, which saves it."""
-        own = self.optimizer.tensors()
-        gathered = shards.gather(self.optimizer.moments, own)
-        if self.optimizer.counts_updates:
-            gathered["step"] = torch.tensor(self._group.largest(float(own.get("step", 0.0))))
-        self.optimizer.gathered = gathered
 
     def _gradient(self) -> Tensor:
         if self._overlapped:

@@ -20,6 +20,7 @@ from configs.cluster import ClusterSettings
 from configs.errors import UserError
 from gpt2core.machine.devices import visible_gpus
 from tasks.terminal.console import say
+from tasks.terminal.stop_signals import keeping_handlers
 
 HOST = "127.0.0.1"
 CONNECTING = 30.0  # seconds
@@ -107,7 +108,8 @@ def _ray(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[Task
     with ExitStack() as stack:
         try:
             _require_listener(cluster.address)
-            runner = stack.enter_context(RayTaskRunner(cluster.address, {} if cluster.address else local))
+            with keeping_handlers():  # Ray's own would end this process at once
+                runner = stack.enter_context(RayTaskRunner(cluster.address, {} if cluster.address else local))
         except Exception as error:  # Ray raises that very class where it does not come up
             raise _failure(cluster, error) from error
         gpus = computes and ray.cluster_resources().get("GPU", 0)

@@ -20,6 +20,7 @@ from gpt2core.training.callback import Callback, StepsDone
 from gpt2core.training.ranking import costs_by_step
 from gpt2core.training.trainer import Trainer
 from tasks.evaluation.outside import OutsideEvaluation
+from tasks.finetuning.ranks import Ranks
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import say, warn
 
@@ -37,6 +38,7 @@ class CheckpointKeeper(Callback):
         tokenizer: Tokenizer,
         state: Callable[[], dict[str, object]],
         outside: OutsideEvaluation,
+        ranks: Ranks,
     ) -> None:
         self._folder = folder
         self._settings = config.train
@@ -47,6 +49,7 @@ class CheckpointKeeper(Callback):
         self._saver = BackgroundSaver(trainer, self._write, config.train.save_beside)
         self._missed: int | None = None
         self._outside = outside
+        self._ranks = ranks
         trainer.callbacks.append(self)
 
     def save(self) -> None:
@@ -63,7 +66,7 @@ class CheckpointKeeper(Callback):
             return
         marks = {name: log.path.stat().st_size if log.path.exists() else 0 for name, log in self._folder.logs().items()}
         state = {**self._state(), "saved": round(time.time(), 3), "logs": marks}
-        self._saver.save(take_snapshot(self._trainer, state))
+        self._saver.save(take_snapshot(self._trainer, state, self._ranks.begin_to_save(self._trainer)))
 
     def wait(self) -> None:
         """Return when no save is under way any more; raises UserError if the last one failed and the disk is not just full."""
@@ -109,8 +112,8 @@ class CheckpointKeeper(Callback):
             warn("disk", f"{bytes_text(need - free)} will be lacking: free some space, or lower train.keep_checkpoints")
 
     def on_steps_done(self, _: StepsDone) -> None:
-        """Save what a full disk has kept from being saved, as soon as there is room."""
-        if self._saver.busy or not self._trainer.optimizer.is_whole:
+        """Save what a full disk has kept from being saved, as soon as there is room, and other processes are not needed."""
+        if self._saver.busy or self._trainer.optimizer.is_shared_out:
             return
         self._collect()
         if self._missed is not None and self._lacking_bytes() <= 0:

@@ -47,7 +47,7 @@ class FinetuneRun(Callback):
         self.trainer = trainer
         self.ranks = ranks
         self.outside = OutsideEvaluation(folder, config.evaluate.where)
-        self.checkpoints = CheckpointKeeper(self.folder, config, trainer, tokenizer, self.state, self.outside)
+        self.checkpoints = CheckpointKeeper(folder, config, trainer, tokenizer, self.state, self.outside, ranks)
         self.tracking = Tracking(folder, tags_of_flow_run())
         self.watch = RunWatch(folder, config)
         tokens = config.train.accumulate * config.train.batch_size * trainer.model.config.n_ctx

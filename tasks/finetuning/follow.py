@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from pydantic import TypeAdapter
 
 from configs.errors import UserError
 from configs.schema import RunConfig
-from gpt2core.checkpoints.checkpoint import Checkpoint, restore
+from gpt2core.checkpoints.background_saver import BackgroundSaver
+from gpt2core.checkpoints.checkpoint import Checkpoint, Snapshot, restore, take_snapshot
+from gpt2core.checkpoints.moments import write_for_the_first
 from gpt2core.distributed.messages import Messages, PeerLostError
 from gpt2core.distributed.process_group import ALONE, ProcessGroup
 from gpt2core.distributed.processes import device_of
@@ -43,6 +46,8 @@ class Follower:
         self._group = ALONE
         self._text = ""
         self._trainer: Trainer
+        self._saver: BackgroundSaver
+        self._folder = Path()
 
     def follow(self) -> int:
         """Until the first process says that this is the end, with which exit code; raises PeerLostError where it is gone."""
@@ -51,6 +56,7 @@ class Follower:
             "build": self._build,
             "restore": self._restore,
             "run_until": self._run_until,
+            "save": self._save,
         }
         while (said := self._messages.listen())["verb"] != "end":
             verbs[said.pop("verb")](**said)
@@ -69,6 +75,7 @@ class Follower:
         settings, opened = settings.model_copy(update={"train": train}), open_store(Path(store), verify=False)
         known, place = load_tokenizer(tokenizer), Path(base) if base else None
         self._trainer = build_trainer(Path(compiled), settings, place, known, opened, self._group)
+        self._saver = BackgroundSaver(self._trainer, self._write, train.save_beside)
         self._text = opened.hash
         _stop_on_signal(self._trainer)
 
@@ -85,6 +92,15 @@ class Follower:
     def _run_until(self, step: int) -> None:
         with suppress(DivergedError):  # the first process has found the same, and says where to go on
             self._trainer.run_until(step)
+
+    def _save(self, folder: str) -> None:
+        self._saver.wait()
+        self._folder = Path(folder)
+        self._saver.save(replace(take_snapshot(self._trainer, {}), weights={}, frozen={}))
+
+    def _write(self, snapshot: Snapshot) -> None:
+        """In the saver's thread."""
+        write_for_the_first(self._folder, snapshot.moments, self._messages)
 
 
 @contextmanager

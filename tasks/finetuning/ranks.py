@@ -15,6 +15,7 @@ from typing import Any
 from configs.errors import UserError
 from configs.schema import RunConfig, TrainSettings
 from gpt2core.checkpoints.checkpoint import Checkpoint
+from gpt2core.checkpoints.moments import OthersMoments
 from gpt2core.distributed.launch import Launch
 from gpt2core.distributed.messages import Messages
 from gpt2core.distributed.process_group import ALONE, ProcessGroup
@@ -68,6 +69,10 @@ class Ranks:
     def run_until(self, step: int) -> None:
         """Have the others make the updates that this process makes now."""
         self._say("run_until", step=step)
+
+    def begin_to_save(self, trainer: Trainer) -> OthersMoments | None:
+        """Have the others write what they keep of the optimizer's state, beside what comes next; None where they keep none."""
+        return OthersMoments(self._folder.checkpoints, self.group.messages) if trainer.optimizer.is_shared_out else None
 
     def announce(self, train: TrainSettings) -> None:
         """Say how they share the work, and whether some have to wait."""

@@ -81,6 +81,20 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 @contextmanager
+def keeping_handlers() -> Iterator[None]:
+    """What is done inside does not change what a signal does afterwards: libraries install handlers of their own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # they cannot
+        return
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def finishing(ask: Callable[[], None], when: str = "after this update, with a checkpoint") -> Iterator[None]:
     """Inside, a signal only calls `ask`, so that the work comes to a good end; then Interrupted is raised.
 

@@ -61,28 +61,39 @@ def _trained(case: Mapping[str, Any], group: Any) -> str:
     assert trainer.batch_cuts == {1: 2 if lacking else cuts}
     if settings.reduce == "fast" and settings.accumulate > 2:  # whose last bits depend on the number of processes
         return json.dumps([float(parameter.norm()) for parameter in model.parameters()])
-    digest = hashlib.sha256()
-    for name, tensor in sorted({**trainer.optimizer.tensors(), **dict(model.named_parameters())}.items()):
-        digest.update(name.encode() + tensor.detach().numpy().tobytes())
+    weights, moments = dict(model.named_parameters()), trainer.optimizer.tensors()
     if settings.shard == "none" or group.size == 1:
-        return digest.hexdigest()
+        return _digest({**_hashes(weights), **_hashes(moments)})
     store, key = group.messages.store, json.dumps(case)
-    if group.rank == 0:  # which alone has it all
-        store.set(key, digest.hexdigest())
-    return str(store.get(key).decode())
+    held = {**_hashes(moments), **(_hashes(weights) if group.rank == 0 else {})}  # which alone has all weights
+    store.set(f"{key}/{group.rank}", json.dumps(held))
+    parts = [json.loads(store.get(f"{key}/{rank}").decode()) for rank in range(group.size)]
+    return _digest({name: found for part in parts for name, found in part.items()})
+
+
+def _hashes(tensors: Mapping[str, Any]) -> Hashes:
+    return {name: hashlib.sha256(tensor.detach().numpy().tobytes()).hexdigest() for name, tensor in tensors.items()}
+
+
+def _digest(hashes: Hashes) -> str:
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def _go_back(trainer: Any, group: Any, folder: Path) -> None:
-    """To the checkpoint of the first update, which the first process saves, in the middle of the third."""
+    """To the checkpoint of the first update, which all processes save, in the middle of the third."""
     from types import SimpleNamespace
 
-    from gpt2core.checkpoints.checkpoint import Checkpoint, restore, save_checkpoint
+    from gpt2core.checkpoints.checkpoint import Checkpoint, restore, take_snapshot, write_checkpoint
+    from gpt2core.checkpoints.moments import OthersMoments, write_for_the_first
 
     own = folder / str(group.size)
     trainer.run_until(1)
-    if group.rank == 0:
+    if group.rank:
+        write_for_the_first(Path(group.messages.listen()["folder"]), trainer.optimizer.tensors(), group.messages)
+    else:
         tokenizer: Any = SimpleNamespace(end_of_text=None, save=lambda _: None)
-        save_checkpoint(own, trainer, tokenizer, {})
+        others = OthersMoments(own, group.messages) if group.size > 1 else None
+        write_checkpoint(own, take_snapshot(trainer, {}, others), tokenizer)
     trainer.run_until(2)
     trainer.gradient()
     restore(trainer, Checkpoint(own / "step-00000001", 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -106,17 +107,22 @@ def test_a_killed_run_is_one_failure_and_the_same_command_ends_the_sweep(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("runner", ["dask", "ray"])
-def test_runs_stop_with_a_checkpoint_when_their_sweep_is_killed(runner: str, tmp_path: Path, prefect_url: str) -> None:
+def test_runs_stop_with_a_checkpoint_when_their_sweep_ends(
+    runner: str, number: signal.Signals, tmp_path: Path, prefect_url: str
+) -> None:
     if runner == "ray":
         pytest.importorskip("prefect_ray", reason="Ray is large, so it is no part of the set-up: pip install 'gpt2flow[ray]'")
-    name = f"abandoned-{runner}"
+    name = f"abandoned-{runner}-{number.name.lower()}"
     config = config_of(tmp_path, name, 1_000_000, runner=runner, workers=1)
     command = [sys.executable, "-m", "flows.cli", "sweep", str(config), "--grid", GRID]
     with subprocess.Popen(command, env={**os.environ, "PREFECT_API_URL": prefect_url}) as process:
         try:
             wait_until(lambda: any(run.metrics.rows() for run in runs_named(name)))
             members = [child for child in psutil.Process().children(recursive=True) if PROGRAM in child.cmdline()]
+            process.send_signal(number)
+            assert process.wait(90) == (143 if number == signal.SIGTERM else -number)
         finally:
             process.kill()
     assert members
