@@ -4,8 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 
+from tasks.servers.prefect_server import naming_a_lost_server
 from tasks.workspace.folders import Workspace
+
+
+@contextmanager
+def ready_to_train(what: str) -> Iterator[None]:
+    """Inside, all is there that trains `what`, and what killed runs left behind is put right; a lost server gets its name."""
+    print(f"gpt2flow {version('gpt2flow')}, {what}: starting PyTorch, Prefect and MLflow ...", flush=True)
+    workspace = Workspace.current().create()
+    with prefect_starting(workspace):
+        import flows.finetune  # noqa: F401  # takes seconds
+        from tasks.scheduling.recovery import mend_what_died
+        from tasks.tracking.reconciliation import reconcile
+
+        reconcile(workspace)
+    with naming_a_lost_server():
+        mend_what_died(workspace)
+        yield
 
 
 @contextmanager

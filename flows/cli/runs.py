@@ -13,9 +13,8 @@ from configs.errors import UserError
 from configs.loading import load_config
 from configs.schema import RunConfig, RunSettings
 from flows.cli.app import Overrides, app
-from flows.cli.prefect_start import prefect_starting
+from flows.cli.prefect_start import ready_to_train
 from gpt2core.text.sources import check_sources
-from tasks.servers.prefect_server import naming_a_lost_server
 from tasks.workspace.folders import Workspace
 
 if TYPE_CHECKING:
@@ -193,14 +192,7 @@ def _train_and_show(config: RunConfig) -> None:
 
 def fine_tune(config: RunConfig) -> RunResult:
     """Train as the config says, with Prefect's server and what was left by killed runs looked after first."""
-    print(f"gpt2flow {version('gpt2flow')}, run '{config.name}': starting PyTorch, Prefect and MLflow ...", flush=True)
-    workspace = Workspace.current().create()
-    with prefect_starting(workspace):
+    with ready_to_train(f"run '{config.name}'"):
         from flows.finetune import finetune
-        from tasks.scheduling.recovery import mend_what_died
-        from tasks.tracking.reconciliation import reconcile
 
-        reconcile(workspace)
-    with naming_a_lost_server():
-        mend_what_died(workspace)
         return finetune(config)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 
 from configs.grid import load_sweep
 from configs.schema import RunSettings
 from flows.cli.app import Overrides, app
-from flows.cli.prefect_start import prefect_starting
+from flows.cli.prefect_start import ready_to_train
 from gpt2core.text.sources import check_sources
-from tasks.servers.prefect_server import naming_a_lost_server
-from tasks.workspace.folders import Workspace
 
 
 @app.command
@@ -33,18 +30,11 @@ def sweep(config: Path, /, *, grid: list[str] | None = None, settings: Overrides
     plan = load_sweep(config, grid or [], settings.model_dump(exclude_unset=True))
     for member in plan.members:
         check_sources(member.config.data)
-    runs = f"{len(plan.members)} runs of '{plan.name}'"
-    print(f"gpt2flow {version('gpt2flow')}, sweep of {runs}: starting PyTorch, Prefect and MLflow ...", flush=True)
-    workspace = Workspace.current().create()
-    with prefect_starting(workspace):
-        from flows.pages.summary import print_summary
+    with ready_to_train(f"sweep of {len(plan.members)} runs of '{plan.name}'"):
         from flows.sweep import sweep_grid
-        from tasks.scheduling.recovery import mend_what_died
-        from tasks.tracking.reconciliation import reconcile
 
-        reconcile(workspace)
-    with naming_a_lost_server():
-        mend_what_died(workspace)
         result = sweep_grid(plan)
     if result:
+        from flows.pages.summary import print_summary
+
         print_summary(result)
