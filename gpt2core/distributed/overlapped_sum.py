@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gpt2core.distributed.buckets import buckets_of, fill, flat
+from gpt2core.distributed.buckets import fill, flat
+from gpt2core.distributed.leaving_buckets import LeavingBuckets
 from gpt2core.distributed.process_group import ProcessGroup
 
 BUCKET = 4_000_000
@@ -22,25 +23,21 @@ class OverlappedSum:
     def __init__(self, parameters: list[Tensor], group: ProcessGroup) -> None:
         self._parameters = parameters
         self._group = group
-        self._buckets = list(buckets_of(parameters[::-1], BUCKET))  # backward makes the last ones first
-        self._bucket_of = {parameter: number for number, bucket in enumerate(self._buckets) for parameter in bucket}
-        self._missing: list[set[Tensor]] = []
+        self._leaving = LeavingBuckets(parameters, BUCKET, self._send)
         self._sums: list[tuple[Tensor, dist.Work]] = []
 
     def forget(self) -> None:
         """What backward makes is not the last of this process."""
-        self._missing = []
+        self._leaving.stop()
 
     def begin(self) -> None:
         """What backward makes from now on is all that this process adds to the update."""
-        self._missing, self._sums = [set(bucket) for bucket in self._buckets], []
+        self._leaving.begin()
+        self._sums = []
 
     def made(self, parameter: Tensor) -> None:
-        """The gradient of this parameter is in its `grad`: send what is complete, in the order that all have."""
-        if self._missing:
-            self._missing[self._bucket_of[parameter]].discard(parameter)
-            while len(self._sums) < len(self._buckets) and not self._missing[len(self._sums)]:
-                self._send()
+        """The gradient of this parameter is in its `grad`."""
+        self._leaving.made(parameter)
 
     @torch.no_grad()
     def finish(self, loss: Tensor) -> Tensor:
@@ -48,15 +45,13 @@ class OverlappedSum:
 
         A process that has made none, or not all of its own, takes part all the same.
         """
-        if not self._missing:
+        if not self._leaving.begun:
             for parameter in self._parameters:
                 parameter.grad = None  # of the update before
             self.begin()
-        while len(self._sums) < len(self._buckets):
-            self._send()
-        self._missing = []
+        self._leaving.send_rest()
         losses = self._group.gather(loss.reshape(1))
-        for (summed, work), bucket in zip(self._sums, self._buckets, strict=True):
+        for (summed, work), bucket in zip(self._sums, self._leaving.buckets, strict=True):
             self._group.wait(work)
             for parameter in bucket:
                 parameter.grad = torch.empty_like(parameter) if parameter.grad is None else parameter.grad
@@ -64,7 +59,6 @@ class OverlappedSum:
         return losses.sum()
 
     @torch.no_grad()
-    def _send(self) -> None:
-        bucket = self._buckets[len(self._sums)]
+    def _send(self, bucket: list[Tensor]) -> None:
         summed = flat([torch.zeros_like(p) if p.grad is None else p.grad for p in bucket])
         self._sums.append((summed, self._group.begin_sum(summed)))

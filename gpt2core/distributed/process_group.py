@@ -52,14 +52,15 @@ class ProcessGroup:
         self._together(lambda: dist.all_reduce(raised, dist.ReduceOp.MAX))
         return [bool(flag) for flag in raised]
 
-    def exchange(self, flat: Tensor) -> Tensor:
-        """This process's piece of everybody's `flat` [size * n]: a row for each process, [size, n]."""
+    def begin_exchange(self, flat: Tensor) -> tuple[Tensor, dist.Work]:
+        """Begin to receive this process's piece of everybody's `flat` [size * n], of each process one after the other, into
+        memory that is returned; `wait` for it."""
         received = torch.empty_like(flat)
-        self._together(lambda: dist.all_to_all_single(received, flat))
-        return received.view(self.size, -1)
+        work: dist.Work = dist.all_to_all_single(received, flat, async_op=True)
+        return received, work
 
     def hand_out(self, flat: Tensor, lengths: list[int]) -> Tensor:
-        """As `exchange`, where the pieces of `flat` have these lengths: [size, the length of this process's]."""
+        """This process's piece of everybody's `flat`, whose pieces have these lengths: a row for each process, [size, n]."""
         own = lengths[self.rank]
         received = flat.new_empty(self.size * own)
         self._together(lambda: dist.all_to_all_single(received, flat, [own] * self.size, lengths))

@@ -145,6 +145,10 @@ class _FirstOf(ProcessGroup):
     def begin_sum(self, numbers: Tensor) -> Any:
         """Nothing is sent."""
 
+    def begin_exchange(self, flat: Tensor) -> Any:
+        """Nothing is sent."""
+        return torch.empty_like(flat), None
+
     def wait(self, work: Any) -> None:
         """Nothing is awaited."""
 

@@ -105,11 +105,11 @@ class ShardedModel:
             weights.release()
 
     @torch.no_grad()
-    def add(self, loss: Tensor, made: int) -> None:
-        """Add the losses [] of a round's `made` batches, and the gradients that no block has."""
-        self._around.add(made)
+    def add(self, loss: Tensor) -> None:
+        """Add the losses [] of the round's batches, and the gradients that no block has."""
+        self._around.add(self._made)
         self._around.release()
-        for part in self._group.gather(loss.reshape(1))[:made]:
+        for part in self._group.gather(loss.reshape(1))[: self._made]:
             self._loss = part.clone() if self._loss is None else self._loss + part
 
     def finish(self) -> Tensor:

@@ -131,12 +131,13 @@ class Trainer:
             self._exchange = self._sharded = ShardedModel(self._working, self._shards, group)
         if self._shards:
             self.optimizer.keep(self._shards.own)
-        if several and not self._sharded:
-            self._exchange = GradientExchange(self.optimizer.parameters, group)
         if several and settings.reduce == "fast":
             self._overlapped = OverlappedSum(self.optimizer.parameters, group)
-            if not self._recorded:  # what the device repeats by itself calls nobody
-                self._working.call_with_gradients(self._overlapped.made)
+        elif several and not self._sharded:
+            self._exchange = GradientExchange(self.optimizer.parameters, group)
+        leaving = self._overlapped or self._exchange
+        if isinstance(leaving, (OverlappedSum, GradientExchange)) and not self._recorded:  # what a device repeats calls nobody
+            self._working.call_with_gradients(leaving.made)
 
     @property
     def state(self) -> TrainerState:
@@ -158,7 +159,7 @@ class Trainer:
         self._reported_at = time.perf_counter()
         gc.freeze()  # all that is alive now stays alive until the end: the collector need not walk through it again and again
         try:
-            while self.step < step and not (self._stop_agreed if self._exchange else self._stop_requested):
+            while self.step < step and not (self._stop_agreed if self._group.size > 1 else self._stop_requested):
                 with self._threads.applied():
                     self._update()
                 if len(self._pending) >= REPORT_EVERY or self._is_known_to_diverge():
@@ -166,7 +167,7 @@ class Trainer:
             self._report()
             if self._sharded:
                 self._sharded.collect()
-            elif self._exchange:
+            elif self._group.size > 1:
                 self._group.require_same(self.optimizer.parameters)
         finally:
             gc.unfreeze()
@@ -252,9 +253,8 @@ class Trainer:
         exchange.begin()
         for number, made in self._group.rounds(self.micro_batches):
             self.begin_update()
-            if self._sharded:
-                self._sharded.begin_round(made)
-            exchange.add(self._batch_of_round(number), made)
+            exchange.begin_round(made)
+            exchange.add(self._batch_of_round(number, exchange))
         return exchange.finish()
 
     def _gradient_by_all_at_once(self, overlapped: OverlappedSum) -> Tensor:
@@ -281,7 +281,7 @@ class Trainer:
         if lacking:
             raise MemoryError("a process lacks memory")
 
-    def _batch_of_round(self, number: int | None) -> Tensor:
+    def _batch_of_round(self, number: int | None, exchange: GradientExchange | ShardedModel) -> Tensor:
         """The loss of this process's batch, if it makes one; MemoryError in every process where one of them lacks memory."""
         lacking, loss = False, torch.zeros((), device=self._device)
         try:
@@ -291,8 +291,7 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             lacking = True
-        if self._sharded:
-            self._sharded.catch_up()
+        exchange.catch_up()
         self._agree(lacking)
         return loss
 

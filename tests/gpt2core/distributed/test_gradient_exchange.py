@@ -1,6 +1,6 @@
 """Weights and moments after some updates by 1 and 4 processes are the same bits, whatever is trained how.
 
-Also tests `gpt2core.distributed.gradient_exchange`, in processes of their own.
+Also tests `gpt2core.distributed.gradient_exchange` and `gpt2core.distributed.leaving_buckets`, in processes of their own.
 """
 
 import pytest
