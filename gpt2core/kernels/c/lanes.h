@@ -48,27 +48,45 @@ INLINE float sum(lanes value) {
     return part[0];
 }
 
-/* LANES rows of LANES numbers become columns: each step interleaves the two halves, and after log2(LANES) of them all are where
-   they belong. */
+/* LANES rows of LANES numbers become columns: within each quarter, four lanes long, the numbers of four rows, for which every
+   processor has instructions, and then whole quarters. */
 #if LANES == 16
-#define FRONT(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define BACK(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#define QUARTERS(Q) Q(0), Q(4), Q(8), Q(12)
 #elif LANES == 8
-#define FRONT(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
-#define BACK(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#define QUARTERS(Q) Q(0), Q(4)
 #else
-#define FRONT(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
-#define BACK(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
+#define QUARTERS(Q) Q(0)
 #endif
+#define SHUFFLE(one, other, Q) __builtin_shufflevector(one, other, QUARTERS(Q))
+#define LOW(q) q, q + LANES, q + 1, q + 1 + LANES
+#define HIGH(q) q + 2, q + 2 + LANES, q + 3, q + 3 + LANES
+#define LOW_PAIRS(q) q, q + 1, q + LANES, q + 1 + LANES
+#define HIGH_PAIRS(q) q + 2, q + 3, q + 2 + LANES, q + 3 + LANES
+#define QUARTER(q) (q), (q) + 1, (q) + 2, (q) + 3
+#define LOW_4(q) QUARTER(q & 4 ? LANES + q - 4 : q)
+#define HIGH_4(q) QUARTER(q & 4 ? LANES + q : q + 4)
+#define LOW_8(q) QUARTER(q & 8 ? LANES + q - 8 : q)
+#define HIGH_8(q) QUARTER(q & 8 ? LANES + q : q + 8)
 INLINE void transpose(lanes r[LANES]) {
-    lanes t[LANES];
-    UNROLL for (int step = 1; step < LANES; step *= 2) {
-        UNROLL for (int i = 0; i < LANES / 2; i++) {
-            t[2 * i] = FRONT(r[i], r[i + LANES / 2]);
-            t[2 * i + 1] = BACK(r[i], r[i + LANES / 2]);
-        }
-        UNROLL for (int i = 0; i < LANES; i++) r[i] = t[i];
+    UNROLL for (int i = 0; i < LANES; i += 4) {
+        const lanes a = SHUFFLE(r[i], r[i + 1], LOW), b = SHUFFLE(r[i], r[i + 1], HIGH);
+        const lanes c = SHUFFLE(r[i + 2], r[i + 3], LOW), d = SHUFFLE(r[i + 2], r[i + 3], HIGH);
+        r[i] = SHUFFLE(a, c, LOW_PAIRS), r[i + 1] = SHUFFLE(a, c, HIGH_PAIRS);
+        r[i + 2] = SHUFFLE(b, d, LOW_PAIRS), r[i + 3] = SHUFFLE(b, d, HIGH_PAIRS);
     }
+#if LANES >= 8
+    UNROLL for (int i = 0; i < LANES; i++)
+        if (!(i & 4)) {
+            const lanes low = SHUFFLE(r[i], r[i + 4], LOW_4), high = SHUFFLE(r[i], r[i + 4], HIGH_4);
+            r[i] = low, r[i + 4] = high;
+        }
+#endif
+#if LANES == 16
+    UNROLL for (int i = 0; i < 8; i++) {
+        const lanes low = SHUFFLE(r[i], r[i + 8], LOW_8), high = SHUFFLE(r[i], r[i + 8], HIGH_8);
+        r[i] = low, r[i + 8] = high;
+    }
+#endif
 }
 
 #endif
