@@ -196,8 +196,8 @@ class TrainSettings(Section):
     same, bit for bit, whatever their number, which may change when a run goes on. auto: one a GPU, 1 on the processor."""
     reduce: Literal["exact", "fast"] = "exact"
     """How the gradients of several processes are added. exact: in the order of the batches, so that the weights are the same,
-    bit for bit, whatever the number of processes. fast: by the back-end's all-reduce while backward goes on, in an order that
-    depends on their number."""
+    bit for bit, whatever the number of processes. fast: by the back-end's all-reduce, once an update, in an order that depends
+    on their number. Both while backward goes on."""
     shard: Annotated[Literal["none", "optimizer", "model"], Influence.NONE] = "none"
     """What several processes share out instead of each having all: the optimizer's state; or the model, its weights, gradients
     and the optimizer's state. The weights are the same. Each process writes what it keeps of the optimizer's state into the
