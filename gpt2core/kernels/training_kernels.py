@@ -21,8 +21,7 @@ from gpt2core.kernels.c_library import COUNT, NUMBER, POINTER, CLibrary, address
 from gpt2core.kernels.operators import operator
 
 SIGNATURES: dict[str, list[type]] = {
-    "gelu": [POINTER] * 2 + [COUNT],
-    "gelu_backward": [POINTER] * 3 + [COUNT],
+    "gelu": [POINTER] * 3 + [COUNT],
     "layer_norm": [POINTER] * 5 + [NUMBER] + [COUNT] * 2,
     "layer_norm_backward": [POINTER] * 8 + [COUNT] * 3,
     "cross_entropy": [POINTER] * 4 + [COUNT] * 4,
@@ -61,16 +60,10 @@ def _code(tensor: Tensor) -> ctypes.CDLL:
     return compiled
 
 
-@operator("out")
-def gelu(x: Tensor, out: Tensor) -> None:
-    """GELU in its tanh form of x, of any shape."""
-    _code(x).gelu(address(x), address(out), x.numel())
-
-
-@operator("by_input")
-def gelu_backward(x: Tensor, by_output: Tensor, by_input: Tensor) -> None:
-    """The gradient by x, where GELU's output has the gradient `by_output`."""
-    _code(x).gelu_backward(address(x), address(by_output), address(by_input), x.numel())
+@operator("out", "slope")
+def gelu(x: Tensor, out: Tensor, slope: Tensor | None) -> None:
+    """GELU in its tanh form of x, of any shape, and its derivative there, by which backward multiplies."""
+    _code(x).gelu(address(x), address(out), address(slope), x.numel())
 
 
 @operator("out", "statistics")

@@ -58,6 +58,8 @@ INLINE void product(matrix left, const float *right, int64_t wide, float *to, in
     int64_t j = 0;
     for (; j + VECTORS * LANES <= columns; j += VECTORS * LANES)
         tile(VECTORS, left, right + j, wide, to + j, stride, rows, first, last, add);
+    for (; VECTORS > 2 && j + 2 * LANES <= columns; j += 2 * LANES)
+        tile(2, left, right + j, wide, to + j, stride, rows, first, last, add);
     for (; j < columns; j += LANES) tile(1, left, right + j, wide, to + j, stride, rows, first, last, add);
 }
 
@@ -102,10 +104,12 @@ INLINE int64_t first_key(const int64_t *positions, int64_t query) { return posit
 /* Scores first <= j < last become exponentials, the others up to `columns` 0; returns the logarithm of their sum. */
 INLINE float exponentials(float *scores, float scale, int64_t first, int64_t last, int64_t columns, float *share) {
     float most = -INFINITY, total = 0.0f;
+    for (int64_t j = 0; j < first; j++) scores[j] = -INFINITY;
+    for (int64_t j = last; j < columns; j++) scores[j] = -INFINITY;
 #pragma omp simd reduction(max : most)
-    for (int64_t j = first; j < last; j++) most = scores[j] > most ? scores[j] : most;
+    for (int64_t j = 0; j < columns; j++) most = scores[j] > most ? scores[j] : most;
 #pragma omp simd reduction(+ : total)
-    for (int64_t j = first; j < last; j++) total += scores[j] = exponential(scale * (scores[j] - most));
+    for (int64_t j = 0; j < columns; j++) total += scores[j] = exponential(scale * (scores[j] - most));
     for (int64_t j = 0; j < first; j++) scores[j] = 0.0f;
     for (int64_t j = last; j < columns; j++) scores[j] = 0.0f;
     *share = 1.0f / total;

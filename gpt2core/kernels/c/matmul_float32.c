@@ -117,8 +117,13 @@ void sum_rows(const float *from, float *to, int64_t rows, int64_t columns, int64
     for (int64_t first = 0; first < columns; first += SUMMED) {
         const int64_t count = min(SUMMED, columns - first);
         float sums[SUMMED] = {0};
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t j = 0; j < count; j++) sums[j] += from[i * columns + first + j];
+        const float *row = from + first;
+        int64_t i = 0;
+        for (; i + 4 <= rows; i += 4, row += 4 * columns)
+            for (int64_t j = 0; j < count; j++)
+                sums[j] = sums[j] + row[j] + row[columns + j] + row[2 * columns + j] + row[3 * columns + j];
+        for (; i < rows; i++, row += columns)
+            for (int64_t j = 0; j < count; j++) sums[j] += row[j];
         for (int64_t j = 0; j < count; j++) to[first + j] = sums[j] + (add ? to[first + j] : 0.0f);
     }
 }

@@ -31,26 +31,21 @@ INLINE element put(float value) { return to_bf16(value); }
 /* tanh(u) = 2 s - 1 where s = 1 / (1 + e^-2u), so GELU is x s. */
 INLINE float gelu_gate(float x) { return 1.0f / (1.0f + exponential(-1.59576912f * (x + 0.044715f * x * x * x))); }
 
-void gelu(const element *x, element *y, int64_t count) {
-    SHARED_BY_THREADS(count)
-    for (int64_t block = 0; block < BLOCKS(count); block++) {
-        const int64_t end = min(count, (block + 1) * CHUNK);
-        for (int64_t i = block * CHUNK; i < end; i++) {
-            const float value = get(x[i]);
-            y[i] = put(value * gelu_gate(value));
-        }
+INLINE void gelu_block(const element *x, element *y, element *slope, int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        const float value = get(x[i]), gate = gelu_gate(value);
+        y[i] = put(value * gate);
+        if (slope) slope[i] = put(gate + value * gate * (1.0f - gate) * (1.59576912f + 0.21406859f * value * value));
     }
 }
 
-void gelu_backward(const element *x, const element *by_output, element *by_input, int64_t count) {
+/* y = GELU(x) and, unless it is NULL, slope = its derivative there. */
+void gelu(const element *x, element *y, element *slope, int64_t count) {
     SHARED_BY_THREADS(count)
-    for (int64_t block = 0; block < BLOCKS(count); block++) {
-        const int64_t end = min(count, (block + 1) * CHUNK);
-        for (int64_t i = block * CHUNK; i < end; i++) {
-            const float value = get(x[i]), gate = gelu_gate(value);
-            const float steepness = 1.59576912f + 0.21406859f * value * value;
-            by_input[i] = put(get(by_output[i]) * (gate + value * gate * (1.0f - gate) * steepness));
-        }
+    for (int64_t first = 0; first < count; first += CHUNK) {
+        const int64_t some = min(CHUNK, count - first);
+        if (slope) gelu_block(x + first, y + first, slope + first, some);
+        else gelu_block(x + first, y + first, NULL, some);
     }
 }
 

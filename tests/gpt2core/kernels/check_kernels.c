@@ -16,7 +16,7 @@ typedef struct {
 void multiply(const float *, int64_t, int64_t, const float *, int64_t, int64_t, const float *, float *, int64_t, float *,
               int64_t, int64_t, int64_t, int64_t, int64_t);
 int64_t multiply_workspace_size(int64_t, int64_t, int64_t);
-void gelu(const float *, float *, int64_t);
+void gelu(const float *, float *, float *, int64_t);
 void layer_norm(const float *, const float *, const float *, float *, float *, float, int64_t, int64_t);
 void layer_norm_backward(const float *, const float *, const float *, const float *, float *, float *, float *, float *, int64_t,
                          int64_t, int64_t);
@@ -56,14 +56,18 @@ static void check_multiply(int64_t rows, int64_t terms, int64_t columns, int lef
 }
 
 static void check_gelu(int64_t count) {
-    float *x = random_numbers(count), *y = random_numbers(count);
+    float *x = random_numbers(count), *y = random_numbers(count), *slope = random_numbers(count);
     for (int64_t i = 0; i < count; i++) x[i] *= 8;
-    gelu(x, y, count);
+    gelu(x, y, slope, count);
     for (int64_t i = 0; i < count; i++) {
-        const double u = 0.7978845608028654 * (x[i] + 0.044715 * pow(x[i], 3));
-        expect(fabs(0.5 * x[i] * (1 + tanh(u)) - y[i]), 2e-6, "gelu", count);
+        const double t = tanh(0.7978845608028654 * (x[i] + 0.044715 * pow(x[i], 3)));
+        const double exact = 0.5 * (1 + t) + 0.5 * x[i] * (1 - t * t) * 0.7978845608028654 * (1 + 0.134145 * x[i] * x[i]);
+        expect(fabs(0.5 * x[i] * (1 + t) - y[i]), 2e-6, "gelu", count);
+        expect(fabs(exact - slope[i]), 2e-6, "the slope of gelu", count);
     }
-    free(x), free(y);
+    gelu(x, slope, NULL, count);
+    expect(memcmp(y, slope, count * sizeof *y) != 0, 0, "gelu without its slope", count);
+    free(x), free(y), free(slope);
 }
 
 static void check_sum_of_squares(int64_t count) {
