@@ -35,8 +35,8 @@ INLINE int64_t equal_part(int64_t length, int64_t most, int64_t multiple) {
    may be overwritten where WIDTH is no multiple of LANES. */
 INLINE void pack(const int WIDTH, const float *from, int64_t line, int64_t step, int64_t depth, int64_t lines, float *to) {
     if (step == 1 && line != 1) {
-        for (int64_t p = 0; p < depth; p += LANES)
-            for (int first = 0; first < WIDTH; first += LANES) {
+        for (int first = 0; first < WIDTH; first += LANES)
+            for (int64_t p = 0; p < depth; p += LANES) {
                 lanes block[LANES];
                 UNROLL for (int i = 0; i < LANES; i++) {
                     const int64_t which = first + i;

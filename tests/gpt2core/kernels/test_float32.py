@@ -21,7 +21,7 @@ from gpt2core.model.linear_cross_entropy import linear_cross_entropy
 from gpt2core.training.one_pass_adamw import OnePassAdamW
 
 pytestmark = pytest.mark.kernels
-SIZES = [(1, 1, 1), (3, 6, 10), (8, 16, 48), (37, 131, 51), (70, 64, 98), (205, 35, 66), (19, 1097, 21), (100, 513, 3100)]
+SIZES = [(1, 1, 1), (3, 6, 10), (8, 16, 48), (37, 131, 51), (70, 64, 98), (205, 35, 66), (270, 1601, 515), (100, 513, 3100)]
 """Rows, inputs and outputs: fewer than a tile, more than are summed over or packed at a time, and whole tiles."""
 
 
@@ -159,7 +159,8 @@ def results() -> list[Tensor]:
     x, weight, bias = random(131, 700).requires_grad_(), random(700, 203, seed=1).requires_grad_(), random(203, seed=2)
     activated = gelu(linear(x, weight, bias))
     loss = linear_cross_entropy(activated, random(301, 203, seed=3), torch.arange(131))
-    others = [*layer_norm_and_gradients(301, 130), squares([random(300_001)])]
+    broad = linear(random(270, 60), random(60, 530), random(530))  # its rows are packed
+    others = [*layer_norm_and_gradients(301, 130), squares([random(300_001)]), broad]
     return [activated, loss, *torch.autograd.grad(loss, (x, weight)), *others]
 
 
