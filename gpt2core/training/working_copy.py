@@ -45,7 +45,8 @@ class WorkingCopy:
             if outdated:
                 torch._foreach_copy_([copied for copied, _ in outdated], [own for _, own in outdated])
             self._outdated = self._followed
-            self.model.train(self.master.training)
+            if self.model.training is not self.master.training:  # every module has to be told
+                self.model.train(self.master.training)
 
     def follow(self, some: set[Tensor]) -> None:
         """From now on take over these weights of the master, and no others: whoever holds those fills their copies."""
@@ -63,7 +64,8 @@ class WorkingCopy:
 
     def begin_update(self) -> None:
         """Let the next gradients be the first ones of an update, whatever is left of others."""
-        self.model.zero_grad(set_to_none=True)
+        for copied, _ in self._pairs:
+            copied.grad = None
         self.master.wte.weight.grad = None  # the loss makes a new one, and there need not be two
         for total in self._sums:
             total.restart()
