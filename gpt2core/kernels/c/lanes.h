@@ -58,32 +58,32 @@ INLINE float sum(lanes value) {
 #define QUARTERS(Q) Q(0)
 #endif
 #define SHUFFLE(one, other, Q) __builtin_shufflevector(one, other, QUARTERS(Q))
-#define LOW(q) q, q + LANES, q + 1, q + 1 + LANES
-#define HIGH(q) q + 2, q + 2 + LANES, q + 3, q + 3 + LANES
-#define LOW_PAIRS(q) q, q + 1, q + LANES, q + 1 + LANES
-#define HIGH_PAIRS(q) q + 2, q + 3, q + 2 + LANES, q + 3 + LANES
+#define LOWER(q) q, q + LANES, q + 1, q + 1 + LANES
+#define UPPER(q) q + 2, q + 2 + LANES, q + 3, q + 3 + LANES
+#define LOWER_PAIRS(q) q, q + 1, q + LANES, q + 1 + LANES
+#define UPPER_PAIRS(q) q + 2, q + 3, q + 2 + LANES, q + 3 + LANES
 #define QUARTER(q) (q), (q) + 1, (q) + 2, (q) + 3
-#define LOW_4(q) QUARTER(q & 4 ? LANES + q - 4 : q)
-#define HIGH_4(q) QUARTER(q & 4 ? LANES + q : q + 4)
-#define LOW_8(q) QUARTER(q & 8 ? LANES + q - 8 : q)
-#define HIGH_8(q) QUARTER(q & 8 ? LANES + q : q + 8)
+#define LOWER_4(q) QUARTER(q & 4 ? LANES + q - 4 : q)
+#define UPPER_4(q) QUARTER(q & 4 ? LANES + q : q + 4)
+#define LOWER_8(q) QUARTER(q & 8 ? LANES + q - 8 : q)
+#define UPPER_8(q) QUARTER(q & 8 ? LANES + q : q + 8)
 INLINE void transpose(lanes r[LANES]) {
     UNROLL for (int i = 0; i < LANES; i += 4) {
-        const lanes a = SHUFFLE(r[i], r[i + 1], LOW), b = SHUFFLE(r[i], r[i + 1], HIGH);
-        const lanes c = SHUFFLE(r[i + 2], r[i + 3], LOW), d = SHUFFLE(r[i + 2], r[i + 3], HIGH);
-        r[i] = SHUFFLE(a, c, LOW_PAIRS), r[i + 1] = SHUFFLE(a, c, HIGH_PAIRS);
-        r[i + 2] = SHUFFLE(b, d, LOW_PAIRS), r[i + 3] = SHUFFLE(b, d, HIGH_PAIRS);
+        const lanes a = SHUFFLE(r[i], r[i + 1], LOWER), b = SHUFFLE(r[i], r[i + 1], UPPER);
+        const lanes c = SHUFFLE(r[i + 2], r[i + 3], LOWER), d = SHUFFLE(r[i + 2], r[i + 3], UPPER);
+        r[i] = SHUFFLE(a, c, LOWER_PAIRS), r[i + 1] = SHUFFLE(a, c, UPPER_PAIRS);
+        r[i + 2] = SHUFFLE(b, d, LOWER_PAIRS), r[i + 3] = SHUFFLE(b, d, UPPER_PAIRS);
     }
 #if LANES >= 8
     UNROLL for (int i = 0; i < LANES; i++)
         if (!(i & 4)) {
-            const lanes low = SHUFFLE(r[i], r[i + 4], LOW_4), high = SHUFFLE(r[i], r[i + 4], HIGH_4);
+            const lanes low = SHUFFLE(r[i], r[i + 4], LOWER_4), high = SHUFFLE(r[i], r[i + 4], UPPER_4);
             r[i] = low, r[i + 4] = high;
         }
 #endif
 #if LANES == 16
     UNROLL for (int i = 0; i < 8; i++) {
-        const lanes low = SHUFFLE(r[i], r[i + 8], LOW_8), high = SHUFFLE(r[i], r[i + 8], HIGH_8);
+        const lanes low = SHUFFLE(r[i], r[i + 8], LOWER_8), high = SHUFFLE(r[i], r[i + 8], UPPER_8);
         r[i] = low, r[i + 8] = high;
     }
 #endif
