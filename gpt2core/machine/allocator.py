@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # glibc's malloc.h
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 
 
 def keep_freed_memory() -> bool:
@@ -20,12 +20,24 @@ def keep_freed_memory() -> bool:
     glibc returns large blocks at once, so that activations and gradients of every step are new pages that the system has
     to clear: a fifth of the time of a step. The process then keeps the memory of its largest step until it ends.
     """
+    return _arrange({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26})
+
+
+def return_large_blocks() -> bool:
+    """Let every large block be the system's again as soon as it is freed; whether that could be arranged.
+
+    For those whose large blocks come and go in other sizes and orders all the time, so that freed ones would lie between others
+    and fit nothing: up to half of the memory of a model that is shared out.
+    """
+    return _arrange({M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**20, M_TRIM_THRESHOLD: 2**23})
+
+
+def _arrange(wanted: dict[int, int]) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is None:
         return False
-    wanted = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
     return all(int(mallopt(option, value)) == 1 for option, value in wanted.items())
 
 

@@ -84,7 +84,7 @@ def predict(work: Workload, process: int, saves_beside: bool = True, measured: b
     on_cuda = work.device.type == "cuda"
     if not on_cuda:
         extra = max(extra, int(EVALUATION_EXTRA * evaluation))
-    if not on_cuda and work.settings.processes > 1:
+    if not on_cuda and work.settings.processes > 1 and work.settings.shard != "model":
         extra += int(EXCHANGE_EXTRA * footprint.peak)
     if extra < 0:  # compiled blocks keep less than those that are rehearsed
         less = {"activations": max(0, footprint.activations + extra), "peak": footprint.peak + extra}

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from gpt2core.distributed.process_group import ProcessGroup
 from gpt2core.distributed.sharded_weights import ShardedWeights, allocate
 from gpt2core.distributed.shards import Shards
-from gpt2core.machine.allocator import return_freed_memory
 from gpt2core.training.optimizers import gradient_norms
 from gpt2core.training.working_copy import WorkingCopy
 
@@ -65,7 +64,6 @@ class ShardedModel:
         self._working.follow(self._shards.own)
         for weights in (self._around, *self._blocks):
             weights.release()
-        return_freed_memory()  # what is fetched from now on comes and goes in other pieces
 
     def allocate(self) -> None:
         """Have memory for all weights again, whatever is in it."""
@@ -78,7 +76,6 @@ class ShardedModel:
     def collect(self) -> None:
         """Give the first process all weights."""
         if self._group.rank == 0:
-            return_freed_memory()
             self.allocate()
         for parameter in self._working.master.parameters():
             owner = self._shards.owner_of(parameter)

@@ -22,7 +22,7 @@ from gpt2core.distributed.gradient_exchange import GradientExchange
 from gpt2core.distributed.overlapped_sum import OverlappedSum
 from gpt2core.distributed.process_group import ALONE, ProcessGroup
 from gpt2core.distributed.shards import Shards
-from gpt2core.machine.allocator import keep_freed_memory
+from gpt2core.machine.allocator import keep_freed_memory, return_large_blocks
 from gpt2core.machine.devices import choose_threads, copy_to, same_bits_every_time
 from gpt2core.machine.dtypes import choose_dtype
 from gpt2core.machine.memory import is_out_of_memory
@@ -80,7 +80,8 @@ class Trainer:
         callbacks: Iterable[Callback] = (),
         group: ProcessGroup = ALONE,
     ) -> None:
-        keep_freed_memory()
+        shares_model = group.size > 1 and settings.shard == "model"
+        return_large_blocks() if shares_model else keep_freed_memory()
         choose_threads(model.config.n_embd, group.here)
         self.model = model
         self.batches = batches
@@ -103,8 +104,7 @@ class Trainer:
             compile_blocks(self._working.model)
         self._drops = bool(model.config.dropout or settings.lora.dropout)
         self._recorded: RecordedGradient | None = None
-        fetches = group.size > 1 and settings.shard == "model"
-        if self._device.type == "cuda" and not (settings.recompute_blocks or fetches):  # these ask for more than kernels
+        if self._device.type == "cuda" and not (settings.recompute_blocks or shares_model):  # these ask for more than kernels
             self._recorded = RecordedGradient(self.optimizer.parameters)
         self.any_threads = changes_no_bit(self._working.model, settings)
         """Whether the number of threads changes no bit of an update."""
