@@ -35,6 +35,7 @@ from gpt2core.training.batches import Batches
 from gpt2core.training.trainer import Trainer
 from tasks.evaluation.outside import OutsideEvaluation
 from tasks.finetuning.checkpoint_keeper import CheckpointKeeper
+from tasks.finetuning.ranks import Ranks
 from tasks.runs.evaluation_files import damaged_evaluation_files, read_report
 from tasks.runs.run_folder import RunFolder
 from tasks.tracking.reconciliation import reconcile
@@ -137,7 +138,8 @@ def keeper_on(disk: Path) -> tuple[CheckpointKeeper, Trainer, Tokenizer]:
     trainer = Trainer(GPT2(GPT2Config(260, 8, 8, 1, 1)).initialise(0), Batches(stream, 8, 1, 0), config.train)
     tokenizer = train_tokenizer(["a text"], 257)
     outside = OutsideEvaluation(folder, config.evaluate.where)
-    return CheckpointKeeper(folder, config, trainer, tokenizer, lambda: {"run": folder.id}, outside), trainer, tokenizer
+    keeper = CheckpointKeeper(folder, config, trainer, tokenizer, lambda: {"run": folder.id}, outside, Ranks(folder))
+    return keeper, trainer, tokenizer
 
 
 def test_a_folder_that_became_read_only_is_one_sentence(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
