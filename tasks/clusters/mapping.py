@@ -24,6 +24,8 @@ from tasks.terminal.stop_signals import keeping_handlers
 
 HOST = "127.0.0.1"
 CONNECTING = 30.0  # seconds
+LET_CHILDREN_STOP = {"RAY_kill_child_processes_on_worker_exit": "0"}
+"""In the environment of Ray's workers: otherwise a run that a worker has begun is killed with it, and saves no checkpoint."""
 
 
 def map_task(task: Task[..., Any], cluster: ClusterSettings, computes: bool, **parameters: Any) -> list[Any]:
@@ -103,13 +105,15 @@ def _ray(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[Task
     from prefect_ray.context import remote_options
     from prefect_ray.task_runners import RayTaskRunner
 
-    local: dict[str, Any] = {"_node_ip_address": HOST, "include_dashboard": False}
-    local |= {"num_cpus": len(_environments(cluster, pieces, computes)), "logging_level": logging.ERROR, "log_to_driver": False}
+    settings: dict[str, Any] = {"runtime_env": {"env_vars": LET_CHILDREN_STOP}}
+    if not cluster.address:
+        settings |= {"_node_ip_address": HOST, "include_dashboard": False, "logging_level": logging.ERROR}
+        settings |= {"num_cpus": len(_environments(cluster, pieces, computes)), "log_to_driver": False}
     with ExitStack() as stack:
         try:
             _require_listener(cluster.address)
             with keeping_handlers():  # Ray's own would end this process at once
-                runner = stack.enter_context(RayTaskRunner(cluster.address, {} if cluster.address else local))
+                runner = stack.enter_context(RayTaskRunner(cluster.address, settings))
         except Exception as error:  # Ray raises that very class where it does not come up
             raise _failure(cluster, error) from error
         gpus = computes and ray.cluster_resources().get("GPU", 0)

@@ -84,7 +84,9 @@ def listening() -> Iterator[tuple[str, str]]:
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         with suppress(psutil.Error):
             command = " ".join(process.cmdline())
-            yield from ((each.laddr.ip, command) for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN)
+            yield from (
+                (each.laddr.ip, command) for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN
+            )
 
 
 def require(runner: str) -> None:
