@@ -83,10 +83,9 @@ def _dask(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[Tas
         runner = DaskTaskRunner(address=cluster.address, client_kwargs={"timeout": CONNECTING})
     else:
         scheduler = {"cls": Scheduler, "options": {"host": HOST, "port": 0, "dashboard_address": f"{HOST}:0"}}
-        options = [
-            {"host": HOST, "nthreads": 1, "memory_limit": 0, "env": env} for env in _environments(cluster, pieces, computes)
-        ]
-        workers = {number: {"cls": Nanny, "options": each} for number, each in enumerate(options)}
+        common = {"host": HOST, "nthreads": 1, "memory_limit": 0, "silence_logs": logging.WARNING}
+        environments = _environments(cluster, pieces, computes)
+        workers = {number: {"cls": Nanny, "options": {**common, "env": env}} for number, env in enumerate(environments)}
         runner = DaskTaskRunner(cluster_class=SpecCluster, cluster_kwargs={"scheduler": scheduler, "workers": workers})
     with runner:
         try:
@@ -99,12 +98,13 @@ def _dask(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[Tas
 @contextmanager
 def _ray(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[TaskRunner[Any]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not cluster.address:  # read at import: without it Ray takes 127.0.0.1 for a slip, and listens to all networks
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
     from prefect_ray.context import remote_options
     from prefect_ray.task_runners import RayTaskRunner
 
+    # with several machines in mind Ray takes 127.0.0.1 for a slip, and listens to all networks; its own way to say so is a
+    # variable of the environment, which is too late where somebody has imported Ray before
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = bool(cluster.address)
     settings: dict[str, Any] = {"runtime_env": {"env_vars": LET_CHILDREN_STOP}}
     if not cluster.address:
         settings |= {"_node_ip_address": HOST, "include_dashboard": False, "logging_level": logging.ERROR}

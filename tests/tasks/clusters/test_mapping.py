@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import threading
@@ -92,6 +93,7 @@ def listening() -> Iterator[tuple[str, str]]:
 def require(runner: str) -> None:
     if runner == "ray":
         pytest.importorskip("prefect_ray", reason="Ray is large, so it is no part of the set-up: pip install 'gpt2flow[ray]'")
+        assert importlib.import_module("ray").init  # it is imported whole before, as a notebook may have done
 
 
 def bytes_in(folder: Path) -> dict[str, bytes]:
