@@ -23,7 +23,7 @@ from gpt2core.distributed.launch import Launch
 from gpt2core.distributed.messages import Messages
 from gpt2core.distributed.sameness import require_same, software
 from tasks.finetuning.follow import Follower, telling_the_others
-from tasks.finetuning.meeting import await_parting, meet, part
+from tasks.processes.meeting import await_parting, meet, part
 
 
 def main() -> None:

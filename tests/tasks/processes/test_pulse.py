@@ -7,8 +7,8 @@ import time
 import pytest
 import torch.distributed as dist
 
-from tasks.finetuning import pulse
-from tasks.finetuning.pulse import LOST, Pulses, show_pulse
+from tasks.processes import pulse
+from tasks.processes.pulse import LOST, Pulses, show_pulse
 
 
 def test_a_process_is_there_as_long_as_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
