@@ -19,6 +19,7 @@ from tasks.alerts.alert_log import AlertLog
 from tasks.alerts.delivery import append_to_file, run_command, send
 from tasks.alerts.secret_addresses import read_addresses
 from tasks.terminal.console import say, warn
+from tasks.terminal.stop_signals import naming_interruptions
 from tasks.workspace.folders import Workspace
 
 ATTEMPTS = 3
@@ -94,7 +95,8 @@ class Announcer:
 def telling_of_failure(settings: AlertSettings, subject: str) -> Iterator[None]:
     """Tell that what is done inside has failed; a stop that somebody asked for is no failure."""
     try:
-        yield
+        with naming_interruptions():
+            yield
     except Exception as error:
         if settings.failed:
             with Announcer(settings, subject) as announcer:

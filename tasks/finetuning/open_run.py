@@ -21,7 +21,7 @@ from tasks.processes.ranks import ranks_of
 from tasks.runs.run_folder import RunFolder
 from tasks.runs.start import Origin
 from tasks.terminal.console import say
-from tasks.terminal.stop_signals import Interrupted, note_advice
+from tasks.terminal.stop_signals import Interrupted, naming_interruptions, note_advice
 
 
 @contextmanager
@@ -49,7 +49,14 @@ def open_run(
             run = FinetuneRun(folder, config, tokenizer, store, trainer, ranks)
             start_or_resume(run, origin, asked)
             try:
-                with run.watch, run.progress, run.tracking, naming_lack_of_memory(), _saving_what_is_under_way(run):
+                with (
+                    run.watch,
+                    run.progress,
+                    run.tracking,
+                    naming_lack_of_memory(),
+                    _saving_what_is_under_way(run),
+                    naming_interruptions(),
+                ):
                     yield run
             except Interrupted:
                 say("stopped", _advice(folder), mark="[yellow]■[/]")

@@ -17,7 +17,7 @@ from prefect.states import Cancelled
 
 from tasks.runs.flow_run_locks import working_on
 from tasks.terminal.console import warn
-from tasks.terminal.stop_signals import Interrupted, received, stopping_on_signals
+from tasks.terminal.stop_signals import Interrupted, naming_interruptions, received, stopping_on_signals
 
 LOOK_INTERVAL = 10.0  # seconds
 RUNNER_PATIENCE = 30.0  # seconds; Prefect's own `serve` sends SIGTERM sooner, and a second one would end the run at once
@@ -34,7 +34,7 @@ def cancellable() -> Iterator[None]:
     with stopping_on_signals(), ExitStack() as stack:
         at_once = flow_run is not None and (stack.enter_context(working_on(flow_run.id)) or flow_run.deployment_id is None)
         try:
-            with _noticing_cancel(flow_run, 0.0 if at_once else RUNNER_PATIENCE) as cancelled:
+            with _noticing_cancel(flow_run, 0.0 if at_once else RUNNER_PATIENCE) as cancelled, naming_interruptions():
                 yield
         except (Interrupted, TerminationSignal) as stop:  # the latter comes from a flow inside of this one
             if flow_run and cancelled.is_set():

@@ -81,6 +81,21 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 @contextmanager
+def naming_interruptions() -> Iterator[None]:
+    """Whatever a library makes of an interruption in the middle of its own work (Prefect's engine fails in its clean-up) is
+    Interrupted all the same."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, Interrupted):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            raise Interrupted(cause.signal_number) from error
+        raise
+
+
+@contextmanager
 def keeping_handlers() -> Iterator[None]:
     """What is done inside does not change what a signal does afterwards: libraries install handlers of their own."""
     if threading.current_thread() is not threading.main_thread():

@@ -75,6 +75,8 @@ def test_a_failure_is_told_and_a_stop_is_not(settings: AlertSettings) -> None:
         raise ValueError("the text is empty [/no markup]")
     with pytest.raises(Interrupted), telling_of_failure(settings, "demo"):
         raise Interrupted(15)
+    with pytest.raises(Interrupted), telling_of_failure(settings, "demo"):
+        raise ValueError("Task run is not set") from Interrupted(15)
     assert sentences(settings) == ["'demo' has failed: the text is empty [/no markup]"]
     with pytest.raises(ValueError), telling_of_failure(AlertSettings(file=settings.file, failed=False), "other"):
         raise ValueError
