@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from tasks.finetuning.started_processes import loopback
+from tasks.processes.started_processes import loopback
 
 if TYPE_CHECKING:
     from gpt2core.distributed.process_group import ProcessGroup

@@ -20,7 +20,7 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 
-from tasks.finetuning.started_processes import loopback
+from tasks.processes.started_processes import loopback
 
 HOST = "127.0.0.1"
 WAYS = ("none", "optimizer", "model")

@@ -24,14 +24,21 @@ def load_config(path: Path, overrides: Mapping[str, Any] | None = None) -> RunCo
     A bare name such as `demo` finds the file shipped with the package. Raises UserError.
     """
     path = find_config(path)
-    above = overrides or {}
+    return _checked(_read_yaml(path), overrides or {}, str(path))
 
+
+def with_overrides(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    """The config of a run that was begun with these settings in the place of its own; raises UserError."""
+    return _checked(config.model_dump(exclude_unset=True), overrides, f"the config of {config.name}")
+
+
+def _checked(below: Mapping[str, Any], above: Mapping[str, Any], origin: str) -> RunConfig:
     def place(keys: list[str]) -> str:
-        return f"--{'.'.join(keys)}" if holds(above, keys) else f"{path}: {'.'.join(keys)}"
+        return f"--{'.'.join(keys)}" if holds(above, keys) else f"{origin}: {'.'.join(keys)}"
 
     try:
         checked = RunSettings.model_validate(above).model_dump(exclude_unset=True)  # with what it takes the place of
-        return RunConfig.model_validate(merge(_read_yaml(path), checked))
+        return RunConfig.model_validate(merge(below, checked))
     except ValidationError as error:
         raise UserError("\n".join(describe_errors(error, place))) from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cyclopts import CycloptsError
@@ -22,7 +23,7 @@ from gpt2core.distributed.launch import Launch
 from gpt2core.distributed.messages import Messages
 from gpt2core.distributed.sameness import require_same, software
 from tasks.finetuning.follow import Follower, telling_the_others
-from tasks.finetuning.meeting import await_parting, meet, part
+from tasks.processes.meeting import await_parting, meet, part
 
 
 def main() -> None:
@@ -65,6 +66,8 @@ def _follow(messages: Messages, launch: Launch, facts: dict[str, str]) -> NoRetu
     with telling_the_others(messages):
         messages.answer(**facts)
         code = Follower(messages, launch.number, launch.here).follow()
+    with Path(os.devnull).open("wb") as nowhere:  # all is said, and the back-end would write a page on how a connection ends
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
     await_parting(messages)
     os._exit(code)  # at once: there is nothing to save, and the thread that shows the pulse is still at the store
 

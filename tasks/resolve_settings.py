@@ -23,11 +23,11 @@ from gpt2core.memory.trial_run import load_libraries, resident_bytes, seconds_pe
 from gpt2core.memory.workload import Workload
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
+from gpt2core.optimization.optimizers import Optimization
+from gpt2core.optimization.trainable import choose_trainable
 from gpt2core.store.token_store import TokenStore
 from gpt2core.text.tokenizer import Tokenizer
-from gpt2core.training.optimizers import Optimization
 from gpt2core.training.run_length import steps_of
-from gpt2core.training.trainable import choose_trainable
 from gpt2core.weights.model_folder import sizes_of
 from tasks.runs.find import all_runs
 from tasks.runs.identity import asked_ids, weights_hash

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from configs.errors import UserError
 from configs.schema import RunConfig
 from flows.cli.runs import fine_tune
-from tasks.terminal.stop_signals import stopping_on_signals
+from tasks.terminal.stop_signals import received, stopping_on_signals
 
 
 def _stop_when_alone() -> None:
@@ -37,6 +37,10 @@ def _main() -> None:
             result = fine_tune(config)
     except UserError as error:
         sys.exit(str(error))
+    except BaseException:
+        if (number := received()) is None:
+            raise
+        sys.exit(128 + number)
     Path(sys.argv[2]).write_bytes(TypeAdapter(RunResult).dump_json(result))
 
 

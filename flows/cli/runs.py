@@ -65,10 +65,12 @@ def plan(config: Path, /, *, price_per_hour: float | None = None, settings: Over
 
 
 @app.command
-def resume(run: str, /) -> None:
+def resume(run: str, /, *, settings: Overrides = RunSettings()) -> None:
     """Go on with a run that was stopped, killed or has failed, with the config it was started with.
 
-    Example: `gpt2flow resume demo`
+    Settings that leave it the same run may be changed, such as --train.processes, --train.checkpoint_every, --evaluate.every.
+
+    Example: `gpt2flow resume demo --train.processes 2`
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ def resume(run: str, /) -> None:
     """
     from tasks.runs.run_control import config_to_resume
 
-    _train_and_show(config_to_resume(run))
+    _train_and_show(config_to_resume(run, settings.model_dump(exclude_unset=True)))
 
 
 @app.command

@@ -17,7 +17,7 @@ from torch import Tensor
 from configs.errors import UserError
 from gpt2core.distributed.messages import Messages, PeerLostError
 from gpt2core.machine.durable import file_hash, named_write_errors
-from gpt2core.training.optimizers import Optimization
+from gpt2core.optimization.optimizers import Optimization
 from gpt2core.weights.tensor_files import Reader, open_tensors, save_tensors
 
 

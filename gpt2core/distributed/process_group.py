@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -56,7 +57,7 @@ class ProcessGroup:
         """Begin to receive this process's piece of everybody's `flat` [size * n], of each process one after the other, into
         memory that is returned; `wait` for it."""
         received = torch.empty_like(flat)
-        work: dist.Work = dist.all_to_all_single(received, flat, async_op=True)
+        work: dist.Work = self._together(lambda: dist.all_to_all_single(received, flat, async_op=True))
         return received, work
 
     def hand_out(self, flat: Tensor, lengths: list[int]) -> Tensor:
@@ -90,7 +91,7 @@ class ProcessGroup:
 
     def begin_sum(self, numbers: Tensor) -> dist.Work:
         """Begin to replace numbers by the sum of everybody's, in the back-end's own order; `wait` for it."""
-        work: dist.Work = dist.all_reduce(numbers, async_op=True)
+        work: dist.Work = self._together(lambda: dist.all_reduce(numbers, async_op=True))
         return work
 
     def wait(self, work: dist.Work) -> None:
@@ -114,10 +115,11 @@ class ProcessGroup:
             with suppress(RuntimeError):  # those who are lost can be left all the same
                 dist.destroy_process_group()
 
-    def _together(self, call: Callable[[], object]) -> None:
+    def _together(self, call: Callable[[], Any]) -> Any:
+        """What the call returns; raises UserError that names who is lost where the others do not answer it."""
         begun = time.monotonic()
         try:
-            call()
+            return call()
         except RuntimeError as error:
             hangs = time.monotonic() - begun > 0.9 * self._timeout
             raise self.messages.lost(self._timeout if hangs else 0.0) from error

@@ -75,7 +75,8 @@ def idle_processes(processes: int, settings: TrainSettings) -> str:
         if best
         else f"train.accumulate as a multiple of {processes}"
     )
+    waiting = "1 of them waits" if idle == 1 else f"{idle} of them wait"
     return (
-        f"An update has {batches} {'batch' if batches == 1 else 'batches'} for {processes} processes, so {idle} of them wait "
+        f"An update has {batches} {'batch' if batches == 1 else 'batches'} for {processes} processes, so {waiting} "
         f"in {'it' if batches < processes else 'its last round'}: {better} would occupy all (and is another run)."
     )

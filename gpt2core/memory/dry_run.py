@@ -152,7 +152,7 @@ class _FirstOf(ProcessGroup):
     def wait(self, work: Any) -> None:
         """Nothing is awaited."""
 
-    def _together(self, call: Callable[[], object]) -> None:
+    def _together(self, call: Callable[[], Any]) -> None:
         """Nothing is said."""
 
 

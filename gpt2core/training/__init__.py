@@ -1,5 +1,5 @@
-"""The update and all that it consumes: windows, noise, learning rate, optimizer, numbers in low precision.
+"""The update and all that it consumes: windows, noise, gradients, numbers in low precision.
 
-Not for saving (`gpt2core.checkpoints`) or measuring (`gpt2core.evaluation`). From outside: `trainer`, `batches`, `optimizers`,
-`run_length`, `ranking`, `loss_spikes`, `nshepperd_batches`.
+Not for what is made of gradients (`gpt2core.optimization`), for saving (`gpt2core.checkpoints`) or measuring
+(`gpt2core.evaluation`). From outside: `trainer`, `batches`, `run_length`, `ranking`, `loss_spikes`, `nshepperd_batches`.
 """

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gpt2core.distributed.process_group import ProcessGroup
 from gpt2core.distributed.sharded_weights import ShardedWeights, allocate
 from gpt2core.distributed.shards import Shards
-from gpt2core.training.optimizers import gradient_norms
+from gpt2core.optimization.optimizers import gradient_norms
 from gpt2core.training.working_copy import WorkingCopy
 
 Compute = Callable[[Tensor], Tensor]

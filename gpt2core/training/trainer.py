@@ -27,16 +27,16 @@ from gpt2core.machine.devices import choose_threads, copy_to, same_bits_every_ti
 from gpt2core.machine.dtypes import choose_dtype
 from gpt2core.machine.memory import is_out_of_memory
 from gpt2core.model.gpt2 import GPT2
+from gpt2core.optimization.optimizers import Optimization
+from gpt2core.optimization.schedule import learning_rate
+from gpt2core.optimization.trainable import choose_trainable
 from gpt2core.training.batches import Batches
 from gpt2core.training.callback import Callback, StepMetrics, StepsDone
 from gpt2core.training.compilation import choose_compilation, compile_blocks
 from gpt2core.training.noise import add_noise
-from gpt2core.training.optimizers import Optimization
 from gpt2core.training.recorded_gradient import RecordedGradient
-from gpt2core.training.schedule import learning_rate
 from gpt2core.training.sharded_model import ShardedModel
 from gpt2core.training.thread_choice import changes_no_bit, choose_from, computes_by_parts
-from gpt2core.training.trainable import choose_trainable
 from gpt2core.training.working_copy import WorkingCopy
 
 REPORT_EVERY = 10  # steps; reading a loss waits for the device, so it is done in groups

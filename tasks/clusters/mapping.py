@@ -24,6 +24,8 @@ from tasks.terminal.stop_signals import keeping_handlers
 
 HOST = "127.0.0.1"
 CONNECTING = 30.0  # seconds
+LET_CHILDREN_STOP = {"RAY_kill_child_processes_on_worker_exit": "0"}
+"""In the environment of Ray's workers: otherwise a run that a worker has begun is killed with it, and saves no checkpoint."""
 
 
 def map_task(task: Task[..., Any], cluster: ClusterSettings, computes: bool, **parameters: Any) -> list[Any]:
@@ -81,10 +83,9 @@ def _dask(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[Tas
         runner = DaskTaskRunner(address=cluster.address, client_kwargs={"timeout": CONNECTING})
     else:
         scheduler = {"cls": Scheduler, "options": {"host": HOST, "port": 0, "dashboard_address": f"{HOST}:0"}}
-        options = [
-            {"host": HOST, "nthreads": 1, "memory_limit": 0, "env": env} for env in _environments(cluster, pieces, computes)
-        ]
-        workers = {number: {"cls": Nanny, "options": each} for number, each in enumerate(options)}
+        common = {"host": HOST, "nthreads": 1, "memory_limit": 0, "silence_logs": logging.WARNING}
+        environments = _environments(cluster, pieces, computes)
+        workers = {number: {"cls": Nanny, "options": {**common, "env": env}} for number, env in enumerate(environments)}
         runner = DaskTaskRunner(cluster_class=SpecCluster, cluster_kwargs={"scheduler": scheduler, "workers": workers})
     with runner:
         try:
@@ -97,19 +98,22 @@ def _dask(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[Tas
 @contextmanager
 def _ray(cluster: ClusterSettings, pieces: int, computes: bool) -> Iterator[TaskRunner[Any]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not cluster.address:  # read at import: without it Ray takes 127.0.0.1 for a slip, and listens to all networks
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
     from prefect_ray.context import remote_options
     from prefect_ray.task_runners import RayTaskRunner
 
-    local: dict[str, Any] = {"_node_ip_address": HOST, "include_dashboard": False}
-    local |= {"num_cpus": len(_environments(cluster, pieces, computes)), "logging_level": logging.ERROR, "log_to_driver": False}
+    # with several machines in mind Ray takes 127.0.0.1 for a slip, and listens to all networks; its own way to say so is a
+    # variable of the environment, which is too late where somebody has imported Ray before
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = bool(cluster.address)
+    settings: dict[str, Any] = {"runtime_env": {"env_vars": LET_CHILDREN_STOP}}
+    if not cluster.address:
+        settings |= {"_node_ip_address": HOST, "include_dashboard": False, "logging_level": logging.ERROR}
+        settings |= {"num_cpus": len(_environments(cluster, pieces, computes)), "log_to_driver": False}
     with ExitStack() as stack:
         try:
             _require_listener(cluster.address)
             with keeping_handlers():  # Ray's own would end this process at once
-                runner = stack.enter_context(RayTaskRunner(cluster.address, {} if cluster.address else local))
+                runner = stack.enter_context(RayTaskRunner(cluster.address, settings))
         except Exception as error:  # Ray raises that very class where it does not come up
             raise _failure(cluster, error) from error
         gpus = computes and ray.cluster_resources().get("GPU", 0)

@@ -20,7 +20,7 @@ from gpt2core.training.callback import Callback, StepsDone
 from gpt2core.training.ranking import costs_by_step
 from gpt2core.training.trainer import Trainer
 from tasks.evaluation.outside import OutsideEvaluation
-from tasks.finetuning.ranks import Ranks
+from tasks.processes.ranks import Ranks
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import say, warn
 

@@ -19,9 +19,9 @@ from tasks.evaluation.copied_passages import CopySearch
 from tasks.evaluation.outside import OutsideEvaluation
 from tasks.finetuning.checkpoint_keeper import CheckpointKeeper
 from tasks.finetuning.prefect_progress import PrefectProgress, tags_of_flow_run
-from tasks.finetuning.ranks import Ranks
 from tasks.finetuning.run_watch import RunWatch
 from tasks.finetuning.system_recorder import SystemRecorder
+from tasks.processes.ranks import Ranks
 from tasks.runs.identity import git_revision
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import warn

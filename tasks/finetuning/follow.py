@@ -33,7 +33,7 @@ from gpt2core.store.token_store import open_store
 from gpt2core.text.tokenizer import load_tokenizer
 from gpt2core.training.trainer import DivergedError, Trainer, TrainerState
 from tasks.finetuning.build_trainer import build_trainer
-from tasks.finetuning.pulse import LOST
+from tasks.processes.pulse import LOST
 
 
 class Follower:

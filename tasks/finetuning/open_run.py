@@ -15,9 +15,9 @@ from gpt2core.store.token_store import TokenStore
 from gpt2core.text.tokenizer import Tokenizer
 from tasks.finetuning.build_trainer import build_trainer
 from tasks.finetuning.finetune_run import FinetuneRun
-from tasks.finetuning.ranks import ranks_of
 from tasks.finetuning.resume import start_or_resume
 from tasks.finetuning.step_recorder import StepRecorder
+from tasks.processes.ranks import ranks_of
 from tasks.runs.run_folder import RunFolder
 from tasks.runs.start import Origin
 from tasks.terminal.console import say

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from configs.errors import UserError
+from configs.influence import Influence, settings_by_name
+from configs.loading import with_overrides
 from configs.schema import RunConfig
 from tasks.runs.find import find_run
 from tasks.runs.run_folder import RunFolder
@@ -31,9 +35,21 @@ def stop_run(run: RunFolder) -> None:
         time.sleep(0.1)
 
 
-def config_to_resume(name: str) -> RunConfig:
-    """The config of a run that is not finished; raises UserError if it is, or if somebody works on it."""
+def config_to_resume(name: str, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """The config of a run that is not finished, with overrides (nested like a config) that leave it the same run.
+
+    Raises UserError if it is finished, if somebody works on it, or if an override would make it another run.
+    """
     run = find_run(Workspace.current(), name)
     if run.state() in ("running", "finished"):
         raise UserError(f"Run {run.id} is {run.state()}: there is nothing to resume.")
-    return run.record.config
+    begun = run.record.config
+    config = with_overrides(begun, overrides or {})
+    for influence in (Influence.SETTLES, None, Influence.APART):
+        before, after = settings_by_name(begun, influence), settings_by_name(config, influence)
+        if other := [setting for setting in after if after[setting] != before.get(setting)]:
+            raise UserError(
+                f"--{other[0]} would make it another run than {run.id}, where it is {before.get(other[0])}: leave it away, or "
+                "start one by gpt2flow run."
+            )
+    return config

@@ -1,6 +1,6 @@
 """A run that torchrun starts on two machines: to the bits of one process, whatever ends it on the way.
 
-Also tests `flows.train_worker`, `tasks.finetuning.meeting` and `tasks.finetuning.pulse`.
+Also tests `flows.train_worker`, `tasks.processes.meeting` and `tasks.processes.pulse`.
 """
 
 import os
@@ -21,7 +21,7 @@ from databases import with_databases
 from runs_by_processes import STEPS, assert_same, config_file, run
 
 from flows.train_worker import main
-from tasks.finetuning.meeting import meet
+from tasks.processes.meeting import meet
 from tasks.runs.find import all_runs
 from tasks.runs.run_folder import RunFolder
 from tasks.servers.server_process import free_port

@@ -1,6 +1,6 @@
 """A run by several processes: one is killed, stopped or hangs, and it goes on with another number of them to the same bits.
 
-Also tests `tasks.finetuning.ranks`, `tasks.finetuning.follow` and `tasks.finetuning.started_processes`.
+Also tests `tasks.processes.ranks`, `tasks.finetuning.follow` and `tasks.processes.started_processes`.
 """
 
 import os
@@ -20,7 +20,7 @@ from runs_by_processes import STEPS, assert_same, config_file, run
 from configs.errors import UserError
 from gpt2core.checkpoints.checkpoint import find_checkpoints
 from gpt2core.training.trainer import Trainer
-from tasks.finetuning.started_processes import loopback
+from tasks.processes.started_processes import loopback
 from tasks.runs.find import all_runs
 from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace

@@ -35,7 +35,7 @@ from gpt2core.training.batches import Batches
 from gpt2core.training.trainer import Trainer
 from tasks.evaluation.outside import OutsideEvaluation
 from tasks.finetuning.checkpoint_keeper import CheckpointKeeper
-from tasks.finetuning.ranks import Ranks
+from tasks.processes.ranks import Ranks
 from tasks.runs.evaluation_files import damaged_evaluation_files, read_report
 from tasks.runs.run_folder import RunFolder
 from tasks.tracking.reconciliation import reconcile

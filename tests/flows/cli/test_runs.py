@@ -15,9 +15,12 @@ import yaml
 from mlflow import MlflowClient
 from tiny import tiny_values
 
+from configs.errors import UserError
 from flows.cli.main import app
 from gpt2core.checkpoints.checkpoint import find_checkpoints, find_damage
 from tasks.runs.find import find_run
+from tasks.runs.identity import asked_ids
+from tasks.runs.run_control import config_to_resume
 from tasks.runs.run_folder import RunFolder
 from tasks.workspace.folders import Workspace
 
@@ -90,11 +93,29 @@ def test_a_run_that_lost_a_file_does_not_keep_the_others_from_mlflow(
     assert 0 <= told[0] < told[1], printed
 
 
+def test_a_run_is_resumed_with_settings_that_leave_it_the_same_run(stopped: RunFolder) -> None:
+    config = config_to_resume("handled", {"train": {"processes": 4, "checkpoint_every": 9}, "evaluate": {"every": 30}})
+    assert (config.train.processes, config.train.checkpoint_every, config.evaluate.every) == (4, 9, 30)
+    assert config_to_resume("handled") == stopped.record.config
+    assert asked_ids(config, "a", "b") == asked_ids(stopped.record.config, "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "before"),
+    [("--train.learning_rate", "0.5", "0.0003"), ("--train.epochs", "2", "None"), ("--name", "other", "handled")],
+)
+def test_a_setting_that_makes_it_another_run_is_refused(option: str, value: str, before: str, stopped: RunFolder) -> None:
+    with pytest.raises(UserError, match=f"^{option} would make it another run than {stopped.id}, where it is {before}: leave"):
+        gpt2flow("resume", "handled", option, value)
+
+
 def test_a_second_interrupt_ends_a_resumed_run_at_once_with_its_checkpoint(
     slow_process: SlowProcess, stopped: RunFolder
 ) -> None:
     step = find_checkpoints(stopped.checkpoints)[-1].step
-    with slow_process("resume", "handled", until="an update begins", pause=PATIENCE) as process:
+    with slow_process(
+        "resume", "handled", "--train.checkpoint_every", "900", until="an update begins", pause=PATIENCE
+    ) as process:
         process.send_signal(signal.SIGINT)
         assert process.stdout is not None
         assert any("a second signal (Ctrl-C) ends the process at once" in line for line in process.stdout)

@@ -1,9 +1,12 @@
 """Who is lost is named: one that was killed, hangs or failed. And an update's batches are shared out in order."""
 
 import time
+from collections.abc import Callable
 
 import pytest
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from gpt2core.distributed import messages
 from gpt2core.distributed.messages import Messages, PeerLostError
@@ -56,6 +59,22 @@ def test_one_that_does_not_answer_in_time_is_gone(three: list[Messages]) -> None
     three[1].give_up("")
     with pytest.raises(PeerLostError, match=r"^Process 2 of 3 is gone, or its machine is: the run ends"):
         three[0].answers(limit=0.1)
+
+
+@pytest.mark.parametrize("call", [lambda group, flat: group.begin_exchange(flat), lambda group, flat: group.begin_sum(flat)])
+def test_a_back_end_that_finds_them_lost_before_anything_travels_is_as_one_that_finds_it_later(
+    call: Callable[[ProcessGroup, Tensor], object], three: list[Messages], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise dist.DistBackendError("NCCL communicator was aborted")
+
+    monkeypatch.setattr(dist, "init_process_group", lambda *_: None)
+    for name in ("all_to_all_single", "all_reduce"):
+        monkeypatch.setattr(dist, name, fail)
+    three[1].give_up("")
+    group = ProcessGroup(three[0])
+    with pytest.raises(PeerLostError, match=r"^Process 2 of 3 is gone, or its machine is: the run ends"):
+        call(group, torch.zeros(6))
 
 
 @pytest.mark.parametrize(("size", "batches"), [(1, 3), (2, 4), (4, 4), (3, 7), (8, 2)])

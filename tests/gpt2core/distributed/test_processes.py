@@ -47,7 +47,7 @@ def test_processes_that_would_wait_are_told_with_what_would_occupy_them() -> Non
         "An update has 6 batches for 4 processes, so 2 of them wait in its last round: "
         "train.batch_size 6 with train.accumulate 8 would occupy all (and is another run)."
     )
-    assert "so 1 of them wait in it: train.batch_size 4 with train.accumulate 2" in idle_processes(2, settings())
+    assert "so 1 of them waits in it: train.batch_size 4 with train.accumulate 2" in idle_processes(2, settings())
 
 
 def test_what_decides_about_bits_names_the_code_and_shows_a_difference() -> None:

@@ -18,7 +18,7 @@ from gpt2core.model.gradient_sums import sum_gradients_of
 from gpt2core.model.layer_norm import LayerNorm
 from gpt2core.model.linear import linear
 from gpt2core.model.linear_cross_entropy import linear_cross_entropy
-from gpt2core.training.one_pass_adamw import OnePassAdamW
+from gpt2core.optimization.one_pass_adamw import OnePassAdamW
 
 pytestmark = pytest.mark.kernels
 SIZES = [(1, 1, 1), (3, 6, 10), (8, 16, 48), (37, 131, 51), (70, 64, 98), (205, 35, 66), (270, 1601, 515), (100, 513, 3100)]

@@ -14,7 +14,7 @@ from gpt2core.model.gelu import gelu
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.model.layer_norm import LayerNorm
 from gpt2core.model.linear_cross_entropy import linear_cross_entropy
-from gpt2core.training.one_pass_adamw import OnePassAdamW
+from gpt2core.optimization.one_pass_adamw import OnePassAdamW
 
 pytestmark = pytest.mark.kernels
 

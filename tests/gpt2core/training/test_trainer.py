@@ -15,11 +15,11 @@ from configs.schema import TrainSettings
 from gpt2core.checkpoints.checkpoint import restore, save_checkpoint
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
+from gpt2core.optimization.schedule import learning_rate
 from gpt2core.store.token_store import TokenStore
 from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.batches import Batches
 from gpt2core.training.callback import Callback, History, StepMetrics, StepsDone
-from gpt2core.training.schedule import learning_rate
 from gpt2core.training.trainer import Trainer
 
 SETTINGS = TrainSettings(steps=30, batch_size=2, learning_rate=1e-2, warmup_steps=3, seed=1)

@@ -367,11 +367,14 @@ print((peak_bytes(cpu) - before) / sum(parameter.nbytes for parameter in model.p
 
 
 def test_loading_takes_little_more_memory_than_the_weights(tmp_path: Path) -> None:
-    """A mapped file counts as memory of the process as far as it was read."""
-    folders = {tmp_path / "small": GPT2Config(100, 64, 64, 2, 1), tmp_path / "large": GPT2Config(100, 64, 768, 12, 3)}
+    """A mapped file counts as memory of the process as far as it was read: one that stayed mapped would make it twice.
+
+    Linux counts up to some 30 MB wrongly where there are many processors, so the weights are 170 MB.
+    """
+    folders = {tmp_path / "small": GPT2Config(100, 64, 64, 2, 1), tmp_path / "large": GPT2Config(100, 64, 768, 12, 6)}
     for folder, config in folders.items():
         save_model(GPT2(config).initialise(0), folder)
     command = [sys.executable, "-c", PEAK_OF_LOADING, *map(str, folders)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1.5
+    assert float(done.stdout) < 1.6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import threading
@@ -52,10 +53,10 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
 
 
 @contextmanager
-def killing_one(killed: list[str], heard: set[str]) -> Iterator[None]:
+def killing_one(killed: list[str], heard: dict[str, str]) -> Iterator[None]:
     """Inside, the first process below this one that writes a shard is killed; what it had written is noted.
 
-    So are the addresses at which processes below this one listen then.
+    So are the addresses at which processes below this one listen then, each with the command of one of them.
     """
     ended = threading.Event()
 
@@ -80,15 +81,19 @@ def killing_one(killed: list[str], heard: set[str]) -> Iterator[None]:
         looking.join()
 
 
-def listening() -> Iterator[str]:
+def listening() -> Iterator[tuple[str, str]]:
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         with suppress(psutil.Error):
-            yield from (each.laddr.ip for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN)
+            command = " ".join(process.cmdline())
+            yield from (
+                (each.laddr.ip, command) for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN
+            )
 
 
 def require(runner: str) -> None:
     if runner == "ray":
         pytest.importorskip("prefect_ray", reason="Ray is large, so it is no part of the set-up: pip install 'gpt2flow[ray]'")
+        assert importlib.import_module("ray").init  # it is imported whole before, as a notebook may have done
 
 
 def bytes_in(folder: Path) -> dict[str, bytes]:
@@ -115,13 +120,13 @@ def test_a_store_made_by_a_cluster_has_the_bytes_of_one_process_though_a_worker_
     alone = encode_store(files, settings, tokenizer, tmp_path / "alone")
     cluster = ClusterSettings.model_validate({"runner": runner, "workers": 2})
     killed: list[str] = []
-    heard: set[str] = set()
+    heard: dict[str, str] = {}
     with killing_one(killed, heard):
         store = flow(encode_to_parquet.fn, validate_parameters=False)(files, settings, tokenizer, cluster)
     assert killed
     assert (store.hash, bytes_in(store.path)) == (alone.name, bytes_in(alone))
-    assert heard <= {"127.0.0.1", "::ffff:127.0.0.1"}
     assert heard
+    assert {address: command for address, command in heard.items() if address not in ("127.0.0.1", "::ffff:127.0.0.1")} == {}
 
 
 @task

@@ -128,6 +128,8 @@ def test_runs_stop_with_a_checkpoint_when_their_sweep_ends(
     assert members
     wait_until(lambda: not any(member.is_running() for member in members))
     stopped = [run for run in runs_named(name) if run.metrics.rows()]
+    logs = [file.read_text(encoding="utf-8") for file in Workspace.current().flow_runs.glob(f"{name}-sweep-*.log")]
+    assert [log.strip().splitlines()[-1].endswith("is saved; the same command goes on from there") for log in logs] == [True]
     for run in stopped:
         assert run.state() == "stopped"
         assert find_checkpoints(run.checkpoints)[-1].step == run.metrics.rows()[-1]["step"]

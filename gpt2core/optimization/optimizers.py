@@ -17,7 +17,7 @@ from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.kernels import training_kernels
 from gpt2core.model.gpt2 import GPT2
-from gpt2core.training.one_pass_adamw import OnePassAdamW
+from gpt2core.optimization.one_pass_adamw import OnePassAdamW
 
 MOMENTS: dict[type[Optimizer], tuple[str, ...]] = {
     AdamW: ("exp_avg", "exp_avg_sq"),

@@ -7,8 +7,8 @@ import time
 import pytest
 import torch.distributed as dist
 
-from tasks.finetuning import pulse
-from tasks.finetuning.pulse import LOST, Pulses, show_pulse
+from tasks.processes import pulse
+from tasks.processes.pulse import LOST, Pulses, show_pulse
 
 
 def test_a_process_is_there_as_long_as_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +26,7 @@ def test_a_process_is_there_as_long_as_it_counts(monkeypatch: pytest.MonkeyPatch
 def test_a_process_whose_line_is_cut_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     left, codes = threading.Event(), list[int]()
     monkeypatch.setattr(os, "_exit", lambda code: (codes.append(code), left.set()))
-    show_pulse(lambda: time.sleep(60), rank=1, limit=0.1)  # type: ignore[arg-type, func-returns-value]
+    show_pulse(lambda: threading.Event().wait(), rank=1, limit=0.1)  # type: ignore[arg-type, return-value]  # never connects
     assert left.wait(30)
     assert codes == [LOST]
     assert capsys.readouterr().err == "The first process has not been reached for 0.1 s: this one ends.\n"

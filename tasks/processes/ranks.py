@@ -24,8 +24,8 @@ from gpt2core.distributed.sameness import require_same, what_decides
 from gpt2core.store.token_store import TokenStore
 from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.trainer import Trainer
-from tasks.finetuning.meeting import meet
-from tasks.finetuning.started_processes import StartedProcesses
+from tasks.processes.meeting import meet
+from tasks.processes.started_processes import StartedProcesses
 from tasks.runs.run_folder import RunFolder
 from tasks.terminal.console import begin, say, warn
 

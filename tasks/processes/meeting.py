@@ -20,7 +20,7 @@ import torch.distributed as dist
 from configs.errors import UserError
 from gpt2core.distributed.launch import Launch
 from gpt2core.distributed.messages import Messages, PeerLostError
-from tasks.finetuning.pulse import Pulses, show_pulse
+from tasks.processes.pulse import Pulses, show_pulse
 
 PLACE = "gpt2flow/port"
 CONNECTING = timedelta(seconds=5)  # until the place is looked up again

@@ -1,6 +1,6 @@
 """Each optimizer against its formula, written out in float64, and against torch's own classes.
 
-Also tests `gpt2core.training.one_pass_adamw`.
+Also tests `gpt2core.optimization.one_pass_adamw`.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from configs.errors import UserError
 from configs.schema import TrainSettings
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
-from gpt2core.training.optimizers import Optimization
-from gpt2core.training.trainable import choose_trainable
+from gpt2core.optimization.optimizers import Optimization
+from gpt2core.optimization.trainable import choose_trainable
 
 KEPT = torch.zeros((), dtype=torch.bool)
 RATES = [0.01, 0.02, 0.005]

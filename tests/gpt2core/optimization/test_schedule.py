@@ -6,7 +6,7 @@ import math
 import pytest
 
 from configs.schema import TrainSettings
-from gpt2core.training.schedule import learning_rate
+from gpt2core.optimization.schedule import learning_rate
 
 SETTINGS = TrainSettings(steps=100, learning_rate=1e-3, warmup_steps=10, final_learning_rate=0.1)
 

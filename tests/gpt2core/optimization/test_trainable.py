@@ -19,10 +19,10 @@ from gpt2core.checkpoints.weights import FROZEN, export_model
 from gpt2core.machine.durable import remove_folder
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
+from gpt2core.optimization.trainable import matching
 from gpt2core.store.token_store import TokenStore
 from gpt2core.text.tokenizer import Tokenizer
 from gpt2core.training.batches import Batches
-from gpt2core.training.trainable import matching
 from gpt2core.training.trainer import Trainer
 from gpt2core.weights.loading import load_model
 
