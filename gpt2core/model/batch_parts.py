@@ -28,7 +28,7 @@ Inputs = tuple[Tensor, DocumentMask | None]
 def by_parts(
     run: Callable[..., Tensor], block: nn.Module, x: Tensor, cache: KeyValueCache | None, mask: DocumentMask | None
 ) -> Tensor:
-    """run(block, x, cache, mask), [B, T, C] -> [B, T, C], called for some of the windows at a time. Without gradients, at once."""
+    """run(block, x, cache, mask), [B, T, C] -> [B, T, C], called for some windows at a time, or at once without gradients."""
     if not torch.is_grad_enabled():
         return run(block, x, cache, mask)
     count = min(PARTS, len(x))

@@ -31,8 +31,8 @@ PADDING = 64
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, by_parts: bool = False) -> Tensor:
     """Mean in nats, float32, of the cross-entropy of hidden [N, C] @ weight [V, C] transposed, at targets int64 [N].
 
-    Targets of -100 are left out; if all are, the mean is 0. Can be differentiated once, by hidden and weight. `by_parts`, on a CPU
-    in float32, lets Python threads share what is computed with gradients.
+    Targets of -100 are left out; if all are, the mean is 0. Can be differentiated once, by hidden and weight. With `by_parts`,
+    on a CPU in float32, Python threads share what is computed for gradients.
     """
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, by_parts)  # type: ignore[no-untyped-call]

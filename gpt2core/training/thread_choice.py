@@ -85,7 +85,7 @@ def choose_from(model: GPT2, settings: TrainSettings, processes: int = 1) -> Thr
 
 
 def changes_no_bit(model: GPT2, settings: TrainSettings) -> bool:
-    """Whether all large sums of an update of `model`, as it computes, are made in an order of their own: by parts or our kernels.
+    """Whether all large sums of an update of `model`, as it computes, have an order of their own: by parts or our kernels.
 
     PyTorch's products and attention promise none. They compute dropout, adapters, Muon and what our kernels do not take.
     """
@@ -100,7 +100,7 @@ def changes_no_bit(model: GPT2, settings: TrainSettings) -> bool:
 
 
 def computes_by_parts(model: GPT2, settings: TrainSettings) -> bool:
-    """Whether an update of `model` is made in parts: where it is small, and PyTorch alone computes on a CPU, nothing at random."""
+    """Whether batches are cut into parts: of a small `model`, where PyTorch alone computes on a CPU, and nothing at random."""
     weight, config = model.wte.weight, model.config
     is_plain = weight.device.type == "cpu" and weight.dtype is torch.float32 and not training_kernels.supports(weight)
     at_random = config.dropout or settings.lora.dropout
