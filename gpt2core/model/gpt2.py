@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from configs.errors import UserError
 from gpt2core.model.attention import attend_within
+from gpt2core.model.batch_parts import by_parts
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.document_mask import DocumentMask, document_mask
 from gpt2core.model.gelu import gelu
@@ -128,6 +129,7 @@ class GPT2(nn.Module):
         self.recomputed = 0  # the first so many blocks keep no activations: backward computes them again
         self.training_block = run_block  # perhaps compiled
         self.around_block: Around = _nothing_around  # what happens around each block in training
+        self.by_parts = False  # whether training cuts a batch into parts, which Python threads share
         self.separator: int | None = None  # end-of-text id by which training and scoring keep documents apart
         self.wte = nn.Embedding(config.n_vocab, config.n_embd)
         self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
@@ -156,7 +158,11 @@ class GPT2(nn.Module):
         run = self.training_block if self.training else run_block
         for number, block in enumerate(self.h):
             recompute = number < self.recomputed and torch.is_grad_enabled()
-            way = partial(checkpoint, run, use_reentrant=False) if recompute else run
+            way: Callable[..., Tensor] = run
+            if recompute:
+                way = partial(checkpoint, way, use_reentrant=False, preserve_rng_state=not self.by_parts)
+            if self.by_parts and self.training:
+                way = partial(by_parts, way)
             around = self.around_block if self.training else _nothing_around
             x = around(block, _bound(way, block, cache, mask), x)
         return x
@@ -180,7 +186,8 @@ class GPT2(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor, mask: DocumentMask | None = None) -> Tensor:
         """Mean cross-entropy in nats of targets int64 [B, T] (-100 is left out) after tokens int64 [B, T]."""
-        return linear_cross_entropy(self.hidden(tokens, mask=mask).flatten(0, 1), self.wte.weight, targets.flatten())
+        hidden = self.hidden(tokens, mask=mask).flatten(0, 1)
+        return linear_cross_entropy(hidden, self.wte.weight, targets.flatten(), self.by_parts and self.training)
 
     def parameter_count(self) -> int:
         """Number of weights; the tied head counts once."""

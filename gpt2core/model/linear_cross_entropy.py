@@ -6,6 +6,7 @@ one chunk, and backward has nothing left to compute. Shapes: N rows (positions),
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2core.kernels import matmul, training_kernels
+from gpt2core.machine.python_threads import compute_all
+from gpt2core.model.batch_parts import PARTS
 from gpt2core.model.gradient_sums import sum_of
 
 IGNORED = -100
@@ -25,36 +28,37 @@ PADDING = 64
 """bfloat16 products are faster where the vocabulary is a multiple of this; the added columns have probability 0."""
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, by_parts: bool = False) -> Tensor:
     """Mean in nats, float32, of the cross-entropy of hidden [N, C] @ weight [V, C] transposed, at targets int64 [N].
 
-    Targets of -100 are left out; if all are, the mean is 0. Can be differentiated once, by hidden and weight.
+    Targets of -100 are left out; if all are, the mean is 0. Can be differentiated once, by hidden and weight. With `by_parts`,
+    on a CPU in float32, Python threads share what is computed for gradients.
     """
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+        loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, by_parts)  # type: ignore[no-untyped-call]
         return loss
-    return _walk(hidden, weight, targets, None, None)
+    return _walk(hidden, weight, targets, None, None, False)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, by_parts: bool) -> Tensor:
         by_hidden, by_weight = (torch.empty_like(hidden) if ctx.needs_input_grad[0] else None), None
         if ctx.needs_input_grad[1]:
             by_weight = _gradient_like(weight, hidden)
-        loss = _walk(hidden, weight, targets, by_hidden, by_weight)
+        loss = _walk(hidden, weight, targets, by_hidden, by_weight, by_parts)
         ctx.by_hidden, ctx.by_weight = by_hidden, by_weight[: len(weight)] if by_weight is not None else None
         ctx.sum, ctx.dtype = sum_of(weight), weight.dtype
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         by_hidden, by_weight = (_scale(gradient, outer[0]) for gradient in (ctx.by_hidden, ctx.by_weight))
         del ctx.by_hidden, ctx.by_weight
         if by_weight is not None and ctx.sum is not None:
             ctx.sum.add(by_weight)
             by_weight = None
-        return by_hidden, by_weight if by_weight is None else by_weight.to(ctx.dtype), None
+        return by_hidden, by_weight if by_weight is None else by_weight.to(ctx.dtype), None, None
 
 
 def _scale(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
@@ -82,10 +86,14 @@ def _with_padding(weight: Tensor) -> Tensor:
     return F.pad(weight, (0, 0, 0, extra)) if extra else weight
 
 
-def _walk(hidden: Tensor, weight: Tensor, targets: Tensor, by_hidden: Tensor | None, by_weight: Tensor | None) -> Tensor:
+def _walk(
+    hidden: Tensor, weight: Tensor, targets: Tensor, by_hidden: Tensor | None, by_weight: Tensor | None, by_parts: bool
+) -> Tensor:
     """The mean loss; fills its gradients by hidden [N, C] and by weight where they are wanted."""
     counted = targets != IGNORED
     share = counted / counted.sum().clamp(min=1)  # [N]
+    if by_parts and by_hidden is not None:
+        return _walk_by_parts(hidden, weight, targets, share, by_hidden, by_weight)
     way = _walk_on_our_way if _is_fused(hidden) else _walk_on_pytorchs_way
     return way(hidden, weight, targets, share, by_hidden, by_weight)
 
@@ -147,3 +155,38 @@ def _walk_on_pytorchs_way(
         if by_weight is not None:
             torch.addmm(by_weight, error.t(), hidden[rows] * scale, beta=float(start > 0), out=by_weight)
     return loss
+
+
+def _walk_by_parts(
+    hidden: Tensor, weight: Tensor, targets: Tensor, share: Tensor, by_hidden: Tensor, by_weight: Tensor | None
+) -> Tensor:
+    """By PyTorch's products of some rows at a time; the gradient by weight of some of the vocabulary at a time."""
+    losses = torch.empty_like(share)  # [N]
+    for start in range(0, len(hidden), OWN_CHUNK):
+        own, *by_row = (whole[start : start + OWN_CHUNK] for whole in (hidden, targets, share, losses, by_hidden))
+        error = own.new_empty(len(own), len(weight))  # [n, V]
+        rows = zip(*(whole.tensor_split(PARTS) for whole in (own, error, *by_row)), strict=True)
+        compute_all(partial(_fill_rows, weight), list(rows))
+        if by_weight is not None:
+            columns = zip(by_weight.tensor_split(PARTS), error.tensor_split(PARTS, 1), strict=True)
+            compute_all(partial(_add_by_weight, own, float(start > 0)), list(columns))
+    return _total(losses)
+
+
+def _fill_rows(weight: Tensor, part: tuple[Tensor, ...]) -> None:
+    """The error, first used for logits, the losses and the gradient by hidden of some rows."""
+    hidden, error, targets, share, losses, by_hidden = part
+    torch.mm(hidden, weight.t(), out=error)
+    target = targets[:, None].clamp(min=0)  # [n, 1]
+    probabilities = error.softmax(-1)
+    # log(sum of exponentials) from the likeliest token, whose probability cannot underflow.
+    margin = error.amax(-1, True) - error.gather(1, target) - probabilities.amax(-1, True).log()
+    torch.mul(margin[:, 0], share, out=losses)
+    torch.mul(probabilities.scatter_add_(1, target, -torch.ones_like(margin)), share[:, None], out=error)
+    torch.mm(error, weight, out=by_hidden)
+
+
+def _add_by_weight(hidden: Tensor, beta: float, part: tuple[Tensor, Tensor]) -> None:
+    """Write the gradient by some of the vocabulary, or add to it where beta is 1."""
+    by_weight, error = part
+    torch.addmm(by_weight, error.t(), hidden, beta=beta, out=by_weight)

@@ -9,25 +9,38 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from configs.schema import TrainSettings
-from gpt2core.kernels import causal_attention, matmul
+from gpt2core.kernels import causal_attention, matmul, training_kernels
 from gpt2core.machine.devices import SMALLEST_PARALLEL_WIDTH, THREADS
+from gpt2core.machine.python_threads import python_threads
 from gpt2core.model.gpt2 import GPT2
 
 LOOK_AGAIN = 50
 """A number of threads that was slower is tried again after so many times the time that an update took with it."""
 
 
-class ThreadChoice:
-    """Finds the faster of some `numbers` of threads; with one or none of them it leaves things alone."""
+@contextmanager
+def pytorch_threads(number: int) -> Iterator[None]:
+    """Inside, PyTorch and our kernels compute on so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
-    def __init__(self, numbers: tuple[int, ...]) -> None:
+
+class ThreadChoice:
+    """Finds the fastest of some `numbers` of threads, which `use` makes compute; without any it leaves things alone."""
+
+    def __init__(self, numbers: tuple[int, ...], use: Callable[[int], AbstractContextManager[None]] = pytorch_threads) -> None:
         self._numbers = numbers
+        self._use = use
         self._seconds: dict[int, float] = {}
         self._tried_at: dict[int, float] = {}
         self._spent = 0.0  # seconds in updates
@@ -36,15 +49,12 @@ class ThreadChoice:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, an update is made, with the number that is chosen for it; afterwards there are as many threads as before."""
-        if len(self._numbers) < 2:
+        if not self._numbers:
             yield
             return
-        number, before, started = self.next_number(), torch.get_num_threads(), time.perf_counter()
-        torch.set_num_threads(number)
-        try:
+        number, started = self.next_number(), time.perf_counter()
+        with self._use(number):
             yield
-        finally:
-            torch.set_num_threads(before)
         self.note(number, time.perf_counter() - started)
 
     def next_number(self) -> int:
@@ -65,22 +75,33 @@ class ThreadChoice:
         self._tried_at[number] = self._spent
 
 
-def choose_from(model: GPT2, settings: TrainSettings) -> ThreadChoice:
-    """One thread or all, where a small `model` computes on a CPU and that changes no bit; OMP_NUM_THREADS goes before."""
-    may_change = model.config.n_embd < SMALLEST_PARALLEL_WIDTH and "OMP_NUM_THREADS" not in os.environ and THREADS > 1
+def choose_from(model: GPT2, settings: TrainSettings, processes: int = 1) -> ThreadChoice:
+    """One thread or all for a small `model` on a CPU, where that changes no bit; OMP_NUM_THREADS and processes go before."""
+    is_set = "OMP_NUM_THREADS" in os.environ
+    if model.by_parts:
+        return ThreadChoice((THREADS,) if is_set else (1,) if processes > 1 or THREADS == 1 else (1, THREADS), python_threads)
+    may_change = model.config.n_embd < SMALLEST_PARALLEL_WIDTH and not is_set and processes == 1 and THREADS > 1
     return ThreadChoice((1, THREADS) if may_change and changes_no_bit(model, settings) else ())
 
 
 def changes_no_bit(model: GPT2, settings: TrainSettings) -> bool:
-    """Whether all large sums of an update of `model`, as it computes, are made by our kernels, in an order of their own.
+    """Whether all large sums of an update of `model`, as it computes, have an order of their own: by parts or our kernels.
 
     PyTorch's products and attention promise none. They compute dropout, adapters, Muon and what our kernels do not take.
     """
     weight, config = model.wte.weight, model.config
     window = weight.new_empty(1, config.n_ctx, config.n_embd)
     heads = window.new_empty(1, config.n_ctx, 3, config.n_head, config.n_embd // config.n_head)
-    return (
+    return model.by_parts or (
         matmul.supports(window)
         and causal_attention.supports(heads, documents=model.separator is not None)
         and not (config.dropout or settings.adapts or settings.optimizer == "muon" or settings.compile is True)
     )
+
+
+def computes_by_parts(model: GPT2, settings: TrainSettings) -> bool:
+    """Whether batches are cut into parts: of a small `model`, where PyTorch alone computes on a CPU, and nothing at random."""
+    weight, config = model.wte.weight, model.config
+    is_plain = weight.device.type == "cpu" and weight.dtype is torch.float32 and not training_kernels.supports(weight)
+    at_random = config.dropout or settings.lora.dropout
+    return is_plain and config.n_embd < SMALLEST_PARALLEL_WIDTH and not at_random and settings.compile is not True

@@ -36,7 +36,7 @@ from gpt2core.training.compilation import choose_compilation, compile_blocks
 from gpt2core.training.noise import add_noise
 from gpt2core.training.recorded_gradient import RecordedGradient
 from gpt2core.training.sharded_model import ShardedModel
-from gpt2core.training.thread_choice import ThreadChoice, changes_no_bit, choose_from
+from gpt2core.training.thread_choice import changes_no_bit, choose_from, computes_by_parts
 from gpt2core.training.working_copy import WorkingCopy
 
 REPORT_EVERY = 10  # steps; reading a loss waits for the device, so it is done in groups
@@ -106,9 +106,10 @@ class Trainer:
         self._recorded: RecordedGradient | None = None
         if self._device.type == "cuda" and not (settings.recompute_blocks or shares_model):  # these ask for more than kernels
             self._recorded = RecordedGradient(self.optimizer.parameters)
+        self._working.model.by_parts = computes_by_parts(self._working.model, settings)
         self.any_threads = changes_no_bit(self._working.model, settings)
         """Whether the number of threads changes no bit of an update."""
-        self._threads = choose_from(self._working.model, settings) if group.size == 1 else ThreadChoice(())
+        self._threads = choose_from(self._working.model, settings, group.size)
         self._group = group
         self._join(group)
         self._stop_requested = self._stop_agreed = False

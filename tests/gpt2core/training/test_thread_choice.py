@@ -7,13 +7,14 @@ import torch
 
 from configs.schema import TrainSettings
 from gpt2core.machine.kernel_level import level, reaches
+from gpt2core.machine.python_threads import python_threads
 from gpt2core.model.config import GPT2Config
 from gpt2core.model.gpt2 import GPT2
 from gpt2core.store.token_store import TokenStream
 from gpt2core.training import thread_choice
 from gpt2core.training.batches import Batches
 from gpt2core.training.callback import History, StepMetrics
-from gpt2core.training.thread_choice import LOOK_AGAIN, ThreadChoice, changes_no_bit, choose_from
+from gpt2core.training.thread_choice import LOOK_AGAIN, ThreadChoice, changes_no_bit, choose_from, computes_by_parts
 from gpt2core.training.trainer import Trainer
 
 CONFIG = GPT2Config(301, 64, 64, 2, 1)
@@ -118,5 +119,53 @@ def test_the_number_is_left_alone_where_it_may_change_bits_or_somebody_has_set_i
     assert choose_from(model, settings)._numbers == ()
 
 
-def test_without_kernels_the_number_is_left_alone(no_compiler: None) -> None:
-    assert not changes_no_bit(GPT2(CONFIG), TrainSettings(steps=1, dtype="float32"))
+ALONE: dict[str, tuple[dict[str, object], GPT2Config, int | None]] = {
+    name: case for name, case in CASES.items() if name != "wide"
+} | {"muon": ({"optimizer": "muon"}, CONFIG, None), "adapters": ({"trainable": ["lora"]}, CONFIG, None)}
+
+
+@pytest.mark.parametrize("name", ["adamw", *(pytest.param(name, marks=pytest.mark.slow) for name in ALONE if name != "adamw")])
+def test_where_pytorch_computes_alone_batches_are_cut_into_parts_and_threads_change_no_bit(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPT2FLOW_KERNELS", "none")
+    options, config, separator = ALONE[name]
+    settings = TrainSettings.model_validate(
+        {"steps": 4, "batch_size": 12, "learning_rate": 3e-3, "warmup_steps": 0, "device": "cpu", "dtype": "float32"} | options
+    )
+    found = []
+    for number in [(1, 2, 3, 4), (1,)]:
+        numbers = iter(number * 4)
+        monkeypatch.setattr("gpt2core.training.trainer.choose_from", lambda *_: ThreadChoice((1, 2, 3, 4), python_threads))
+        monkeypatch.setattr(ThreadChoice, "next_number", lambda _, numbers=numbers: next(numbers))
+        found.append(run(settings, config, separator))
+    (weights, updates), (others, reported) = found
+    assert all(map(torch.equal, weights, others)) and updates == reported
+
+
+def test_parts_are_for_small_models_in_float32_that_pytorch_computes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_choice, "THREADS", 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    settings, model = TrainSettings(steps=1), GPT2(CONFIG)
+    monkeypatch.setenv("GPT2FLOW_KERNELS", "none")
+    assert computes_by_parts(model, settings)
+    for config in (dataclasses.replace(CONFIG, dropout=0.1), dataclasses.replace(CONFIG, n_embd=256)):
+        assert not computes_by_parts(GPT2(config), settings)
+    assert not computes_by_parts(model, settings.model_copy(update={"compile": True}))
+    assert not computes_by_parts(GPT2(CONFIG).bfloat16(), settings)
+    model.by_parts = True
+    assert choose_from(model, settings)._numbers == (1, 8)
+    assert choose_from(model, settings, processes=2)._numbers == (1,)
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert choose_from(model, settings)._numbers == (8,)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_with_kernels_nothing_is_cut() -> None:
+    assert not computes_by_parts(GPT2(CONFIG), TrainSettings(steps=1))
+
+
+def test_without_a_compiler_the_number_is_left_alone_where_batches_are_not_cut(no_compiler: None) -> None:
+    settings, model = TrainSettings(steps=1, dtype="float32"), GPT2(CONFIG)
+    assert not changes_no_bit(model, settings)
+    assert computes_by_parts(model, settings)
