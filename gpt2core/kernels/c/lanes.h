@@ -40,12 +40,39 @@ INLINE void store_some(float *to, lanes value, int64_t count) {
         for (int64_t i = 0; i < count; i++) to[i] = value[i];
 }
 
+/* One where a condition holds (-1), and the other where it does not (0). */
+INLINE lanes either(integers holds, lanes one, lanes other) { return (lanes)((holds & (integers)one) | (~holds & (integers)other)); }
+
+INLINE lanes larger(lanes one, lanes other) { return either(one > other, one, other); }
+
 INLINE float sum(lanes value) {
     float part[LANES];
     memcpy(part, &value, sizeof part);
     for (int half = LANES / 2; half; half /= 2)
         for (int i = 0; i < half; i++) part[i] += part[i + half];
     return part[0];
+}
+
+INLINE float largest(lanes value) {
+    float part[LANES];
+    memcpy(part, &value, sizeof part);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) part[i] = part[i] > part[i + half] ? part[i] : part[i + half];
+    return part[0];
+}
+
+/* As `exponential`, for x <= 0. */
+INLINE lanes exponentials(lanes x) {
+    x = either(x < -87.0f, (lanes){0} - 87.0f, x); /* what is no number stays none */
+    const lanes shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+    const lanes rest = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    lanes power = 1.9875691500e-4f * rest + 1.3981999507e-3f;
+    power = power * rest + 8.3334519073e-3f;
+    power = power * rest + 4.1665795894e-2f;
+    power = power * rest + 1.6666665459e-1f;
+    power = power * rest + 5.0000001201e-1f;
+    power = power * rest * rest + rest + 1.0f;
+    return power * (lanes)(((words)shifted + 127) << 23);
 }
 
 /* LANES rows of LANES numbers become columns: within each quarter, four lanes long, the numbers of four rows, for which every
