@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -22,6 +23,8 @@ from gpt2core.model.gpt2 import GPT2
 
 LOOK_AGAIN = 50
 """A number of threads that was slower is tried again after so many times the time that an update took with it."""
+SOONER = 5
+"""After so many times that time where it was tried once, which may have been chance; later after 4, 9, ... times as many."""
 
 
 @contextmanager
@@ -43,6 +46,7 @@ class ThreadChoice:
         self._use = use
         self._seconds: dict[int, float] = {}
         self._tried_at: dict[int, float] = {}
+        self._tries = Counter[int]()
         self._spent = 0.0  # seconds in updates
         self._is_warm = False
 
@@ -60,9 +64,12 @@ class ThreadChoice:
     def next_number(self) -> int:
         """The number of threads for the next update: one that was never tried, or not for long, or else the fastest."""
         for number in self._numbers:
-            if number not in self._seconds or self._spent - self._tried_at[number] > LOOK_AGAIN * self._seconds[number]:
+            if number not in self._seconds or self._spent - self._tried_at[number] > self._patience(number):
                 return number
         return min(self._numbers, key=self._seconds.__getitem__)
+
+    def _patience(self, number: int) -> float:
+        return min(LOOK_AGAIN, SOONER * self._tries[number] ** 2) * self._seconds[number]
 
     def note(self, number: int, taken: float) -> None:
         """An update took so many seconds with this number; a slower one than before counts by half, since it may be chance."""
@@ -73,6 +80,7 @@ class ThreadChoice:
         self._seconds[number] = taken if known is None else min(taken, (known + taken) / 2)
         self._spent += taken
         self._tried_at[number] = self._spent
+        self._tries[number] += 1
 
 
 def choose_from(model: GPT2, settings: TrainSettings, processes: int = 1) -> ThreadChoice:
