@@ -22,6 +22,8 @@
 #define QUERIES 48 /* of a block in backward: a multiple of ROWS */
 #endif
 
+#define LINE 16 /* numbers of a line of a cache */
+
 typedef struct {
     const float *first;
     int64_t row, column; /* how far rows and columns are apart */
@@ -87,12 +89,19 @@ static void pack_columns(const float *from, int64_t stride, int64_t length, int6
             UNROLL for (int i = 0; i < LANES; i++)
                 block[i] = j + i < length ? load_some(from + (j + i) * stride + d, size - d) : (lanes){0};
             transpose(block);
-            for (int i = 0; i < LANES && d + i < size; i++) store_lanes(to + (d + i) * width + j, block[i]);
+            UNROLL for (int i = 0; i < LANES; i++)
+                if (d + i < size) store_lanes(to + (d + i) * width + j, block[i]);
         }
 }
 
-static void unpack_rows(const float *from, int64_t wide, int64_t length, int64_t size, float *to, int64_t stride) {
-    for (int64_t i = 0; i < length; i++) memcpy(to + i * stride, from + i * wide, size * sizeof *to);
+/* The first `size` numbers of each row, times its factor where there are any. */
+INLINE void unpack_rows(const float *from, int64_t wide, const float *factors, int64_t length, int64_t size, float *to,
+                        int64_t stride) {
+    for (int64_t i = 0; i < length; i++)
+        for (int64_t d = 0; d < size; d += LANES) {
+            const lanes values = load_lanes(from + i * wide + d);
+            store_some(to + i * stride + d, factors ? factors[i] * values : values, size - d);
+        }
 }
 
 /* Positions of a row, filled up to whole vectors; more keeps rows from falling onto the same places in the cache. */
@@ -101,28 +110,66 @@ INLINE int64_t row_width(int64_t length) { return round_up(length, 16) + 16; }
 /* The first key that a query sees. */
 INLINE int64_t first_key(const int64_t *positions, int64_t query) { return positions ? query - positions[query] : 0; }
 
-/* Scores first <= j < last become exponentials, the others up to `columns` 0; returns the logarithm of their sum. */
-INLINE float exponentials(float *scores, float scale, int64_t first, int64_t last, int64_t columns, float *share) {
-    float most = -INFINITY, total = 0.0f;
-    for (int64_t j = 0; j < first; j++) scores[j] = -INFINITY;
-    for (int64_t j = last; j < columns; j++) scores[j] = -INFINITY;
-#pragma omp simd reduction(max : most)
-    for (int64_t j = 0; j < columns; j++) most = scores[j] > most ? scores[j] : most;
-#pragma omp simd reduction(+ : total)
-    for (int64_t j = 0; j < columns; j++) total += scores[j] = exponential(scale * (scores[j] - most));
-    for (int64_t j = 0; j < first; j++) scores[j] = 0.0f;
-    for (int64_t j = last; j < columns; j++) scores[j] = 0.0f;
-    *share = 1.0f / total;
-    return scale * most + logf(total);
+/* Which of LANES positions from j on lie within first <= . < last. */
+INLINE integers within(int32_t j, int32_t first, int32_t last) {
+    integers positions;
+    UNROLL for (int i = 0; i < LANES; i++) positions[i] = i;
+    return (integers)((words)(positions + (j - first)) < (uint32_t)(last - first));
+}
+
+/* Scores of ROWS queries: those for first <= j < last become exponentials, the others up to `columns` 0. Returns of each query one
+   through their sum, and the sum's logarithm. All are worked on at once, since within a row each step waits for the one before. */
+INLINE void softmax(float *scores, int64_t width, float scale, const int32_t *first, const int32_t *last, int32_t columns,
+                    float *shares, float *log_sums) {
+    const lanes least = (lanes){0} - INFINITY;
+    lanes most[ROWS], total[ROWS];
+    UNROLL for (int r = 0; r < ROWS; r++) most[r] = least, total[r] = (lanes){0};
+    for (int32_t j = 0; j < columns; j += LANES)
+        UNROLL for (int r = 0; r < ROWS; r++)
+            most[r] = larger(most[r], either(within(j, first[r], last[r]), load_lanes(scores + r * width + j), least));
+    UNROLL for (int r = 0; r < ROWS; r++) most[r] = largest(most[r]);
+    for (int32_t j = 0; j < columns; j += LANES)
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            float *at = scores + r * width + j;
+            const lanes all = exponentials(scale * (load_lanes(at) - most[r]));
+            const lanes weights = either(within(j, first[r], last[r]), all, (lanes){0});
+            store_lanes(at, weights);
+            total[r] += weights;
+        }
+    float sums[ROWS];
+    UNROLL for (int r = 0; r < ROWS; r++) sums[r] = sum(total[r]), shares[r] = 1.0f / sums[r];
+    for (int r = 0; r < ROWS; r++) log_sums[r] = scale * most[r][0] + logf(sums[r]);
 }
 
 typedef struct {
     const float *query; /* of the head's first token; keys and values are `part` and 2 `part` further */
     const int64_t *positions; /* [length], or absent */
+    float *out, *log_sums;
+    const float *by_out; /* absent in forward, as is: */
+    float *by_query;
     int64_t stride, part, out_stride, length, size;
 } head;
 
-static void head_forward(const head *h, float *out, float *log_sums, float *workspace) {
+#define PREFETCH(row, size, writes) \
+    for (int64_t d = 0; d < (size); d += LINE) __builtin_prefetch((row) + d, writes, 2)
+
+/* Asks for rows first <= i < last of a head that comes next: too short and far apart for a processor to foresee. */
+INLINE void fetch(const head *h, int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i++) {
+        for (int part = 0; part < 3; part++) PREFETCH(h->query + i * h->stride + part * h->part, h->size, 0);
+        if (!h->by_out) continue;
+        PREFETCH(h->out + i * h->out_stride, h->size, 0);
+        PREFETCH(h->by_out + i * h->out_stride, h->size, 0);
+    }
+}
+
+/* The same for rows of the gradient that are going to be written. */
+INLINE void claim(const head *h, int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i++)
+        for (int part = 0; part < 3; part++) PREFETCH(h->by_query + i * h->stride + part * h->part, h->size, 1);
+}
+
+static void head_forward(const head *h, const head *next, float *workspace) {
     const int64_t width = row_width(h->length), wide = round_up(h->size, LANES);
     const float scale = 1.0f / sqrtf((float)h->size);
     float *keys = workspace, *values = keys + h->size * width, *scores = values + h->length * wide, *mixed = scores + ROWS * width;
@@ -131,14 +178,18 @@ static void head_forward(const head *h, float *out, float *log_sums, float *work
     for (int64_t i = 0; i < h->length; i += ROWS) {
         const int64_t rows = min(ROWS, h->length - i), begin = first_key(h->positions, i) / LANES * LANES;
         const int64_t columns = round_up(i + rows, LANES) - begin;
-        float share[ROWS];
+        float shares[ROWS], log_sums[ROWS];
+        int32_t first[ROWS], last[ROWS];
+        for (int r = 0; r < ROWS; r++) {
+            const int64_t query = i + min(r, rows - 1);
+            first[r] = first_key(h->positions, query) - begin, last[r] = query + 1 - begin;
+        }
+        fetch(next, i, i + rows);
         store_product((matrix){h->query + i * h->stride, h->stride, 1}, keys + begin, width, scores, width, rows, columns, h->size);
-        for (int64_t r = 0; r < rows; r++)
-            log_sums[i + r] = exponentials(scores + r * width, scale, first_key(h->positions, i + r) - begin, i + r + 1 - begin,
-                                           columns, share + r);
+        softmax(scores, width, scale, first, last, columns, shares, log_sums);
+        memcpy(h->log_sums + i, log_sums, rows * sizeof *log_sums);
         store_product((matrix){scores, width, 1}, values + begin * wide, wide, mixed, wide, rows, wide, i + rows - begin);
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t d = 0; d < h->size; d++) out[(i + r) * h->out_stride + d] = share[r] * mixed[r * wide + d];
+        unpack_rows(mixed, wide, shares, rows, h->size, h->out + i * h->out_stride, h->out_stride);
     }
 }
 
@@ -173,31 +224,29 @@ static room furnish(const head *h, float *workspace) {
 }
 
 /* Weights of a query for first <= k < last of a block's keys and the gradient by its scores; the others up to `columns` are 0. */
-INLINE void weigh(float *weights, float *by_scores, float scale, float log_sum, float delta, int64_t first, int64_t last,
-                  int64_t columns) {
-#pragma omp simd
-    for (int64_t k = 0; k < columns; k++) {
-        const float weight = exponential(scale * weights[k] - log_sum);
-        weights[k] = weight;
-        by_scores[k] = scale * weight * (by_scores[k] - delta);
+INLINE void weigh(float *weights, float *by_scores, float scale, float log_sum, float delta, int32_t first, int32_t last,
+                  int32_t columns) {
+    for (int32_t k = 0; k < columns; k += LANES) {
+        const lanes all = exponentials(scale * load_lanes(weights + k) - log_sum);
+        const lanes seen = either(within(k, min(first, last), last), all, (lanes){0});
+        store_lanes(weights + k, seen);
+        store_lanes(by_scores + k, scale * seen * (load_lanes(by_scores + k) - delta));
     }
-    for (int64_t k = 0; k < min(first, columns); k++) weights[k] = by_scores[k] = 0.0f;
-    for (int64_t k = last; k < columns; k++) weights[k] = by_scores[k] = 0.0f;
 }
 
 /* Queries i <= . < i + count meet keys j <= . < j + columns; returns how many of them see any. */
-static int64_t meet(const head *h, const room *m, const float *by_out, const float *log_sums, int64_t i, int64_t count, int64_t j,
-                    int64_t columns) {
+static int64_t meet(const head *h, const head *next, const room *m, int64_t i, int64_t count, int64_t j, int64_t columns) {
     const float scale = 1.0f / sqrtf((float)h->size);
     for (int64_t r = 0; r < count; r += ROWS) {
         const int64_t query = i + r, rows = min(ROWS, count - r), across = round_up(min(columns, query + rows - j), LANES);
+        if (j == 0) fetch(next, query, query + rows), claim(h, query, query + rows); /* each row once */
         if (first_key(h->positions, query) >= j + columns) return r;
         float *weights = m->weights + r * KEYS, *by_scores = m->by_scores + r * KEYS;
-        const matrix queries = {h->query + query * h->stride, h->stride, 1}, outer = {by_out + query * h->out_stride, h->out_stride, 1};
+        const matrix queries = {m->queries + query * m->wide, m->wide, 1}, outer = {m->by_out + query * m->wide, m->wide, 1};
         store_product(queries, m->key_columns + j, m->width, weights, KEYS, rows, across, h->size);
         store_product(outer, m->value_columns + j, m->width, by_scores, KEYS, rows, across, h->size);
         for (int64_t q = query; q < query + rows; q++, weights += KEYS, by_scores += KEYS)
-            weigh(weights, by_scores, scale, log_sums[q], m->deltas[q], first_key(h->positions, q) - j, min(columns, q + 1 - j),
+            weigh(weights, by_scores, scale, h->log_sums[q], m->deltas[q], first_key(h->positions, q) - j, min(columns, q + 1 - j),
                   across);
         add_product((matrix){m->by_scores + r * KEYS, KEYS, 1}, m->keys + j * m->wide, m->wide, m->by_queries + query * m->wide,
                     m->wide, rows, m->wide, 0, min(columns, query + rows - j));
@@ -205,27 +254,36 @@ static int64_t meet(const head *h, const room *m, const float *by_out, const flo
     return count;
 }
 
-static void head_backward(const head *h, const float *out, const float *by_out, const float *log_sums, float *by_query,
-                          float *workspace) {
+/* The products of what a query got and the gradient by it. */
+static void sum_deltas(const head *h, const room *m) {
+    for (int64_t i = 0; i < h->length; i += LANES) {
+        lanes block[LANES] = {0}, deltas = {0};
+        UNROLL for (int r = 0; r < LANES; r++) {
+            const float *out = h->out + (i + r) * h->out_stride, *by_out = m->by_out + (i + r) * m->wide;
+            for (int64_t d = 0; i + r < h->length && d < h->size; d += LANES)
+                block[r] += load_some(out + d, h->size - d) * load_lanes(by_out + d);
+        }
+        transpose(block);
+        UNROLL for (int r = 0; r < LANES; r++) deltas += block[r];
+        store_lanes(m->deltas + i, deltas);
+    }
+}
+
+static void head_backward(const head *h, const head *next, float *workspace) {
     const room m = furnish(h, workspace);
     pack_columns(h->query + h->part, h->stride, h->length, h->size, m.key_columns, m.width);
     pack_columns(h->query + 2 * h->part, h->stride, h->length, h->size, m.value_columns, m.width);
     pack_rows(h->query, h->stride, h->length, h->size, m.queries, m.wide);
     pack_rows(h->query + h->part, h->stride, h->length, h->size, m.keys, m.wide);
-    pack_rows(by_out, h->out_stride, h->length, h->size, m.by_out, m.wide);
+    pack_rows(h->by_out, h->out_stride, h->length, h->size, m.by_out, m.wide);
     memset(m.by_queries, 0, h->length * m.wide * sizeof *m.by_queries);
-    for (int64_t i = 0; i < h->length; i++) {
-        float delta = 0.0f;
-#pragma omp simd reduction(+ : delta)
-        for (int64_t d = 0; d < h->size; d++) delta += out[i * h->out_stride + d] * by_out[i * h->out_stride + d];
-        m.deltas[i] = delta;
-    }
+    sum_deltas(h, &m);
     for (int64_t j = 0; j < h->length; j += KEYS) {
         const int64_t columns = min(KEYS, h->length - j);
         memset(m.by_keys, 0, columns * m.wide * sizeof *m.by_keys);
         memset(m.by_values, 0, columns * m.wide * sizeof *m.by_values);
         for (int64_t i = j, met = QUERIES; i < h->length && met == QUERIES; i += QUERIES) {
-            met = meet(h, &m, by_out, log_sums, i, min(QUERIES, h->length - i), j, columns);
+            met = meet(h, next, &m, i, min(QUERIES, h->length - i), j, columns);
             for (int64_t k = 0; k < columns; k += ROWS) {
                 const int64_t rows = min(ROWS, columns - k), first = j + k > i ? j + k - i : 0;
                 add_product((matrix){m.by_scores + k, 1, KEYS}, m.queries + i * m.wide, m.wide, m.by_keys + k * m.wide, m.wide,
@@ -234,10 +292,10 @@ static void head_backward(const head *h, const float *out, const float *by_out, 
                             m.wide, first, met);
             }
         }
-        unpack_rows(m.by_keys, m.wide, columns, h->size, by_query + h->part + j * h->stride, h->stride);
-        unpack_rows(m.by_values, m.wide, columns, h->size, by_query + 2 * h->part + j * h->stride, h->stride);
+        unpack_rows(m.by_keys, m.wide, NULL, columns, h->size, h->by_query + h->part + j * h->stride, h->stride);
+        unpack_rows(m.by_values, m.wide, NULL, columns, h->size, h->by_query + 2 * h->part + j * h->stride, h->stride);
     }
-    unpack_rows(m.by_queries, m.wide, h->length, h->size, by_query, h->stride);
+    unpack_rows(m.by_queries, m.wide, NULL, h->length, h->size, h->by_query, h->stride);
 }
 
 /* Bytes of workspace that each thread needs. */
@@ -248,19 +306,32 @@ int64_t attention_bytes(int64_t length, int64_t size, int64_t backward) {
     return round_up(sizeof(float) * (backward ? back : forward), 64);
 }
 
+/* Head number `which` of all windows, as `attention` is given them. */
+static head find_head(const float *heads, const int64_t *positions, float *out, float *log_sums, const float *by_out,
+                      float *by_heads, int64_t length, int64_t n_head, int64_t size, int64_t which) {
+    const int64_t part = n_head * size, window = which / n_head * length, column = which % n_head * size;
+    const int64_t begin = window * 3 * part + column, mixed = window * part + column;
+    return (head){.query = heads + begin, .positions = positions ? positions + window : NULL, .out = out + mixed,
+                  .log_sums = log_sums + which * length, .by_out = by_out ? by_out + mixed : NULL,
+                  .by_query = by_heads ? by_heads + begin : NULL, .stride = 3 * part, .part = part, .out_stride = part,
+                  .length = length, .size = size};
+}
+
 /* Forward: out [B][T][H][D] and log_sums [B][H][T]. Backward, where `by_out` is given: by_heads, like `heads`. Each of `threads`
    works in a part of the workspace, `part_bytes` long: see gpt2core/kernels/causal_attention.py. */
 void attention(const float *heads, const int64_t *positions, float *out, float *log_sums, const float *by_out, float *by_heads,
                char *workspace, int64_t batch, int64_t length, int64_t n_head, int64_t size, int64_t threads, int64_t part_bytes) {
-    const int64_t part = n_head * size, stride = 3 * part, all = batch * n_head;
+#define HEAD(which) find_head(heads, positions, out, log_sums, by_out, by_heads, length, n_head, size, which)
+    const int64_t all = batch * n_head;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int64_t thread = 0; thread < threads; thread++)
-        for (int64_t each = thread * all / threads; each < (thread + 1) * all / threads; each++) {
-            const int64_t window = each / n_head * length, column = each % n_head * size;
-            const int64_t begin = window * stride + column, mixed = window * part + column;
-            const head h = {heads + begin, positions ? positions + window : NULL, stride, part, part, length, size};
-            float *own = (float *)(workspace + thread * part_bytes);
-            if (by_out) head_backward(&h, out + mixed, by_out + mixed, log_sums + each * length, by_heads + begin, own);
-            else head_forward(&h, out + mixed, log_sums + each * length, own);
+    for (int64_t thread = 0; thread < threads; thread++) {
+        const int64_t end = (thread + 1) * all / threads;
+        float *own = (float *)(workspace + thread * part_bytes);
+        for (int64_t each = thread * all / threads; each < end; each++) {
+            const head one = HEAD(each), next = HEAD(min(each + 1, end - 1));
+            if (by_out) head_backward(&one, &next, own);
+            else head_forward(&one, &next, own);
         }
+    }
+#undef HEAD
 }
