@@ -22,6 +22,8 @@
 #define QUERIES 48 /* of a block in backward: a multiple of ROWS */
 #endif
 
+#define LINE 16 /* numbers of a line of a cache */
+
 typedef struct {
     const float *first;
     int64_t row, column; /* how far rows and columns are apart */
@@ -92,7 +94,7 @@ static void pack_columns(const float *from, int64_t stride, int64_t length, int6
         }
 }
 
-/* The first `size` of each row, times its factor where there are any. */
+/* The first `size` numbers of each row, times its factor where there are any. */
 INLINE void unpack_rows(const float *from, int64_t wide, const float *factors, int64_t length, int64_t size, float *to,
                         int64_t stride) {
     for (int64_t i = 0; i < length; i++)
@@ -108,57 +110,63 @@ INLINE int64_t row_width(int64_t length) { return round_up(length, 16) + 16; }
 /* The first key that a query sees. */
 INLINE int64_t first_key(const int64_t *positions, int64_t query) { return positions ? query - positions[query] : 0; }
 
-/* Which of the positions from j on lie within first <= . < last. */
+/* Which of LANES positions from j on lie within first <= . < last. */
 INLINE integers within(int32_t j, int32_t first, int32_t last) {
     integers positions;
     UNROLL for (int i = 0; i < LANES; i++) positions[i] = i;
     return (integers)((words)(positions + (j - first)) < (uint32_t)(last - first));
 }
 
-/* The scores of a query for first <= j < last, times scale, become exponentials, the others up to `columns` 0; returns the
-   logarithm of their sum, and their share in it. */
-INLINE float exponentiate(float *scores, float scale, int32_t first, int32_t last, int32_t columns, float *share) {
-    const lanes none = (lanes){0} - INFINITY;
-    lanes most = none, total = {0};
-    for (int32_t j = 0; j < columns; j += LANES) most = larger(most, either(within(j, first, last), load_lanes(scores + j), none));
-    const float top = largest(most);
-    for (int32_t j = 0; j < columns; j += LANES) {
-        const lanes all = exponentials(scale * (load_lanes(scores + j) - top));
-        const lanes seen = either(within(j, first, last), all, (lanes){0});
-        store_lanes(scores + j, seen);
-        total += seen;
-    }
-    const float sum_of_all = sum(total);
-    *share = 1.0f / sum_of_all;
-    return scale * top + logf(sum_of_all);
+/* Scores of ROWS queries: those for first <= j < last become exponentials, the others up to `columns` 0. Returns of each query one
+   through their sum, and the sum's logarithm. All are worked on at once, since within a row each step waits for the one before. */
+INLINE void softmax(float *scores, int64_t width, float scale, const int32_t *first, const int32_t *last, int32_t columns,
+                    float *shares, float *log_sums) {
+    const lanes least = (lanes){0} - INFINITY;
+    lanes most[ROWS], total[ROWS];
+    UNROLL for (int r = 0; r < ROWS; r++) most[r] = least, total[r] = (lanes){0};
+    for (int32_t j = 0; j < columns; j += LANES)
+        UNROLL for (int r = 0; r < ROWS; r++)
+            most[r] = larger(most[r], either(within(j, first[r], last[r]), load_lanes(scores + r * width + j), least));
+    UNROLL for (int r = 0; r < ROWS; r++) most[r] = largest(most[r]);
+    for (int32_t j = 0; j < columns; j += LANES)
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            float *at = scores + r * width + j;
+            const lanes all = exponentials(scale * (load_lanes(at) - most[r]));
+            const lanes weights = either(within(j, first[r], last[r]), all, (lanes){0});
+            store_lanes(at, weights);
+            total[r] += weights;
+        }
+    float sums[ROWS];
+    UNROLL for (int r = 0; r < ROWS; r++) sums[r] = sum(total[r]), shares[r] = 1.0f / sums[r];
+    for (int r = 0; r < ROWS; r++) log_sums[r] = scale * most[r][0] + logf(sums[r]);
 }
 
 typedef struct {
     const float *query; /* of the head's first token; keys and values are `part` and 2 `part` further */
     const int64_t *positions; /* [length], or absent */
     float *out, *log_sums;
-    const float *by_out; /* absent in forward */
+    const float *by_out; /* absent in forward, as is: */
     float *by_query;
     int64_t stride, part, out_stride, length, size;
 } head;
 
-/* Rows first <= i < last of the next head come from memory while this one is computed: they are too far apart for the processor to
-   foresee them. */
-INLINE void fetch_rows(const head *next, int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; i++)
-        for (int64_t d = 0; d < next->size; d += 16) {
-            for (int part = 0; part < 3; part++) __builtin_prefetch(next->query + i * next->stride + part * next->part + d, 0, 2);
-            if (!next->by_out) continue;
-            __builtin_prefetch(next->out + i * next->out_stride + d, 0, 2);
-            __builtin_prefetch(next->by_out + i * next->out_stride + d, 0, 2);
-        }
+#define PREFETCH(row, size, writes) \
+    for (int64_t d = 0; d < (size); d += LINE) __builtin_prefetch((row) + d, writes, 2)
+
+/* Asks for rows first <= i < last of a head that comes next: too short and far apart for a processor to foresee. */
+INLINE void fetch(const head *h, int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i++) {
+        for (int part = 0; part < 3; part++) PREFETCH(h->query + i * h->stride + part * h->part, h->size, 0);
+        if (!h->by_out) continue;
+        PREFETCH(h->out + i * h->out_stride, h->size, 0);
+        PREFETCH(h->by_out + i * h->out_stride, h->size, 0);
+    }
 }
 
-/* So do the rows of this head's gradient, which are written last. */
-INLINE void claim_rows(const head *h, int64_t first, int64_t last) {
+/* The same for rows of the gradient that are going to be written. */
+INLINE void claim(const head *h, int64_t first, int64_t last) {
     for (int64_t i = first; i < last; i++)
-        for (int64_t d = 0; d < h->size; d += 16)
-            for (int part = 0; part < 3; part++) __builtin_prefetch(h->by_query + i * h->stride + part * h->part + d, 1, 2);
+        for (int part = 0; part < 3; part++) PREFETCH(h->by_query + i * h->stride + part * h->part, h->size, 1);
 }
 
 static void head_forward(const head *h, const head *next, float *workspace) {
@@ -170,14 +178,18 @@ static void head_forward(const head *h, const head *next, float *workspace) {
     for (int64_t i = 0; i < h->length; i += ROWS) {
         const int64_t rows = min(ROWS, h->length - i), begin = first_key(h->positions, i) / LANES * LANES;
         const int64_t columns = round_up(i + rows, LANES) - begin;
-        float share[ROWS];
-        fetch_rows(next, i, i + rows);
+        float shares[ROWS], log_sums[ROWS];
+        int32_t first[ROWS], last[ROWS];
+        for (int r = 0; r < ROWS; r++) {
+            const int64_t query = i + min(r, rows - 1);
+            first[r] = first_key(h->positions, query) - begin, last[r] = query + 1 - begin;
+        }
+        fetch(next, i, i + rows);
         store_product((matrix){h->query + i * h->stride, h->stride, 1}, keys + begin, width, scores, width, rows, columns, h->size);
-        for (int64_t r = 0; r < rows; r++)
-            h->log_sums[i + r] = exponentiate(scores + r * width, scale, first_key(h->positions, i + r) - begin, i + r + 1 - begin,
-                                              columns, share + r);
+        softmax(scores, width, scale, first, last, columns, shares, log_sums);
+        memcpy(h->log_sums + i, log_sums, rows * sizeof *log_sums);
         store_product((matrix){scores, width, 1}, values + begin * wide, wide, mixed, wide, rows, wide, i + rows - begin);
-        unpack_rows(mixed, wide, share, rows, h->size, h->out + i * h->out_stride, h->out_stride);
+        unpack_rows(mixed, wide, shares, rows, h->size, h->out + i * h->out_stride, h->out_stride);
     }
 }
 
@@ -227,7 +239,7 @@ static int64_t meet(const head *h, const head *next, const room *m, int64_t i, i
     const float scale = 1.0f / sqrtf((float)h->size);
     for (int64_t r = 0; r < count; r += ROWS) {
         const int64_t query = i + r, rows = min(ROWS, count - r), across = round_up(min(columns, query + rows - j), LANES);
-        if (j == 0) fetch_rows(next, query, query + rows), claim_rows(h, query, query + rows);
+        if (j == 0) fetch(next, query, query + rows), claim(h, query, query + rows); /* each row once */
         if (first_key(h->positions, query) >= j + columns) return r;
         float *weights = m->weights + r * KEYS, *by_scores = m->by_scores + r * KEYS;
         const matrix queries = {m->queries + query * m->wide, m->wide, 1}, outer = {m->by_out + query * m->wide, m->wide, 1};
@@ -242,6 +254,21 @@ static int64_t meet(const head *h, const head *next, const room *m, int64_t i, i
     return count;
 }
 
+/* The products of what a query got and the gradient by it. */
+static void sum_deltas(const head *h, const room *m) {
+    for (int64_t i = 0; i < h->length; i += LANES) {
+        lanes block[LANES] = {0}, deltas = {0};
+        UNROLL for (int r = 0; r < LANES; r++) {
+            const float *out = h->out + (i + r) * h->out_stride, *by_out = m->by_out + (i + r) * m->wide;
+            for (int64_t d = 0; i + r < h->length && d < h->size; d += LANES)
+                block[r] += load_some(out + d, h->size - d) * load_lanes(by_out + d);
+        }
+        transpose(block);
+        UNROLL for (int r = 0; r < LANES; r++) deltas += block[r];
+        store_lanes(m->deltas + i, deltas);
+    }
+}
+
 static void head_backward(const head *h, const head *next, float *workspace) {
     const room m = furnish(h, workspace);
     pack_columns(h->query + h->part, h->stride, h->length, h->size, m.key_columns, m.width);
@@ -250,12 +277,7 @@ static void head_backward(const head *h, const head *next, float *workspace) {
     pack_rows(h->query + h->part, h->stride, h->length, h->size, m.keys, m.wide);
     pack_rows(h->by_out, h->out_stride, h->length, h->size, m.by_out, m.wide);
     memset(m.by_queries, 0, h->length * m.wide * sizeof *m.by_queries);
-    for (int64_t i = 0; i < h->length; i++) {
-        lanes delta = {0};
-        for (int64_t d = 0; d < h->size; d += LANES)
-            delta += load_some(h->out + i * h->out_stride + d, h->size - d) * load_lanes(m.by_out + i * m.wide + d);
-        m.deltas[i] = sum(delta);
-    }
+    sum_deltas(h, &m);
     for (int64_t j = 0; j < h->length; j += KEYS) {
         const int64_t columns = min(KEYS, h->length - j);
         memset(m.by_keys, 0, columns * m.wide * sizeof *m.by_keys);
@@ -284,25 +306,32 @@ int64_t attention_bytes(int64_t length, int64_t size, int64_t backward) {
     return round_up(sizeof(float) * (backward ? back : forward), 64);
 }
 
+/* Head number `which` of all windows, as `attention` is given them. */
+static head find_head(const float *heads, const int64_t *positions, float *out, float *log_sums, const float *by_out,
+                      float *by_heads, int64_t length, int64_t n_head, int64_t size, int64_t which) {
+    const int64_t part = n_head * size, window = which / n_head * length, column = which % n_head * size;
+    const int64_t begin = window * 3 * part + column, mixed = window * part + column;
+    return (head){.query = heads + begin, .positions = positions ? positions + window : NULL, .out = out + mixed,
+                  .log_sums = log_sums + which * length, .by_out = by_out ? by_out + mixed : NULL,
+                  .by_query = by_heads ? by_heads + begin : NULL, .stride = 3 * part, .part = part, .out_stride = part,
+                  .length = length, .size = size};
+}
+
 /* Forward: out [B][T][H][D] and log_sums [B][H][T]. Backward, where `by_out` is given: by_heads, like `heads`. Each of `threads`
    works in a part of the workspace, `part_bytes` long: see gpt2core/kernels/causal_attention.py. */
 void attention(const float *heads, const int64_t *positions, float *out, float *log_sums, const float *by_out, float *by_heads,
                char *workspace, int64_t batch, int64_t length, int64_t n_head, int64_t size, int64_t threads, int64_t part_bytes) {
-    const int64_t all = batch * n_head, part = n_head * size, stride = 3 * part;
+#define HEAD(which) find_head(heads, positions, out, log_sums, by_out, by_heads, length, n_head, size, which)
+    const int64_t all = batch * n_head;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int64_t thread = 0; thread < threads; thread++) {
         const int64_t end = (thread + 1) * all / threads;
         float *own = (float *)(workspace + thread * part_bytes);
         for (int64_t each = thread * all / threads; each < end; each++) {
-            head pair[2]; /* this one and the next */
-            for (int i = 0; i < 2; i++) {
-                const int64_t number = min(each + i, end - 1), window = number / n_head * length, column = number % n_head * size;
-                const int64_t begin = window * stride + column, mixed = window * part + column;
-                pair[i] = (head){heads + begin, positions ? positions + window : NULL, out + mixed, log_sums + number * length,
-                                 by_out ? by_out + mixed : NULL, by_out ? by_heads + begin : NULL, stride, part, part, length, size};
-            }
-            if (by_out) head_backward(pair, pair + 1, own);
-            else head_forward(pair, pair + 1, own);
+            const head one = HEAD(each), next = HEAD(min(each + 1, end - 1));
+            if (by_out) head_backward(&one, &next, own);
+            else head_forward(&one, &next, own);
         }
     }
+#undef HEAD
 }

@@ -40,41 +40,6 @@ INLINE void store_some(float *to, lanes value, int64_t count) {
         for (int64_t i = 0; i < count; i++) to[i] = value[i];
 }
 
-/* One where a condition holds (-1), and the other where it does not (0). */
-INLINE lanes either(integers holds, lanes one, lanes other) { return (lanes)((holds & (integers)one) | (~holds & (integers)other)); }
-
-INLINE lanes larger(lanes one, lanes other) { return either(one > other, one, other); }
-
-INLINE float sum(lanes value) {
-    float part[LANES];
-    memcpy(part, &value, sizeof part);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) part[i] += part[i + half];
-    return part[0];
-}
-
-INLINE float largest(lanes value) {
-    float part[LANES];
-    memcpy(part, &value, sizeof part);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) part[i] = part[i] > part[i + half] ? part[i] : part[i + half];
-    return part[0];
-}
-
-/* As `exponential`, for x <= 0. */
-INLINE lanes exponentials(lanes x) {
-    x = either(x < -87.0f, (lanes){0} - 87.0f, x); /* what is no number stays none */
-    const lanes shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
-    const lanes rest = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    lanes power = 1.9875691500e-4f * rest + 1.3981999507e-3f;
-    power = power * rest + 8.3334519073e-3f;
-    power = power * rest + 4.1665795894e-2f;
-    power = power * rest + 1.6666665459e-1f;
-    power = power * rest + 5.0000001201e-1f;
-    power = power * rest * rest + rest + 1.0f;
-    return power * (lanes)(((words)shifted + 127) << 23);
-}
-
 /* LANES rows of LANES numbers become columns: within each quarter, four lanes long, the numbers of four rows, for which every
    processor has instructions, and then whole quarters. */
 #if LANES == 16
@@ -114,6 +79,50 @@ INLINE void transpose(lanes r[LANES]) {
         r[i] = low, r[i + 8] = high;
     }
 #endif
+}
+
+/* Lanes of one where a condition holds, and of the other where it does not. */
+INLINE lanes either(integers holds, lanes one, lanes other) { return (lanes)((holds & (integers)one) | (~holds & (integers)other)); }
+
+INLINE lanes larger(lanes one, lanes other) { return either(one > other, one, other); }
+
+/* What JOIN makes of all lanes, in each of them: halves are joined, quarters, pairs and neighbours. */
+#define NEIGHBOURS(q) (q) + 1, (q), (q) + 3, (q) + 2
+#define NEXT_PAIRS(q) (q) + 2, (q) + 3, (q), (q) + 1
+#define NEXT_4(q) QUARTER((q) ^ 4)
+#define NEXT_8(q) QUARTER((q) ^ 8)
+#define ADD(one, other) ((one) + (other))
+#if LANES == 16
+#define FOLD_HALVES(JOIN, v) v = JOIN(v, SHUFFLE(v, v, NEXT_8)), v = JOIN(v, SHUFFLE(v, v, NEXT_4))
+#elif LANES == 8
+#define FOLD_HALVES(JOIN, v) v = JOIN(v, SHUFFLE(v, v, NEXT_4))
+#else
+#define FOLD_HALVES(JOIN, v) (void)0
+#endif
+#define FOLD(JOIN, v) FOLD_HALVES(JOIN, v), v = JOIN(v, SHUFFLE(v, v, NEXT_PAIRS)), v = JOIN(v, SHUFFLE(v, v, NEIGHBOURS))
+
+INLINE float sum(lanes value) {
+    FOLD(ADD, value);
+    return value[0];
+}
+
+INLINE lanes largest(lanes value) {
+    FOLD(larger, value);
+    return value;
+}
+
+/* `exponential` of lanes, of which none is to be above 88. */
+INLINE lanes exponentials(lanes x) {
+    x = either(x < -87.0f, (lanes){0} - 87.0f, x);
+    const lanes shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+    const lanes rest = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    lanes power = 1.9875691500e-4f * rest + 1.3981999507e-3f;
+    power = power * rest + 8.3334519073e-3f;
+    power = power * rest + 4.1665795894e-2f;
+    power = power * rest + 1.6666665459e-1f;
+    power = power * rest + 5.0000001201e-1f;
+    power = power * rest * rest + rest + 1.0f;
+    return power * (lanes)(((words)shifted + 127) << 23);
 }
 
 #endif
