@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -117,10 +118,11 @@ def test_shards_of_mapped_tasks_have_the_same_bytes(tmp_path: Path, monkeypatch:
     assert {path.name: path.read_bytes() for path in mapped.path.iterdir()} == {
         path.name: path.read_bytes() for path in alone.iterdir()
     }
+    named, deadline = TaskRunFilter(name=TaskRunFilterName(like_="encode_shards")), time.monotonic() + 60
     with get_client(sync_client=True) as client:
-        named = TaskRunFilter(name=TaskRunFilterName(like_="encode_shards"))
-        runs = client.read_task_runs(task_run_filter=named)
-    assert len({run.name for run in runs}) == 3
+        while len({run.name for run in client.read_task_runs(task_run_filter=named)}) != 3:  # Prefect writes them by and by
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
 
 
 def environment_of(home: Path) -> dict[str, str]:

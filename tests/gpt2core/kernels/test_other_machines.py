@@ -9,7 +9,6 @@ import pytest
 from gpt2core.kernels import c_library
 from gpt2core.machine.kernel_level import FLAGS, Level, available
 
-pytestmark = pytest.mark.kernels
 PARTS = {"matmul_float32": (), "causal_attention_float32": (), "training_kernels": ("-DFLOAT32",), "inference": ()}
 
 
